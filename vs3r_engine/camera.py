@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cameras: intrinsics, pose, lens, and the path they take. OpenCV axes (x right, y down, z forward); pixels have their
+origin in the picture's corner, the first pixel's centre is (0.5, 0.5), so resizing a picture by s is exactly K[:2] *= s."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from vs3r_engine.errors import EngineFault
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Camera:
+    """One camera at one moment.
+
+    K: [3, 3], for a picture of exactly width x height pixels. world_from_camera: [4, 4], rotation det +1, scene units.
+    """
+
+    K: np.ndarray
+    width: int
+    height: int
+    world_from_camera: np.ndarray
+
+    def resized(self, width: int, height: int) -> "Camera":
+        K = self.K.copy()
+        K[0] *= width / self.width
+        K[1] *= height / self.height
+        return replace(self, K=K, width=width, height=height)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trajectory:
+    """The path of a camera over the consecutive frames first_frame .. first_frame + len - 1.
+
+    K: [n, 3, 3] float64 for width x height pictures. world_from_camera: [n, 4, 4] float64.
+    residual_px: [n, rows, columns, 2] float32 or None: the path of the picture itself that K and world_from_camera do
+    not explain (parallax without depth, rolling shutter, lens errors), as an (x, y) displacement in pixels at a grid of
+    vertices that spans the picture from corner to corner. A static point that a rigid prediction puts at p is seen at
+    p + residual_px(p). Only differences over time mean anything.
+    """
+
+    first_frame: int
+    width: int
+    height: int
+    K: np.ndarray
+    world_from_camera: np.ndarray
+    residual_px: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.K)
+        if self.K.shape != (n, 3, 3) or self.world_from_camera.shape != (n, 4, 4):
+            raise EngineFault("trajectory-shape", f"K is {self.K.shape}, world_from_camera is {self.world_from_camera.shape}.")
+        if self.residual_px is not None and (self.residual_px.ndim != 4 or len(self.residual_px) != n):
+            raise EngineFault("trajectory-shape", f"residual_px is {self.residual_px.shape} for {n} frames.")
+
+    def __len__(self) -> int:
+        return len(self.K)
+
+    def camera(self, frame_index: int) -> Camera:
+        i = frame_index - self.first_frame
+        return Camera(self.K[i], self.width, self.height, self.world_from_camera[i])
+
+    def residual(self, frame_index: int) -> np.ndarray | None:
+        """[rows, columns, 2] at one frame, or None."""
+        return None if self.residual_px is None else self.residual_px[frame_index - self.first_frame]
+
+    def sliced(self, start: int, end_exclusive: int) -> "Trajectory":
+        a, b = start - self.first_frame, end_exclusive - self.first_frame
+        if not 0 <= a < b <= len(self):
+            raise EngineFault("trajectory-slice", f"Frames {start}..{end_exclusive} of a path of {len(self)} from {self.first_frame}.")
+        residual = None if self.residual_px is None else self.residual_px[a:b]
+        return replace(self, first_frame=start, K=self.K[a:b], world_from_camera=self.world_from_camera[a:b], residual_px=residual)
+
+
+def inverse(target_from_source: np.ndarray) -> np.ndarray:
+    """source_from_target of rigid [..., 4, 4] transforms."""
+    source_from_target = np.zeros_like(target_from_source)
+    rotation = np.swapaxes(target_from_source[..., :3, :3], -1, -2)
+    source_from_target[..., :3, :3] = rotation
+    source_from_target[..., :3, 3] = -(rotation @ target_from_source[..., :3, 3, None])[..., 0]
+    source_from_target[..., 3, 3] = 1.0
+    return source_from_target
+
+
+def unproject(pixels_xy: np.ndarray, K: np.ndarray, depth: np.ndarray | float) -> np.ndarray:
+    """Points [..., 3] in camera space at z-depth `depth` (scene units) seen at corner-origin pixels [..., 2]."""
+    x = (pixels_xy[..., 0] - K[0, 2]) / K[0, 0] - K[0, 1] * (pixels_xy[..., 1] - K[1, 2]) / (K[0, 0] * K[1, 1])
+    y = (pixels_xy[..., 1] - K[1, 2]) / K[1, 1]
+    return np.stack([x * depth, y * depth, np.broadcast_to(depth, x.shape)], axis=-1)
+
+
+def project(points_camera: np.ndarray, K: np.ndarray) -> np.ndarray:
+    """Corner-origin pixels [..., 2] of camera-space points [..., 3]; NaN at or behind the camera plane."""
+    z = np.where(points_camera[..., 2] > 1e-9, points_camera[..., 2], np.nan)
+    x, y = points_camera[..., 0] / z, points_camera[..., 1] / z
+    return np.stack([K[0, 0] * x + K[0, 1] * y + K[0, 2], K[1, 1] * y + K[1, 2]], axis=-1)

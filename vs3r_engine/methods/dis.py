@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dense inverse search (DIS) optical flow from OpenCV: the FlowEstimator that needs no weights."""
+
+import cv2
+import numpy as np
+
+from vs3r_engine.frame import Frame
+
+_SMALLEST_SIDE_PX = 32
+"""DIS of OpenCV 5.0.0 crashes the process on narrower pictures; they are enlarged first."""
+
+
+class DisFlow:
+    """FlowEstimator on luma."""
+
+    def __init__(self) -> None:
+        self._dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+
+    def flow(self, frame: Frame, next_frame: Frame) -> np.ndarray:
+        """[h, w, 2] float32 pixels from `frame` to `next_frame`."""
+        first, second = frame.luma8(), next_frame.luma8()
+        height, width = first.shape
+        factor = max(1, -(-_SMALLEST_SIDE_PX // min(width, height)))
+        if factor > 1:
+            first, second = (cv2.resize(p, None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR) for p in (first, second))
+        flow = self._dis.calc(np.ascontiguousarray(first), np.ascontiguousarray(second), None)
+        return cv2.resize(flow, (width, height), interpolation=cv2.INTER_AREA) / factor if factor > 1 else flow

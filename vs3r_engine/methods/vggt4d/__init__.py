@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The paper's reconstructor: VGGT with VGGT4D's motion mining."""

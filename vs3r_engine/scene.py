@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was found in a scene (Reconstruction), one frame with all that is known of it (View), where to render it from
+(Target) and what came out (Rendered)."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from vs3r_engine.camera import Camera, Trajectory
+from vs3r_engine.frame import Frame
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SceneWindow:
+    """Consecutive frames given to a reconstructor at once, and the first one's index."""
+
+    first_frame: int
+    frames: tuple[Frame, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reconstruction:
+    """Camera and scene over a run of consecutive frames of one shot, in one arbitrary scale ("scene units").
+
+    depth: [n, h, w] float32 z-depth at any reduced size that spans the picture; NaN where unknown.
+    confidence: [n, h, w] float32 in [0, 1], same size as depth.
+    semantic_mask: [n, h, w] bool (True = moves) of any size that spans the picture, or None where the method has none.
+    diagnostics: named arrays [n] per frame (numbers or bools), such as "track_count", "is_bridged".
+    findings: facts about this run, by name.
+    """
+
+    trajectory: Trajectory
+    depth: np.ndarray
+    confidence: np.ndarray
+    semantic_mask: np.ndarray | None = None
+    diagnostics: dict[str, np.ndarray] = field(default_factory=dict)
+    findings: dict[str, float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """One source frame and all that is known of it. depth and dynamic_mask are of any size that spans the picture."""
+
+    frame: Frame
+    camera: Camera
+    residual_px: np.ndarray | None
+    depth: np.ndarray
+    dynamic_mask: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Target:
+    """Where one output frame is seen from: a camera on the smoothed path, and the smoothed residual there."""
+
+    frame_index: int
+    camera: Camera
+    residual_px: np.ndarray | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rendered:
+    """A frame seen from its target. hole_mask: [h, w] bool at the frame's size, True = nothing was rendered.
+
+    current_mask: [h, w] bool, True where the pixel comes from the current frame itself (not from a neighbour), or None
+    where the renderer does not tell.
+    """
+
+    frame: Frame
+    hole_mask: np.ndarray
+    target: Target
+    current_mask: np.ndarray | None = None

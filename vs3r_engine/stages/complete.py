@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Section 3.4: rendered frames with holes in, full frames out."""
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from vs3r_engine.frame import Frame
+from vs3r_engine.scene import Rendered, View
+
+
+class Views(Protocol):
+    """Random access to the source around the frame being completed."""
+
+    def view(self, frame_index: int) -> View | None:
+        """The view of a source frame within the completer's reach; None outside the media or across a cut."""
+        ...
+
+
+class Completer(Protocol):
+    """Fills holes. A frame's result depends on the source, the path and the settings, never on where a render began, so
+    that chunks, farms and single-frame requests agree bit for bit (a diffusion completer: per shot)."""
+
+    reach_frames: int
+    """How far before and after a frame `complete` asks for views."""
+
+    def complete(self, rendered: Iterable[Rendered], views: Views) -> Iterator[Frame]:
+        """The same frames, in order, one for one, with nothing missing. Where a frame has no hole it is returned as it is."""
+        ...
