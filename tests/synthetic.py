@@ -1,0 +1,686 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Seeded clips whose truth is known exactly: cameras, intrinsics, z-depth, dynamic masks and the stable target.
+
+Scenes are textured rectangles in a room (units: metres), cast per pixel through each row's own camera, so that rolling
+shutter and motion blur are exact too. The six categories are those of the NUS data set.
+"""
+
+import functools
+import math
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from vs3r_engine.camera import Camera, Trajectory, inverse, project, unproject
+from vs3r_engine.frame import ColourTags, Frame, PixelLayout
+
+CATEGORIES = ("regular", "running", "crowd", "parallax", "rotation", "zooming")
+
+_BT709 = ColourTags(primaries=1, transfer=1, matrix=1)
+_YUV420 = PixelLayout("yuv", 8, 1, 1)
+_EYE_HEIGHT = 1.6
+_SHUTTER = 0.5
+"""Exposure time as a share of the frame period (a 180 degree shutter)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Quad:
+    """A textured rectangle: world points origin + a * edge_u + b * edge_v, a and b in [0, 1].
+
+    pyramid: RGBA uint8 textures, each half the one before. motion: offset [n, 3] in metres at times [n] in seconds;
+    None for what stands still. is_room: closes the picture, hard edges.
+    """
+
+    origin: np.ndarray
+    edge_u: np.ndarray
+    edge_v: np.ndarray
+    pyramid: tuple[np.ndarray, ...]
+    motion: Callable[[np.ndarray], np.ndarray] | None = None
+    is_room: bool = False
+
+    def origin_at(self, times_s: np.ndarray) -> np.ndarray:
+        return self.origin + (self.motion(times_s) if self.motion else np.zeros((len(times_s), 3)))
+
+
+@dataclass(frozen=True, eq=False)
+class Path3D:
+    """A camera path over continuous time: what the operator meant, and the shake on top.
+
+    centre_at, rotvec_at, focal_at: of times [n] in seconds, the intention. shake_centre, shake_rotvec: the jitter, in
+    metres and radians, in the camera's own axes.
+    """
+
+    centre_at: Callable[[np.ndarray], np.ndarray]
+    euler_yxz_at: Callable[[np.ndarray], np.ndarray]
+    focal_at: Callable[[np.ndarray], np.ndarray]
+    shake_centre: "Shake"
+    shake_rotvec: "Shake"
+
+    def world_from_camera(self, times_s: np.ndarray, shake: float) -> np.ndarray:
+        """[n, 4, 4]; shake 0 is the intended path, 1 the filmed one."""
+        rotation = Rotation.from_euler("YXZ", self.euler_yxz_at(times_s))
+        filmed = rotation * Rotation.from_rotvec(shake * self.shake_rotvec(times_s))
+        transform = np.tile(np.eye(4), (len(times_s), 1, 1))
+        transform[:, :3, :3] = filmed.as_matrix()
+        transform[:, :3, 3] = self.centre_at(times_s) + rotation.apply(shake * self.shake_centre(times_s))
+        return transform
+
+
+class Shake:
+    """Hand-held tremor: three axes of sinusoids with random phases whose power falls with frequency, plus steps."""
+
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        rms: tuple[float, float, float],
+        step_hz: float = 0.0,
+        step: tuple[float, float, float] = (0, 0, 0),
+    ):
+        count = 28
+        self._hz = np.exp(rng.uniform(math.log(0.5), math.log(9.0), (count, 3)))
+        amplitude = self._hz**-0.8
+        self._amplitude = amplitude * np.asarray(rms) * math.sqrt(2.0) / np.linalg.norm(amplitude, axis=0)
+        self._phase = rng.uniform(0, 2 * math.pi, (count, 3))
+        self._step_hz, self._step, self._step_phase = step_hz, np.asarray(step, float), rng.uniform(0, 2 * math.pi, 3)
+
+    def __call__(self, times_s: np.ndarray) -> np.ndarray:
+        times = np.asarray(times_s, float)[:, None, None]
+        tremor = (self._amplitude * np.sin(2 * math.pi * self._hz * times + self._phase)).sum(axis=1)
+        cycle = 2 * math.pi * self._step_hz * times[:, :, 0]
+        return tremor + self._step * (np.sin(cycle + self._step_phase) + 0.4 * np.sin(2 * cycle + 2 * self._step_phase))
+
+
+@dataclass(eq=False)
+class SyntheticClip:
+    """One clip and its truth. Frames are rendered when first asked for and then kept.
+
+    rolling_shutter: time from the first row's exposure to the last one's, as a share of the frame period; the true
+    camera of a frame is that of its middle row at mid-exposure.
+    """
+
+    category: str
+    frame_count: int
+    width: int
+    height: int
+    rate: Fraction
+    motion_blur: bool
+    rolling_shutter: float
+    quads: tuple[Quad, ...]
+    path: Path3D
+    shake: float
+    _frames: dict[int, Frame] = field(default_factory=dict)
+    _truth: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.frame_count
+
+    @property
+    def frames(self) -> list[Frame]:
+        """Every frame, 8-bit yuv420 BT.709."""
+        return [self.frame(i) for i in range(self.frame_count)]
+
+    def frame(self, frame_index: int) -> Frame:
+        if frame_index not in self._frames:
+            self._frames[frame_index] = self._filmed(frame_index)
+        return self._frames[frame_index]
+
+    @functools.cached_property
+    def trajectory(self) -> Trajectory:
+        """The filmed path, shake included."""
+        return self._trajectory(self.shake)
+
+    @functools.cached_property
+    def stable(self) -> Trajectory:
+        """The intended path: what a perfect stabilizer would show."""
+        return self._trajectory(0.0)
+
+    @functools.cached_property
+    def depth(self) -> np.ndarray:
+        """[n, h, w] float32 z-depth in metres (with rolling shutter: of each row's own camera)."""
+        return np.stack([self.truth(i)[0] for i in range(self.frame_count)])
+
+    @functools.cached_property
+    def dynamic_mask(self) -> np.ndarray:
+        """[n, h, w] bool, True where a moving object is seen."""
+        return np.stack([self.truth(i)[1] for i in range(self.frame_count)])
+
+    def truth(self, frame_index: int) -> tuple[np.ndarray, np.ndarray]:
+        """(z-depth [h, w] float32, dynamic_mask [h, w] bool) of one frame."""
+        if frame_index not in self._truth:
+            _, depth, moves = self._cast(*self._rows(self._time(frame_index), self.shake), with_colour=False)
+            self._truth[frame_index] = depth, moves
+        return self._truth[frame_index]
+
+    @functools.cached_property
+    def static_points_world(self) -> np.ndarray:
+        """[n, 3] float64 points of the standing scene, up to 400 seen in each of five frames, in metres."""
+        rng = np.random.default_rng(7)
+        points = []
+        for i in np.unique(np.linspace(0, self.frame_count - 1, 5).astype(int)):
+            depth, moves = self.truth(i)
+            x, y = rng.integers(0, self.width, 400), rng.integers(0, self.height, 400)
+            keep = ~moves[y, x]
+            x, y = x[keep], y[keep]
+            world_from_camera, K = self._rows(self._time(i), self.shake)[:2]
+            in_camera = np.stack(
+                [unproject(np.array([c + 0.5, r + 0.5]), K[r], float(depth[r, c])) for r, c in zip(y, x, strict=True)]
+            )
+            points.append(
+                np.einsum("nij,nj->ni", world_from_camera[y, :3, :3], in_camera) + world_from_camera[y, :3, 3]
+            )
+        return np.concatenate(points)
+
+    def seen(self, points_world: np.ndarray, frame_index: int) -> np.ndarray:
+        """[n, 2] pixels where the frame shows the points (global shutter only); NaN where outside or hidden."""
+        camera = self.trajectory.camera(frame_index)
+        camera_from_world = inverse(camera.world_from_camera)
+        in_camera = points_world @ camera_from_world[:3, :3].T + camera_from_world[:3, 3]
+        pixels = project(in_camera, camera.K)
+        depth, _ = self.truth(frame_index)
+        column, row = np.nan_to_num(np.floor(pixels), nan=-1).astype(int).T
+        inside = (column >= 0) & (row >= 0) & (column < self.width) & (row < self.height)
+        nearest = depth[row.clip(0, self.height - 1), column.clip(0, self.width - 1)]
+        hidden = ~inside | (in_camera[:, 2] > nearest * 1.02 + 0.02)
+        pixels[hidden] = np.nan
+        return pixels
+
+    def render_at(self, frame_index: int, camera: Camera) -> np.ndarray:
+        """[h, w, 3] float32 in 0..1: the true picture at this frame's moment from any camera, sharp, global shutter."""
+        rows = camera.height
+        return self._cast(
+            np.tile(camera.world_from_camera, (rows, 1, 1)),
+            np.tile(camera.K, (rows, 1, 1)),
+            np.full(rows, self._time(frame_index)),
+            width=camera.width,
+        )[0]
+
+    def write(self, path: Path | str, *, crf: int = 12, codec: str = "libx264", pix_fmt: str = "yuv420p") -> Path:
+        """The clip as a video file. Frames are rendered one by one and not kept."""
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream(codec, rate=self.rate)
+            stream.width, stream.height, stream.pix_fmt = self.width, self.height, pix_fmt
+            if codec in ("libx264", "libx265"):
+                stream.options = {"crf": str(crf), "preset": "veryfast"}
+            context = stream.codec_context
+            context.color_primaries = context.color_trc = context.colorspace = 1
+            context.color_range = 1
+            for i in range(self.frame_count):
+                picture = video_frame(self._frames.get(i) or self._filmed(i)).reformat(format=pix_fmt)
+                picture.pts, picture.time_base = i, 1 / self.rate
+                container.mux(stream.encode(picture))
+            container.mux(stream.encode())
+        return Path(path)
+
+    def _time(self, frame_index: int) -> float:
+        return float(frame_index / self.rate)
+
+    def _trajectory(self, shake: float) -> Trajectory:
+        times = np.arange(self.frame_count) / float(self.rate)
+        return Trajectory(
+            0, self.width, self.height, self._intrinsics(times), self.path.world_from_camera(times, shake)
+        )
+
+    def _intrinsics(self, times_s: np.ndarray) -> np.ndarray:
+        K = np.tile(np.eye(3), (len(times_s), 1, 1))
+        K[:, 0, 0] = K[:, 1, 1] = self.path.focal_at(times_s) * self.width
+        K[:, 0, 2], K[:, 1, 2] = self.width / 2, self.height / 2
+        return K
+
+    def _rows(self, time_s: float, shake: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(world_from_camera [h, 4, 4], K [h, 3, 3], time [h]) of every row of the frame exposed around `time_s`."""
+        offsets = ((np.arange(self.height) + 0.5) / self.height - 0.5) * self.rolling_shutter / float(self.rate)
+        if not self.rolling_shutter:
+            offsets = np.zeros(1)
+        times = time_s + offsets
+        rows = self.path.world_from_camera(times, shake), self._intrinsics(times), times
+        return rows if self.rolling_shutter else tuple(np.repeat(a, self.height, axis=0) for a in rows)  # type: ignore[return-value]
+
+    def _filmed(self, frame_index: int) -> Frame:
+        time = self._time(frame_index)
+        if not self.motion_blur:
+            rgb = self._cast(*self._rows(time, self.shake))[0]
+        else:
+            span = _SHUTTER / float(self.rate)
+            count = self._exposures(time, span)
+            rgb = np.zeros((self.height, self.width, 3), np.float32)
+            for k in range(count):
+                rgb += self._cast(*self._rows(time + span * ((k + 0.5) / count - 0.5), self.shake))[0] / count
+        blank = Frame(frame_index, (), _YUV420, _BT709)
+        return blank.with_rgb(rgb)
+
+    def _exposures(self, time_s: float, span_s: float) -> int:
+        """Enough instants that the picture moves by about one pixel between them."""
+        ends = np.array([time_s - span_s / 2, time_s + span_s / 2])
+        first, last = self.path.world_from_camera(ends, self.shake)
+        turn = np.linalg.norm(Rotation.from_matrix(first[:3, :3].T @ last[:3, :3]).as_rotvec())
+        walk = np.linalg.norm(last[:3, 3] - first[:3, 3]) / 2.5
+        return int(np.clip(math.ceil((turn + walk) * self._intrinsics(ends)[0, 0, 0]), 3, 48))
+
+    def _cast(
+        self,
+        world_from_camera: np.ndarray,
+        K: np.ndarray,
+        times_s: np.ndarray,
+        *,
+        width: int | None = None,
+        with_colour: bool = True,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(rgb [h, w, 3], z-depth [h, w], moves [h, w]) seen through one camera per row."""
+        width, height = width or self.width, len(times_s)
+        rgb = np.zeros((height, width, 3), np.float32)
+        depth = np.full((height, width), np.inf, np.float32)
+        moves = np.zeros((height, width), bool)
+        direction = world_from_camera[:, :3, :3] @ np.linalg.inv(K)
+        centre = world_from_camera[:, :3, 3]
+        middle = height // 2
+
+        def far_first(quad: Quad) -> float:
+            nearest = quad.origin_at(times_s[middle : middle + 1])[0] + (quad.edge_u + quad.edge_v) / 2
+            return -math.inf if quad.is_room else -float(np.linalg.norm(nearest - centre[middle]))
+
+        for quad in sorted(self.quads, key=far_first):
+            origin = quad.origin_at(times_s)
+            box = _bounds(quad, origin, world_from_camera, K, width, height)
+            if box is not None:
+                _draw(
+                    quad,
+                    origin,
+                    direction,
+                    centre,
+                    float(K[middle, 0, 0]),
+                    box,
+                    rgb if with_colour else None,
+                    depth,
+                    moves,
+                )
+        return rgb, depth, moves
+
+
+def _bounds(
+    quad: Quad, origin: np.ndarray, world_from_camera: np.ndarray, K: np.ndarray, width: int, height: int
+) -> tuple[slice, slice] | None:
+    """Rows and columns that can show the quad; None when it is behind the camera or out of the picture."""
+    low, high = np.full(2, np.inf), np.full(2, -np.inf)
+    for row in {0, height // 4, height // 2, 3 * height // 4, height - 1}:
+        rotation, centre = world_from_camera[row, :3, :3], world_from_camera[row, :3, 3]
+        corners = np.array(
+            [origin[row] + a * quad.edge_u + b * quad.edge_v for a, b in ((0, 0), (1, 0), (1, 1), (0, 1))]
+        )
+        polygon = list((corners - centre) @ rotation)
+        clipped = []
+        for first, second in zip(polygon, polygon[1:] + polygon[:1], strict=True):
+            if first[2] > 0.02:
+                clipped.append(first)
+            if (first[2] > 0.02) != (second[2] > 0.02):
+                clipped.append(first + (second - first) * (0.02 - first[2]) / (second[2] - first[2]))
+        if clipped:
+            pixels = project(np.array(clipped), K[row])
+            low, high = np.minimum(low, pixels.min(axis=0)), np.maximum(high, pixels.max(axis=0))
+    margin = 3 + 0.05 * height * (len(np.unique(world_from_camera[:, 0, 3])) > 1)
+    if not (np.isfinite(low).all() and (low - margin < (width, height)).all() and (high + margin > 0).all()):
+        return None
+    left, top = np.maximum(np.floor(low - margin), 0).astype(int)
+    right, bottom = np.minimum(np.ceil(high + margin), (width, height)).astype(int)
+    return slice(top, bottom), slice(left, right)
+
+
+def _draw(
+    quad: Quad,
+    origin: np.ndarray,
+    direction: np.ndarray,
+    centre: np.ndarray,
+    focal_px: float,
+    box: tuple[slice, slice],
+    rgb: np.ndarray | None,
+    depth: np.ndarray,
+    moves: np.ndarray,
+) -> None:
+    """The quad into the picture, in front of what is farther. A ray meets the plane at (a, b) and z-depth 1 / w."""
+    rows, columns = box
+    y, x = np.arange(rows.start, rows.stop) + 0.5, (np.arange(columns.start, columns.stop) + 0.5).astype(np.float32)
+    frame_of_plane = np.empty((len(y), 3, 3))
+    frame_of_plane[:, :, 0], frame_of_plane[:, :, 1] = quad.edge_u, quad.edge_v
+    frame_of_plane[:, :, 2] = origin[rows] - centre[rows]
+    if np.abs(np.linalg.det(frame_of_plane)).min() < 1e-12:
+        return
+    plane_from_pixel = np.linalg.solve(frame_of_plane, direction[rows])
+    along = plane_from_pixel[:, :, 0].astype(np.float32)
+    constant = (plane_from_pixel[:, :, 1] * y[:, None] + plane_from_pixel[:, :, 2]).astype(np.float32)
+    a, b, w = (along[:, i, None] * x + constant[:, i, None] for i in range(3))
+    shown = w > 1e-4
+    w[~shown] = 1.0
+    z = 1.0 / w
+    a *= z
+    b *= z
+    length_u, length_v = np.linalg.norm(quad.edge_u), np.linalg.norm(quad.edge_v)
+    if quad.is_room:
+        coverage = None
+        shown &= (a >= -1e-4) & (a <= 1.0001) & (b >= -1e-4) & (b <= 1.0001)
+    else:
+        coverage = np.clip(
+            np.minimum(np.minimum(a, 1 - a) * length_u, np.minimum(b, 1 - b) * length_v) * (focal_px * w) + 0.5, 0, 1
+        )
+        shown &= coverage > 0
+    shown &= z < depth[box]
+    if not shown.any():
+        return
+    texture_height, texture_width = quad.pyramid[0].shape[:2]
+    step = (
+        np.float32(texture_width) * plane_from_pixel[:, 0, :2].astype(np.float32),
+        np.float32(texture_height) * plane_from_pixel[:, 1, :2].astype(np.float32),
+    )
+    slope = plane_from_pixel[:, 2, :2].astype(np.float32)
+    spread = [
+        np.maximum(
+            np.abs(step[0][:, k, None] - slope[:, k, None] * (a * texture_width)),
+            np.abs(step[1][:, k, None] - slope[:, k, None] * (b * texture_height)),
+        )
+        for k in range(2)
+    ]
+    level = np.clip(np.log2(np.maximum(np.maximum(*spread) * z, 1e-3)), 0, len(quad.pyramid) - 1)
+    colour = _textured(quad.pyramid, a, b, level, shown)
+    opacity = colour[..., 3] / 255.0
+    if coverage is not None:
+        opacity = opacity * coverage
+    opacity[~shown] = 0.0
+    if rgb is not None:
+        rgb[box] += (colour[..., :3] / 255.0 - rgb[box]) * opacity[..., None]
+    solid = opacity > 0.5
+    depth[box][solid] = z[solid]
+    moves[box][solid] = quad.motion is not None
+
+
+def _textured(
+    pyramid: tuple[np.ndarray, ...], a: np.ndarray, b: np.ndarray, level: np.ndarray, shown: np.ndarray
+) -> np.ndarray:
+    """[h, w, 4] float32: the texture at (a, b), mixed from the two pyramid levels around `level`."""
+    result = np.zeros((*a.shape, 4), np.float32)
+    inside = level[shown]
+    for number in range(int(inside.min()), min(int(inside.max()) + 1, len(pyramid) - 1) + 1):
+        weight = np.maximum(1 - np.abs(level - number), 0) * shown
+        rows, columns = np.flatnonzero(weight.any(axis=1)), np.flatnonzero(weight.any(axis=0))
+        if not len(rows):
+            continue
+        part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        height, width = pyramid[number].shape[:2]
+        texels = cv2.remap(
+            pyramid[number],
+            a[part] * width - 0.5,
+            b[part] * height - 0.5,
+            cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        result[part] += texels * weight[part][..., None]
+    return result
+
+
+def video_frame(frame: Frame) -> av.VideoFrame:
+    """An 8-bit yuv420 Frame as PyAV's, colour tags included."""
+    height, width = frame.height, frame.width
+    picture = av.VideoFrame(width, height, "yuv420p")
+    for plane, pixels in zip(picture.planes, frame.planes, strict=True):
+        rows = np.zeros((plane.height, plane.line_size), np.uint8)
+        rows[:, : pixels.shape[1]] = pixels
+        plane.update(rows)
+    picture.colorspace, picture.color_range = 1, 1
+    return picture
+
+
+def _texture(
+    rng: np.random.Generator,
+    width: int,
+    height: int,
+    base: tuple[float, float, float],
+    *,
+    lines: float = 0.0,
+    patches: int = 0,
+    silhouette: bool = False,
+) -> tuple[np.ndarray, ...]:
+    """An RGBA pyramid: fractal noise around a base colour, with a grid of `lines` texels and printed patches."""
+    width, height = max(int(width), 8), max(int(height), 8)
+    octaves = max(math.ceil(math.log2(max(width, height) / 3)), 1)
+    noise = np.zeros((2, 2, 1), np.float32)
+    for k in range(octaves, -1, -1):
+        size = max(2, width >> k), max(2, height >> k)
+        noise = cv2.resize(noise, size, interpolation=cv2.INTER_LINEAR).reshape(size[1], size[0], -1)
+        grain = rng.standard_normal((size[1], size[0], 1), np.float32)
+        if k >= 3:
+            noise = noise + 0.35 * 2 ** (0.35 * k) * rng.standard_normal((size[1], size[0], 3), np.float32)
+        noise = noise + 2 ** (0.35 * k) * grain
+    picture = np.asarray(base, np.float32) + noise * np.float32(38.0 / max(noise.std(), 1e-6))
+    for _ in range(patches):
+        x, y = rng.integers(0, width), rng.integers(0, height)
+        w, h = int(rng.uniform(0.02, 0.10) * width) + 3, int(rng.uniform(0.08, 0.3) * height) + 3
+        patch = picture[y : y + h, x : x + w]
+        patch *= 0.35
+        patch += np.asarray(rng.uniform(20, 210, 3), np.float32)
+    if lines:
+        for k in np.arange(lines / 2, width, lines):
+            picture[:, int(k) : int(k) + max(1, int(lines / 14))] *= 0.45
+        for k in np.arange(lines / 3, height, lines / 1.5):
+            picture[int(k) : int(k) + max(1, int(lines / 14))] *= 0.45
+    alpha = np.full((height, width, 1), 255, np.uint8)
+    if silhouette:
+        alpha[:] = 0
+        cv2.circle(alpha, (width // 2, int(0.11 * height)), int(0.10 * height), 255, -1)
+        cv2.rectangle(alpha, (int(0.1 * width), int(0.20 * height)), (int(0.9 * width), int(0.62 * height)), 255, -1)
+        cv2.rectangle(alpha, (int(0.18 * width), int(0.6 * height)), (int(0.46 * width), height), 255, -1)
+        cv2.rectangle(alpha, (int(0.54 * width), int(0.6 * height)), (int(0.82 * width), height), 255, -1)
+    levels = [np.dstack([np.clip(picture, 4, 250).astype(np.uint8), alpha])]
+    while min(levels[-1].shape[:2]) > 4:
+        levels.append(cv2.resize(levels[-1], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
+    return tuple(levels)
+
+
+def _vector(*values: float) -> np.ndarray:
+    return np.array(values, float)
+
+
+class _Builder:
+    """Collects quads; texture density follows the picture's size so that near things are about one texel per pixel."""
+
+    def __init__(self, rng: np.random.Generator, focal_px: float) -> None:
+        self.rng, self.focal_px = rng, focal_px
+        self.quads: list[Quad] = []
+
+    def quad(
+        self,
+        origin: np.ndarray,
+        edge_u: np.ndarray,
+        edge_v: np.ndarray,
+        distance: float,
+        *,
+        base: tuple[float, float, float] | None = None,
+        line_m: float = 0.0,
+        patches: int = 0,
+        motion: Callable[[np.ndarray], np.ndarray] | None = None,
+        is_room: bool = False,
+        silhouette: bool = False,
+    ) -> None:
+        density = min(1.2 * self.focal_px / distance, 3000 / max(np.linalg.norm(edge_u), np.linalg.norm(edge_v)))
+        colour = base or tuple(self.rng.uniform(70, 170, 3))
+        pyramid = _texture(
+            self.rng,
+            density * np.linalg.norm(edge_u),
+            density * np.linalg.norm(edge_v),
+            colour,
+            lines=line_m * density,
+            patches=patches,
+            silhouette=silhouette,
+        )
+        self.quads.append(Quad(origin, edge_u, edge_v, pyramid, motion, is_room))
+
+    def room(self, half_width: float, near: float, far: float, height: float) -> None:
+        """Floor, ceiling and four walls, from z = near (behind the camera) to z = far."""
+        left, right, top, bottom, depth = -half_width, half_width, _EYE_HEIGHT - height, _EYE_HEIGHT, far - near
+        across, along, up = _vector(right - left, 0, 0), _vector(0, 0, depth), _vector(0, height, 0)
+        self.quad(_vector(left, bottom, near), across, along, 3.5, base=(104, 96, 84), line_m=1.0, is_room=True)
+        self.quad(_vector(left, top, near), across, along, 8.0, base=(150, 170, 196), is_room=True)
+        self.quad(
+            _vector(left, top, far), across, up, far * 0.7, base=(128, 118, 104), line_m=1.4, patches=24, is_room=True
+        )
+        self.quad(
+            _vector(left, top, near), across, up, abs(near), base=(118, 128, 104), line_m=1.4, patches=24, is_room=True
+        )
+        self.quad(
+            _vector(left, top, near), along, up, half_width, base=(134, 110, 98), line_m=0.9, patches=30, is_room=True
+        )
+        self.quad(
+            _vector(right, top, near), along, up, half_width, base=(100, 116, 132), line_m=0.9, patches=30, is_room=True
+        )
+
+    def box(self, x: float, z: float, width: float, height: float, depth: float, *, floats: float = 0.0) -> None:
+        """A box that stands on the floor, or hangs `floats` metres above it; its five visible sides."""
+        bottom = _EYE_HEIGHT - floats
+        corner = _vector(x - width / 2, bottom - height, z)
+        u, v, n = _vector(width, 0, 0), _vector(0, height, 0), _vector(0, 0, depth)
+        colour = tuple(self.rng.uniform(60, 190, 3))
+        near = max(z, 1.5)
+        self.quad(corner, u, v, near, base=colour, patches=3, line_m=0.5)
+        for origin, first, second in ((corner, n, v), (corner + u, n, v), (corner, u, n), (corner + v, u, n)):
+            self.quad(origin, first, second, near, base=tuple(0.8 * c for c in colour), line_m=0.5)
+
+    def person(self, x: float, z: float, speed: float) -> None:
+        """A walking figure that turns round 4 metres from its middle."""
+
+        def walk(times_s: np.ndarray) -> np.ndarray:
+            phase = np.mod(speed * times_s + 4.0, 16.0)
+            offset = np.zeros((len(times_s), 3))
+            offset[:, 0] = np.where(phase < 8.0, phase, 16.0 - phase) - 4.0
+            offset[:, 1] = -0.025 * np.abs(np.sin(2 * math.pi * 0.9 * times_s))
+            return offset
+
+        height = self.rng.uniform(1.6, 1.85)
+        self.quad(
+            _vector(x - 0.3, _EYE_HEIGHT - height, z),
+            _vector(0.6, 0, 0),
+            _vector(0, height, 0),
+            z,
+            patches=3,
+            motion=walk,
+            silhouette=True,
+        )
+
+
+_PLAN: dict[str, dict[str, tuple[float, float, float] | float]] = {
+    # shake: rotation (pitch, yaw, roll) in degrees RMS; sway: translation in metres RMS; room: half width, near, far
+    "regular": {"shake": (0.55, 0.55, 0.3), "sway": (0.012, 0.012, 0.008), "room": (7.0, -8.0, 26.0)},
+    "running": {"shake": (1.0, 0.9, 0.6), "sway": (0.02, 0.02, 0.02), "room": (7.0, -8.0, 60.0)},
+    "crowd": {"shake": (0.55, 0.55, 0.3), "sway": (0.012, 0.012, 0.008), "room": (9.0, -8.0, 18.0)},
+    "parallax": {"shake": (0.45, 0.45, 0.25), "sway": (0.03, 0.03, 0.02), "room": (16.0, -8.0, 20.0)},
+    "rotation": {"shake": (0.6, 0.6, 0.35), "sway": (0.004, 0.004, 0.004), "room": (10.0, -10.0, 14.0)},
+    "zooming": {"shake": (0.4, 0.4, 0.2), "sway": (0.006, 0.006, 0.004), "room": (7.0, -8.0, 22.0)},
+}
+
+
+def make_clip(
+    category: str,
+    *,
+    frames: int = 48,
+    width: int = 320,
+    height: int = 180,
+    seed: int = 0,
+    motion_blur: bool = False,
+    rolling_shutter: float = 0.0,
+    shake: float = 1.0,
+    rate: Fraction | int = 30,
+) -> SyntheticClip:
+    """A clip of one of CATEGORIES. Equal arguments give equal pixels.
+
+    shake: multiplies the hand-held jitter; 0 is the stable clip.
+    """
+    plan = _PLAN[category]
+    rng = np.random.default_rng([seed, zlib.crc32(category.encode())])
+    focal = 0.8
+    duration_s = frames / float(rate)
+    builder = _Builder(rng, focal * width)
+    half_width, near, far = plan["room"]  # type: ignore[misc]
+    builder.room(half_width, near, far, 7.0)
+    if category == "parallax":
+        for k in range(11):
+            builder.box(
+                -5.5 + 1.35 * k + rng.uniform(-0.3, 0.3),
+                (2.8, 6.5, 4.2, 10.0)[k % 4] + rng.uniform(0, 0.5),
+                rng.uniform(0.4, 0.9),
+                rng.uniform(0.9, 2.6),
+                0.5,
+                floats=(0.0, 0.0, 0.9)[k % 3],
+            )
+    elif category == "running":
+        for k in range(16):
+            builder.box(
+                (-1) ** k * rng.uniform(2.2, 5.0), 5.0 + 3.2 * k, rng.uniform(0.5, 1.4), rng.uniform(1.0, 3.0), 0.8
+            )
+    else:
+        for k in range(6):
+            builder.box(
+                (-1) ** k * rng.uniform(1.8, 5.5),
+                rng.uniform(6.5, 12.0),
+                rng.uniform(0.5, 1.4),
+                rng.uniform(0.8, 2.8),
+                0.8,
+            )
+    if category == "crowd":
+        for k in range(9):
+            builder.person(
+                -4.0 + k + rng.uniform(-0.4, 0.4),
+                (3.4, 5.5, 4.4)[k % 3] + rng.uniform(0, 0.4),
+                (-1) ** k * rng.uniform(0.6, 1.4),
+            )
+
+    walk = {
+        "regular": (0.15, 0, 0.5),
+        "running": (0, 0, 2.6),
+        "crowd": (0.2, 0, 0.15),
+        "parallax": (0.5, 0, 0.05),
+        "rotation": (0, 0, 0),
+        "zooming": (0.05, 0, 0.05),
+    }[category]
+
+    def centre_at(times_s: np.ndarray) -> np.ndarray:
+        return np.asarray(walk) * times_s[:, None]
+
+    def euler_at(times_s: np.ndarray) -> np.ndarray:
+        yaw = {
+            "rotation": math.radians(35) * np.sin(2 * math.pi * times_s / 4.0),
+            "regular": math.radians(4) * np.sin(2 * math.pi * times_s / 6.0),
+            "parallax": math.radians(2) * np.sin(2 * math.pi * times_s / 7.0),
+        }.get(category, np.zeros_like(times_s))
+        return np.stack([yaw, np.full_like(times_s, math.radians(-1.5)), np.zeros_like(times_s)], axis=1)
+
+    def focal_at(times_s: np.ndarray) -> np.ndarray:
+        if category != "zooming":
+            return np.full_like(times_s, focal)
+        progress = np.clip(times_s / max(duration_s, 1e-6), 0, 1)
+        return focal * 1.8 ** (progress * progress * (3 - 2 * progress))
+
+    step = (
+        {"step_hz": 2.7, "step": (math.radians(0.5), math.radians(0.25), math.radians(0.3))}
+        if category == "running"
+        else {}
+    )
+    bob = {"step_hz": 2.7, "step": (0.01, 0.035, 0.0)} if category == "running" else {}
+    pitch, yaw, roll = plan["shake"]  # type: ignore[misc]
+    path = Path3D(
+        centre_at,
+        euler_at,
+        focal_at,
+        Shake(rng, plan["sway"], **bob),  # type: ignore[arg-type]
+        Shake(rng, (math.radians(pitch), math.radians(yaw), math.radians(roll)), **step),
+    )  # type: ignore[arg-type]
+    return SyntheticClip(
+        category, frames, width, height, Fraction(rate), motion_blur, rolling_shutter, tuple(builder.quads), path, shake
+    )
+
+
+def all_clips(**options) -> Iterator[SyntheticClip]:
+    """One clip of every category."""
+    for category in CATEGORIES:
+        yield make_clip(category, **options)
