@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Section 3.3, eq. 6-7: the hybrid reprojection of one frame onto its target camera."""
+"""Section 3.3, eq. 6-7: the hybrid reprojection of one frame onto its target camera, and the geometry every renderer shares."""
 
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
+
+from vs3r_engine.camera import Camera, inverse
 from vs3r_engine.scene import Rendered, Target, View
+
+NEGLIGIBLE_PX = 0.01
+"""Displacements below this are not worth an iteration: a third of the 1/32 px step of the resampling that follows."""
 
 
 class Renderer(Protocol):
@@ -15,3 +21,95 @@ class Renderer(Protocol):
         points of the current frame alone; holes marked. With target camera = current camera and equal residuals, the
         current frame comes back untouched and without holes."""
         ...
+
+
+def is_identity(target: Target, view: View) -> bool:
+    """Whether the target sees exactly what the view's own camera saw."""
+    a, b = target.camera, view.camera
+    if a is not b and not (np.array_equal(a.K, b.K) and np.array_equal(a.world_from_camera, b.world_from_camera)
+                           and (a.width, a.height) == (b.width, b.height)):
+        return False
+    if target.residual_px is view.residual_px:
+        return True
+    if target.residual_px is None or view.residual_px is None:
+        given = view.residual_px if target.residual_px is None else target.residual_px
+        return not np.any(given)
+    return np.array_equal(target.residual_px, view.residual_px)
+
+
+def source_positions(target: Target, view: View, pixels: np.ndarray) -> np.ndarray:
+    """Where in a view's picture the target's pixels are found.
+
+    Args:
+        pixels: [..., 2] corner-origin (x, y) in the target's picture, outside of it too.
+
+    Returns:
+        [..., 2] float64 corner-origin positions in the view's picture, possibly outside of it; NaN where the ray
+        points away from the view's camera. The surface is the view's own depth, held constant beyond its border.
+
+    Source: eq. 7 turned round (target to source), with the residual paths of target and view on either side.
+    """
+    camera, source = target.camera, view.camera
+    rigid = pixels
+    if target.residual_px is not None:
+        rigid = pixels - residual_at(target.residual_px, pixels, camera)
+        rigid = pixels - residual_at(target.residual_px, rigid, camera)
+    source_from_target = inverse(source.world_from_camera) @ camera.world_from_camera
+    ray = source.K @ source_from_target[:3, :3] @ np.linalg.inv(camera.K)
+    offset = source.K @ source_from_target[:3, 3]
+    x, y = rigid[..., 0], rigid[..., 1]
+    z = ray[2, 0] * x + ray[2, 1] * y + ray[2, 2]
+    scale = 1.0 / np.where(z > 1e-6, z, np.nan)
+    infinite = np.stack([(ray[0, 0] * x + ray[0, 1] * y + ray[0, 2]) * scale, (ray[1, 0] * x + ray[1, 1] * y + ray[1, 2]) * scale], -1)
+    # A point at source depth Z is seen at infinite + epipole_step / Z: one unknown per pixel, solved by looking Z up there.
+    epipole_step = offset[:2] - offset[2] * infinite
+    seen = infinite
+    if np.any(offset):
+        nearness = inverse_depth(view.depth)
+        guess = float(np.median(nearness))
+        seen = infinite + epipole_step * guess
+        reach_px = float(np.nanmax(np.abs(epipole_step), initial=0.0)) * float(nearness.max() - nearness.min())
+        per_pixel = np.array([nearness.shape[1] / source.width, nearness.shape[0] / source.height])
+        if reach_px > NEGLIGIBLE_PX:
+            for _ in range(3):
+                seen = infinite + epipole_step * bilinear(nearness[..., None], seen * per_pixel - 0.5)
+    if view.residual_px is not None:
+        seen = seen + residual_at(view.residual_px, seen, source)
+    return seen
+
+
+def residual_at(residual_px: np.ndarray, pixels: np.ndarray, camera: Camera) -> np.ndarray:
+    """[..., 2]: a corner-to-corner vertex grid of displacements at corner-origin pixels, held constant outside the picture."""
+    rows, columns = residual_px.shape[:2]
+    return bilinear(residual_px, pixels * np.array([(columns - 1) / camera.width, (rows - 1) / camera.height]))
+
+
+def bilinear(samples: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """[..., c]: samples [rows, columns, c] between their integer (x, y) indices, held constant outside; NaN reads the first.
+
+    In full precision: cv2.remap rounds positions to 1/32 of a sample, which is many pixels of a coarse grid.
+    """
+    rows, columns, channels = samples.shape
+    flat = samples.reshape(-1, channels)
+    x = np.clip(np.nan_to_num(at[..., 0]), 0, columns - 1)
+    y = np.clip(np.nan_to_num(at[..., 1]), 0, rows - 1)
+    left = np.minimum(x.astype(np.intp), max(columns - 2, 0))
+    top = np.minimum(y.astype(np.intp), max(rows - 2, 0))
+    right_share, lower_share = (x - left)[..., None], (y - top)[..., None]
+    corner = top * columns + left
+    step_x, step_y = (1 if columns > 1 else 0), (columns if rows > 1 else 0)
+    upper = flat[corner] * (1 - right_share) + flat[corner + step_x] * right_share
+    lower = flat[corner + step_y] * (1 - right_share) + flat[corner + step_y + step_x] * right_share
+    return upper * (1 - lower_share) + lower * lower_share
+
+
+def inverse_depth(depth: np.ndarray) -> np.ndarray:
+    """[h, w] float64 1 / depth; unknown (NaN) or impossible depth becomes the median of the rest (1 where all is unknown)."""
+    known = np.isfinite(depth) & (depth > 0)
+    if known.all():
+        return 1.0 / depth.astype(np.float64)
+    nearness = np.full(depth.shape, 1.0)
+    if known.any():
+        nearness[known] = 1.0 / depth[known]
+        nearness[~known] = np.median(nearness[known])
+    return nearness
