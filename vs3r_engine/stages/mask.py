@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Section 3.3, eq. 4-5: what moves by itself. The union of what the network says and what the flow contradicts."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import cv2
@@ -8,6 +9,8 @@ import numpy as np
 
 from vs3r_engine.camera import Camera, inverse, project, unproject
 from vs3r_engine.frame import Frame
+from vs3r_engine.scene import Reconstruction
+from vs3r_engine.settings import AnalysisSettings
 
 
 class FlowEstimator(Protocol):
@@ -67,3 +70,53 @@ def dynamic_mask(semantic_mask: np.ndarray | None, flow_says: np.ndarray) -> np.
     if semantic_mask.shape != flow_says.shape:
         semantic_mask = cv2.resize(semantic_mask.astype(np.uint8), flow_says.shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
     return semantic_mask | flow_says
+
+
+def masks_of(piece: Reconstruction, frames: Sequence[Frame], flow: FlowEstimator, settings: AnalysisSettings) -> np.ndarray:
+    """[n, h, w] bool, True = moves: the dynamic masks of a reconstructed piece, at the size of the (small) `frames` given.
+
+    Each frame is compared with its successor (eq. 4-5); the last one of a piece with its predecessor, which sees the
+    same motion backwards. A piece of one frame has no flow mask.
+    """
+    n, height, width = len(frames), frames[0].height, frames[0].width
+    says_moving = np.zeros((n, height, width), bool)
+    if settings.mask == "hybrid" and n > 1:
+        threshold_px = settings.flow_threshold_px or threshold_of_sensitivity(settings.moving_sensitivity, width)
+        for i in range(n):
+            j = i + 1 if i + 1 < n else i - 1
+            disagrees = flow_mask(flow.flow(frames[i], frames[j]), _predicted_flow(piece, i, j, width, height), threshold_px)
+            says_moving[i] = _cleaned(disagrees)
+    semantic = piece.semantic_mask
+    return np.stack([dynamic_mask(None if semantic is None else semantic[i], says_moving[i]) for i in range(n)])
+
+
+def threshold_of_sensitivity(sensitivity: float, width: int) -> float:
+    """tau of eq. 5 in pixels: 0.4 % of the picture's width at 50 %, doubling every 25 % less."""
+    return width * 0.004 * 2 ** ((50.0 - sensitivity) / 25.0)
+
+
+def _predicted_flow(piece: Reconstruction, i: int, j: int, width: int, height: int) -> np.ndarray:
+    """[h, w, 2] motion (px at this size) of static points from frame i to frame j of the piece: eq. 4 and the change of the
+    residual path. Computed at the depth's size where that is smaller: it is as smooth as the depth is."""
+    path, depth = piece.trajectory, piece.depth[i]
+    rows, columns = min(height, depth.shape[0]), min(width, depth.shape[1])
+    if depth.shape != (rows, columns):
+        depth = cv2.resize(depth, (columns, rows), interpolation=cv2.INTER_NEAREST)
+    cameras = [path.camera(path.first_frame + k).resized(columns, rows) for k in (i, j)]
+    predicted = rigid_flow(depth, *cameras).astype(np.float32)
+    if (columns, rows) != (width, height):
+        predicted = cv2.resize(predicted, (width, height), interpolation=cv2.INTER_LINEAR)
+    predicted = predicted * np.float32([width / columns, height / rows])
+    if path.residual_px is not None:
+        change = (path.residual_px[j] - path.residual_px[i]) * np.float32([width / path.width, height / path.height])
+        predicted += grid_at(change, width, height)
+    return predicted
+
+
+def _cleaned(mask: np.ndarray) -> np.ndarray:
+    """Specks removed, gaps closed, a margin added: moving things are areas, flow errors are dots and edges."""
+    small = max(3, mask.shape[1] // 85 | 1)
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (small, small))
+    area = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, kernel)
+    area = cv2.morphologyEx(area, cv2.MORPH_CLOSE, kernel, iterations=2)
+    return cv2.dilate(area, kernel) > 0

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vs3r-engine`: the engine's own command line. Runs jobs in this process, serves hosts, evaluates, trains, fetches weights."""
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from vs3r_engine import __version__
+from vs3r_engine.errors import Cancelled, EngineFault, SettingsError, VS3RError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="The VS3R engine.")
+
+Set = Annotated[list[str], typer.Option("--set", help="A setting, such as path.smoothness=70. Repeat for more.")]
+Preset = Annotated[str, typer.Option(help="natural, glide, locked or subtle.")]
+Range = Annotated[str | None, typer.Option("--range", help="Frames to return: 100..340 (end not included), or two timecodes.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Write NDJSON on standard output.")]
+
+
+@app.command()
+def stabilize(
+    source: Annotated[str, typer.Argument(help="The clip.")],
+    output: Annotated[str, typer.Option("-o", "--output", help="Where the result goes.")],
+    range_text: Range = None,
+    preset: Preset = "natural",
+    settings: Set = [],  # noqa: B006 - typer wants a list
+    overwrite: Annotated[bool, typer.Option("-f", "--force", help="Overwrite the output.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Stabilize a clip in this process."""
+    from vs3r_engine import pipeline
+    from vs3r_engine.job import RenderResult
+    from vs3r_engine.service.cache import DiskStore
+
+    job = pipeline.plan(source, output, settings_of(preset, settings), range_text=range_text, overwrite=overwrite)
+    for event in pipeline.stabilize(job, DiskStore()):
+        is_result = isinstance(event, RenderResult)
+        if as_json:
+            _write_json({"type": "result" if is_result else "progress", **_plain(event)})
+        elif is_result:
+            print(event.output)
+        elif event.done == event.total or event.done % 25 == 0:
+            print(f"{event.fraction:4.0%} {event.stage} {event.done}/{event.total}", file=sys.stderr)
+
+
+@app.command()
+def probe(source: Annotated[str, typer.Argument(help="The clip.")]) -> None:
+    """Print what a clip is, as JSON."""
+    from vs3r_engine.media.decode import probe as probe_media
+
+    info = probe_media(source)
+    _write_json({"clip": _plain(info.clip), "codec": info.codec, "layout": _plain(info.layout), "colour": _plain(info.colour),
+                 "start_timecode": info.start_timecode, "is_variable_rate": info.is_variable_rate})
+
+
+def settings_of(preset_name: str, assignments: list[str]) -> Any:
+    """The preset's Settings with `key=value` texts applied. Raises: SettingsError."""
+    from vs3r_engine.settings import preset
+
+    values = {}
+    for assignment in assignments:
+        key, separator, value = assignment.partition("=")
+        if not separator:
+            raise SettingsError("bad-setting", f"{assignment!r} is not a setting.", "Write --set group.name=value.")
+        values[key.strip()] = value.strip()
+    return preset(preset_name).with_values(values)
+
+
+def _plain(value: Any) -> Any:
+    import msgspec
+
+    return msgspec.to_builtins(value, enc_hook=str)
+
+
+def _write_json(value: Any) -> None:
+    print(json.dumps(value), flush=True)
+
+
+def run(command: Callable[[], Any]) -> int:
+    """Run a command line; its exit code. Known errors are one message, unknown ones a traceback."""
+    try:
+        command()
+    except VS3RError as error:
+        return report(error)
+    except KeyboardInterrupt:
+        return report(Cancelled("Stopped.", "Run the same command again to go on from the finished chunks."))
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else 0 if exit_.code is None else 1
+    except BrokenPipeError:
+        return EngineFault.exit_code
+    return 0
+
+
+def report(error: VS3RError) -> int:
+    """Tell the user, in NDJSON on standard output where that was asked for; returns the exit code."""
+    if "--json" in sys.argv:
+        _write_json({"type": "error", "code": error.code, "message": error.message, "hint": error.hint})
+    print(str(error), file=sys.stderr)
+    return error.exit_code
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point of `vs3r-engine`."""
+    sys.exit(run(app))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An analysis on disk: what was found in a clip (reconstruction and dynamic masks), written piece by piece while it is
+found and read piece by piece while it is used, so that neither needs memory in proportion to the clip."""
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vs3r_engine.camera import Trajectory
+from vs3r_engine.errors import EngineFault
+from vs3r_engine.scene import Reconstruction
+from vs3r_engine.timeline import FrameRange
+
+SCHEMA = 1
+"""Part of every analysis key: raise it whenever a method's results change, and old analyses are made again."""
+
+
+def source_key(path: str) -> str:
+    """A key of the media's content: equal keys, equal pictures. Reads at most 4 MiB of each of at most 64 files."""
+    digest = hashlib.sha256()
+    root = Path(path)
+    files = [root] if root.is_file() else sorted(p for p in (root.iterdir() if root.is_dir() else root.parent.glob("*")) if p.is_file())
+    step = max(1, len(files) // 64)
+    for file in files:
+        digest.update(f"{file.name} {file.stat().st_size} ".encode())
+    for file in files[::step]:
+        size = file.stat().st_size
+        blocks = 64 if len(files) == 1 else 4
+        with file.open("rb") as stream:
+            for i in range(blocks):
+                stream.seek(i * max(0, size - 65536) // max(1, blocks - 1))
+                digest.update(stream.read(65536))
+    return digest.hexdigest()[:24]
+
+
+class AnalysisWriter:
+    """Writes pieces, in order, into an empty directory; the directory is an analysis once `finish` has returned."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._starts: list[int] = []
+        self._shot_starts: list[int] = []
+        self._end = 0
+
+    def add(self, piece: Reconstruction, dynamic_mask: np.ndarray, starts_shot: bool) -> None:
+        """Append one piece. dynamic_mask: [n, h, w] bool, True = moves."""
+        path = piece.trajectory
+        if self._starts and path.first_frame != self._end:
+            raise EngineFault("analysis-gap", f"A piece starts at frame {path.first_frame}; {self._end} was next.")
+        arrays = {"K": path.K, "world_from_camera": path.world_from_camera, "confidence": piece.confidence.astype(np.float16),
+                  "depth": piece.depth.astype(np.float32), "mask_bits": np.packbits(dynamic_mask, axis=-1),
+                  "mask_width": np.array(dynamic_mask.shape[-1])}
+        if path.residual_px is not None:
+            arrays["residual_px"] = path.residual_px.astype(np.float32)
+        arrays |= {f"diagnostics.{name}": values for name, values in piece.diagnostics.items()}
+        np.savez(self._directory / f"{len(self._starts):06d}.npz", **arrays)
+        self._starts.append(path.first_frame)
+        if starts_shot:
+            self._shot_starts.append(path.first_frame)
+        self._end = path.first_frame + len(path)
+        self._size = (path.width, path.height)
+
+    def finish(self, findings: dict[str, Any]) -> None:
+        """Write the index that makes the directory an analysis."""
+        index = {"schema": SCHEMA, "width": self._size[0], "height": self._size[1], "piece_starts": self._starts,
+                 "shot_starts": self._shot_starts, "end_exclusive": self._end, "findings": findings}
+        (self._directory / "analysis.json").write_text(json.dumps(index, indent=1))
+
+
+class Analysis:
+    """What is known of a range of one clip. Paths are in memory; depth and masks are read when asked for."""
+
+    def __init__(self, directory: Path) -> None:
+        index = json.loads((directory / "analysis.json").read_text())
+        self._directory = directory
+        self._starts = np.array(index["piece_starts"])
+        self.frame_range = FrameRange.between(int(self._starts[0]), index["end_exclusive"])
+        self.findings: dict[str, Any] = index["findings"]
+        bounds = [*index["shot_starts"], index["end_exclusive"]]
+        self.shots = [FrameRange.between(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        self._piece = lru_cache(maxsize=3)(self._read_piece)
+        K, world_from_camera, residual_px, plane_depth = [], [], [], []
+        diagnostics: dict[str, list[np.ndarray]] = {}
+        moving = []
+        for number in range(len(self._starts)):
+            piece = self._read_piece(number)
+            K.append(piece["K"])
+            world_from_camera.append(piece["world_from_camera"])
+            residual_px.append(piece.get("residual_px"))
+            plane_depth.append([float(np.nanmedian(d)) if np.isfinite(d).any() else 1.0 for d in piece["depth"]])
+            moving.append(piece["dynamic_mask"].mean(axis=(1, 2)))
+            for key, values in piece.items():
+                if key.startswith("diagnostics."):
+                    diagnostics.setdefault(key.removeprefix("diagnostics."), []).append(values)
+        self.trajectory = Trajectory(
+            self.frame_range.start, index["width"], index["height"], np.concatenate(K), np.concatenate(world_from_camera),
+            None if residual_px[0] is None else np.concatenate(residual_px))
+        self.plane_depth = np.concatenate(plane_depth)
+        """[n] median depth of each frame, scene units."""
+        self.moving_share = np.concatenate(moving)
+        """[n] share of each frame that moves by itself."""
+        self.diagnostics = {name: np.concatenate(values) for name, values in diagnostics.items()}
+
+    def shot_of(self, frame_index: int) -> FrameRange:
+        return next(shot for shot in self.shots if frame_index in shot)
+
+    def depth(self, frame_index: int) -> np.ndarray:
+        """[h, w] float32 z-depth, scene units."""
+        return self._of_piece("depth", frame_index)
+
+    def dynamic_mask(self, frame_index: int) -> np.ndarray:
+        """[h, w] bool, True = moves."""
+        return self._of_piece("dynamic_mask", frame_index)
+
+    def _of_piece(self, name: str, frame_index: int) -> np.ndarray:
+        number = int(np.searchsorted(self._starts, frame_index, side="right")) - 1
+        return self._piece(number)[name][frame_index - self._starts[number]]
+
+    def _read_piece(self, number: int) -> dict[str, np.ndarray]:
+        with np.load(self._directory / f"{number:06d}.npz") as stored:
+            piece = {name: stored[name] for name in stored.files}
+        piece["dynamic_mask"] = np.unpackbits(piece.pop("mask_bits"), axis=-1, count=int(piece.pop("mask_width"))).astype(bool)
+        return piece

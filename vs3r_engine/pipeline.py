@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VS3R as a whole: reconstruct camera and scene, smooth the path, mask what moves, render from the smooth path, complete.
+
+`stabilize` is the product; `analyze` and `render_frames` are its two halves, for hosts that ask frame by frame. All are
+generators: they never print and never touch a socket, and closing one stops the work and leaves nothing half-written.
+"""
+
+import json
+import platform
+import time
+import uuid
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from vs3r_engine import __version__
+from vs3r_engine.camera import Trajectory
+from vs3r_engine.frame import Frame
+from vs3r_engine.job import Job, Progress, RenderResult
+from vs3r_engine.media.analysis import SCHEMA as ANALYSIS_SCHEMA
+from vs3r_engine.media.analysis import Analysis, AnalysisWriter, source_key
+from vs3r_engine.media.decode import VideoSource, open_source, probe
+from vs3r_engine.media.encode import SegmentWriter, assemble, resolve_encoding
+from vs3r_engine.methods.choice import Methods, choose_methods
+from vs3r_engine.scene import Rendered, Target, View
+from vs3r_engine.settings import Settings
+from vs3r_engine.stages.framing import framed
+from vs3r_engine.stages.mask import masks_of
+from vs3r_engine.stages.reconstruct import shots
+from vs3r_engine.stages.smooth import smooth
+from vs3r_engine.timeline import FrameRange, parse_range
+
+HANDLES_S = 6.0
+"""Seconds looked at around a range that is cut out of longer media: three sigma of the calmest path filter."""
+CHUNK_FRAMES = 120
+"""Frames of one durable piece of output; what an interrupted job loses at most."""
+ANALYSIS_SHARE = 0.35
+"""Share of a job's time that analysis takes; measured on the embedded default at 1080p (see BENCHMARKS.md)."""
+
+
+class Store(Protocol):
+    """Where intermediate results live between and during jobs."""
+
+    def find(self, kind: str, key: str) -> Path | None:
+        """The directory of a complete entry, or None."""
+        ...
+
+    def writing(self, kind: str, key: str) -> AbstractContextManager[Path]:
+        """An empty directory that becomes the entry if the block ends well, and vanishes if it does not."""
+        ...
+
+    def workspace(self, kind: str, key: str) -> AbstractContextManager[Path]:
+        """A directory that keeps its content until discarded, for one writer at a time."""
+        ...
+
+    def discard(self, kind: str, key: str) -> None:
+        """Remove an entry or workspace."""
+        ...
+
+
+def plan(source: str, output: str, settings: Settings, *, range_text: str | None = None, overwrite: bool = False) -> Job:
+    """The job that stabilizes `source`, or the given range of it, into `output`.
+
+    Raises: MediaError, RangeError.
+    """
+    clip = probe(source).clip
+    render_range = clip.available_range
+    if range_text:
+        render_range = parse_range(range_text, clip.rate, clip.available_range, clip.start_timecode)
+    analysis_range = render_range.padded(round(HANDLES_S * clip.rate), within=clip.available_range)
+    return Job(uuid.uuid4().hex[:12], clip, render_range, analysis_range, output, settings, overwrite)
+
+
+def stabilize(job: Job, store: Store) -> Iterator[Progress | RenderResult]:
+    """Stabilize `job.render_range` of a clip into `job.output`; the last item is the RenderResult.
+
+    Whatever was finished before an interruption (the analysis, chunks of output) is used again, and the result is the
+    same as if nothing had happened. Raises: VS3RError; nothing is then left under the output's name.
+    """
+    methods = choose_methods(job.settings, job.clip.rate)
+    with open_source(job.clip.path) as source:
+        encoding = resolve_encoding(source.info, job.output, job.settings.output, overwrite=job.overwrite)
+        started_s = time.monotonic()
+        analysis = yield from _analyzed(job, store, methods, source)
+        analyzed_s = time.monotonic()
+        path = smoothed_path(job, analysis)
+        key = _chunks_key(job)
+        with store.workspace("chunks", key) as workspace:
+            holes: list[float] = []
+            chunks = job.render_range.chunks(CHUNK_FRAMES)
+            segments = [workspace / f"{chunk.start:08d}{encoding.segment_suffix}" for chunk in chunks]
+            is_done = [segment.exists() and segment.with_suffix(".json").exists() for segment in segments]
+            frames: Iterator[Frame] | None = None
+            for chunk, segment, done in zip(chunks, segments, is_done, strict=True):
+                if done:
+                    frames = None
+                    holes += json.loads(segment.with_suffix(".json").read_text())
+                    continue
+                if frames is None:
+                    seen: list[float] = []
+                    frames = render_frames(job, analysis, path, FrameRange.between(chunk.start, job.render_range.end_exclusive), source,
+                                           methods, hole_shares=seen)
+                    first = chunk.start
+                writer = SegmentWriter(segment, source.info, encoding)
+                try:
+                    for frame_index, frame in zip(chunk, frames, strict=False):
+                        writer.write(frame)
+                        rendered = frame_index + 1 - job.render_range.start
+                        yield _progress("render", rendered, job.render_range.duration, analysis, ANALYSIS_SHARE, 1.0)
+                except BaseException:
+                    writer.abort()
+                    raise
+                shares = seen[chunk.start - first:chunk.end_exclusive - first]
+                segment.with_suffix(".json").write_text(json.dumps(shares))
+                holes += shares
+                writer.close()
+            findings = analysis.findings | {"hole_percent": round(100 * float(np.mean(holes)), 2)}
+            assemble(segments, job.output, source.info, encoding, job.render_range, overwrite=job.overwrite,
+                     extra_metadata={"comment": f"Stabilized by VS3R {__version__}"})
+            timings_s = {"analyze": analyzed_s - started_s, "render": time.monotonic() - analyzed_s}
+            sidecar = _write_sidecar(job, analysis, path, holes, findings, timings_s)
+    store.discard("chunks", key)
+    yield RenderResult(job.output, sidecar, job.render_range, findings, timings_s)
+
+
+def analyze(job: Job, store: Store) -> Iterator[Progress | Analysis]:
+    """Find camera, scene and moving objects over `job.analysis_range`; the last item is the Analysis."""
+    methods = choose_methods(job.settings, job.clip.rate)
+    with open_source(job.clip.path) as source:
+        analysis = yield from _analyzed(job, store, methods, source)
+    yield analysis
+
+
+def smoothed_path(job: Job, analysis: Analysis) -> Trajectory:
+    """The path the output is seen from, for every analysed frame: smoothed, then framed."""
+    rate, settings = job.clip.rate, job.settings
+    path = smooth(analysis.trajectory, analysis.shots, rate, settings.path, analysis.plane_depth)
+    return framed(analysis.trajectory, path, analysis.shots, rate, settings.frame, analysis.plane_depth)
+
+
+def render_frames(job: Job, analysis: Analysis, path: Trajectory, frame_range: FrameRange, source: VideoSource,
+                  methods: Methods, hole_shares: list[float] | None = None) -> Iterator[Frame]:
+    """The stabilized frames of `frame_range`, in order. What a frame looks like does not depend on where the range began.
+
+    hole_shares: filled, in order, with the share of each picture that had to be completed.
+    """
+    views = SourceViews(source, analysis, max(methods.completer.reach_frames, job.settings.frame.neighbours))
+    neighbours = job.settings.frame.neighbours
+
+    def rendered() -> Iterator[Rendered]:
+        for frame_index in frame_range:
+            views.move_to(frame_index)
+            target = Target(frame_index, path.camera(frame_index), path.residual(frame_index))
+            current = views.view(frame_index)
+            around = [views.view(frame_index + offset) for step in range(1, neighbours + 1) for offset in (-step, step)]
+            result = methods.renderer.render(target, current, [view for view in around if view is not None])
+            if hole_shares is not None:
+                hole_shares.append(round(float(result.hole_mask.mean()), 5))
+            yield result
+
+    if job.settings.frame.framing == "show-edges":
+        yield from (result.frame for result in rendered())
+    else:
+        yield from methods.completer.complete(rendered(), views)
+
+
+class SourceViews:
+    """The source frames around the one being rendered, decoded once and forgotten when out of reach."""
+
+    def __init__(self, source: VideoSource, analysis: Analysis, reach_frames: int) -> None:
+        self._source, self._analysis, self._reach_frames = source, analysis, reach_frames
+        self._held: dict[int, Frame] = {}
+        self._frames: Iterator[Frame] | None = None
+        self._first = self._next = 0
+
+    def move_to(self, frame_index: int) -> None:
+        """Make `frame_index` the frame around which views are asked for."""
+        self._shot = self._analysis.shot_of(frame_index)
+        first = max(self._shot.start, frame_index - self._reach_frames)
+        if self._frames is None or first < self._first or first > self._next:
+            self._next = first
+            self._frames = self._source.frames(FrameRange.between(first, self._analysis.frame_range.end_exclusive))
+            self._held.clear()
+        for old in [index for index in self._held if index < first]:
+            del self._held[old]
+        self._first = first
+
+    def view(self, frame_index: int) -> View | None:
+        """The view of a frame of the same shot within reach; None elsewhere."""
+        if frame_index not in self._shot or frame_index < self._first:
+            return None
+        while self._next <= frame_index:
+            self._held[self._next] = next(self._frames)
+            self._next += 1
+        analysis = self._analysis
+        return View(self._held[frame_index], analysis.trajectory.camera(frame_index), analysis.trajectory.residual(frame_index),
+                    analysis.depth(frame_index), analysis.dynamic_mask(frame_index))
+
+
+def _analyzed(job: Job, store: Store, methods: Methods, source: VideoSource) -> Generator[Progress, None, Analysis]:
+    key = _analysis_key(job, methods)
+    found = store.find("analysis", key)
+    if found is None:
+        with store.writing("analysis", key) as directory:
+            yield from _write_analysis(job, methods, source, directory)
+        found = store.find("analysis", key)
+    return Analysis(found)
+
+
+def _write_analysis(job: Job, methods: Methods, source: VideoSource, directory: Path) -> Iterator[Progress]:
+    """Reconstruct every shot and mask what moves, piece by piece."""
+    writer = AnalysisWriter(directory)
+    findings: dict[str, Any] = {"method": methods.name}
+    moving: list[float] = []
+    total = job.analysis_range.duration
+    small: dict[int, Frame] = {}
+    read = [0]
+
+    def remembered(frames: Iterable[Frame]) -> Iterator[Frame]:
+        # The mask looks at frames again, small, once the reconstructor has understood them.
+        for frame in frames:
+            small[frame.frame_index] = frame.resized(*_size_within(frame, methods.flow_width_px))
+            read[0] += 1
+            yield frame
+
+    shot_count = 0
+    for shot in shots(source.frames(job.analysis_range)):
+        shot_count += 1
+        starts_shot = True
+        for piece in methods.reconstructor.reconstruct(remembered(shot), job.clip.rate):
+            first = piece.trajectory.first_frame
+            frames = [small.pop(first + i) for i in range(len(piece.trajectory))]
+            dynamic = masks_of(piece, frames, methods.flow, job.settings.analysis)
+            writer.add(piece, dynamic, starts_shot)
+            starts_shot = False
+            findings |= piece.findings
+            moving.append(float(dynamic.mean()) * len(frames))
+            done = first + len(frames) - job.analysis_range.start
+            yield Progress("analyze", done, total, ANALYSIS_SHARE * done / total, dict(findings))
+    findings |= {"moving_percent": round(100 * sum(moving) / total, 1), "shots": shot_count}
+    writer.finish(findings)
+
+
+def _size_within(frame: Frame, width_px: int) -> tuple[int, int]:
+    """The frame's size, or `width_px` wide in the same shape where it is wider."""
+    width = min(frame.width, width_px)
+    return width, max(1, round(frame.height * width / frame.width))
+
+
+def _progress(stage: str, done: int, total: int, analysis: Analysis, low: float, high: float) -> Progress:
+    return Progress(stage, done, total, low + (high - low) * done / total, analysis.findings)
+
+
+def _analysis_key(job: Job, methods: Methods) -> str:
+    return f"{source_key(job.clip.path)}-{job.settings.digest('analysis')}-{methods.name}-{job.analysis_range.start}-{job.analysis_range.end_exclusive}-{ANALYSIS_SCHEMA}"
+
+
+def _chunks_key(job: Job) -> str:
+    groups = ("analysis", "path", "frame", "fill", "output")
+    return f"{source_key(job.clip.path)}-{job.settings.digest(*groups)}-{job.render_range.start}-{job.render_range.end_exclusive}" \
+           f"-{job.analysis_range.start}-{job.analysis_range.end_exclusive}-{Path(job.output).suffix.lstrip('.')}-{__version__}"
+
+
+def _write_sidecar(job: Job, analysis: Analysis, path: Trajectory, hole_shares: Sequence[float], findings: dict[str, Any],
+                   timings_s: dict[str, float]) -> str:
+    """Write `OUTPUT.vs3r.json`: settings, versions, both paths and diagnostics per frame; returns its path."""
+    render = job.render_range
+    measured, smoothed = (p.sliced(render.start, render.end_exclusive) for p in (analysis.trajectory, path))
+    part = slice(render.start - analysis.frame_range.start, render.end_exclusive - analysis.frame_range.start)
+
+    def rounded(array: np.ndarray) -> list:
+        return np.round(np.asarray(array, np.float64), 9).tolist()
+
+    sidecar = {
+        "schema": 1,
+        "versions": {"vs3r": __version__, "python": platform.python_version(), "numpy": np.__version__},
+        "source": {"path": job.clip.path, "rate": str(job.clip.rate), "width": job.clip.width, "height": job.clip.height,
+                   "start_timecode": job.clip.start_timecode},
+        "render_range": [render.start, render.end_exclusive],
+        "analysis_range": [job.analysis_range.start, job.analysis_range.end_exclusive],
+        "settings": job.settings.values(),
+        "findings": findings,
+        "timings_s": {stage: round(seconds, 3) for stage, seconds in timings_s.items()},
+        "shots": [[shot.start, shot.end_exclusive] for shot in analysis.shots],
+        "measured": {"K": rounded(measured.K), "world_from_camera": rounded(measured.world_from_camera[:, :3])},
+        "smoothed": {"K": rounded(smoothed.K), "world_from_camera": rounded(smoothed.world_from_camera[:, :3])},
+        "hole_percent": [round(100 * share, 3) for share in hole_shares],
+        "moving_percent": rounded(100 * analysis.moving_share[part]),
+        "diagnostics": {name: np.asarray(values[part]).tolist() for name, values in analysis.diagnostics.items()},
+    }
+    target = Path(job.output + ".vs3r.json")
+    temporary = target.with_suffix(".part")
+    temporary.write_text(json.dumps(sidecar))
+    temporary.replace(target)
+    return str(target)

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the smoothed camera sees of each measured frame, and the zoom that keeps the unseen out of the picture."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+
+from vs3r_engine.camera import Trajectory
+from vs3r_engine.settings import FrameSettings
+from vs3r_engine.timeline import FrameRange
+
+_GRID = 13
+"""Points per side that stand for the picture when coverage is judged: 1/12 of a side is finer than any decision made of it."""
+
+
+def missing_share(measured: Trajectory, smoothed: Trajectory, plane_depth: np.ndarray | None = None) -> np.ndarray:
+    """[n] share of each output picture that its own source frame does not cover, in [0, 1]."""
+    excess = _excess(measured, smoothed, plane_depth, _grid_points(measured, _GRID))
+    return (excess > 0).mean(axis=1)
+
+
+def framed(measured: Trajectory, smoothed: Trajectory, shots: Sequence[FrameRange], rate: Fraction, settings: FrameSettings,
+           plane_depth: np.ndarray | None = None) -> Trajectory:
+    """`smoothed` with its focal lengths raised so that, up to the zoom limit, no output pixel is unseen (framing "crop");
+    other framings come back as they are. Static: one zoom a shot; dynamic: a slowly varying one."""
+    if settings.framing != "crop":
+        return smoothed
+    from scipy.ndimage import gaussian_filter1d, maximum_filter1d
+
+    zoom = np.ones(len(smoothed))
+    for shot in shots:
+        part = slice(shot.start - measured.first_frame, shot.end_exclusive - measured.first_frame)
+        depth = None if plane_depth is None else plane_depth[part]
+        args = measured.sliced(shot.start, shot.end_exclusive), smoothed.sliced(shot.start, shot.end_exclusive)
+        needed = _needed_zoom(*args, depth, settings.zoom_limit / 100.0)
+        if settings.zoom == "static":
+            zoom[part] = needed.max()
+        else:
+            hold = float(rate)
+            held = maximum_filter1d(needed, 2 * round(3 * hold) + 1, mode="nearest")
+            zoom[part] = np.maximum(gaussian_filter1d(held, hold, mode="nearest"), needed)
+    return zoomed(smoothed, zoom)
+
+
+def zoomed(path: Trajectory, zoom: np.ndarray) -> Trajectory:
+    """The same path through lenses `zoom` times as long; zoom: [n]."""
+    K = path.K.copy()
+    K[:, 0, 0] *= zoom
+    K[:, 1, 1] *= zoom
+    K[:, 0, 1] *= zoom
+    return replace(path, K=K)
+
+
+def _needed_zoom(measured: Trajectory, smoothed: Trajectory, plane_depth: np.ndarray | None, limit: float) -> np.ndarray:
+    """[n] smallest zoom in [1, limit] at which the whole border of the output is seen, by bisection."""
+    grid = _grid_points(measured, 33)
+    is_border = ((grid == grid.min(axis=0)) | (grid == grid.max(axis=0))).any(axis=1)
+    border = grid[is_border]
+    low, high = np.ones(len(measured)), np.full(len(measured), limit)
+    is_seen_at_one = (_excess(measured, smoothed, plane_depth, border) <= 0).all(axis=1)
+    for _ in range(14):
+        middle = (low + high) / 2
+        is_seen = (_excess(measured, zoomed(smoothed, middle), plane_depth, border) <= 0).all(axis=1)
+        low, high = np.where(is_seen, low, middle), np.where(is_seen, middle, high)
+    return np.where(is_seen_at_one, 1.0, high)
+
+
+def _grid_points(path: Trajectory, per_side: int) -> np.ndarray:
+    """[m, 2] pixels spread over the picture, its border pixels' centres included."""
+    x = np.linspace(0.5, path.width - 0.5, per_side)
+    y = np.linspace(0.5, path.height - 0.5, per_side)
+    return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+
+
+def _excess(measured: Trajectory, smoothed: Trajectory, plane_depth: np.ndarray | None, pixels: np.ndarray) -> np.ndarray:
+    """[n, m] how far (px) output pixels' sources lie outside the measured frame; at most 0 inside."""
+    n = len(measured)
+    points = np.concatenate([pixels, np.ones((len(pixels), 1))], axis=1)
+    rays = np.einsum("nij,mj->nmi", np.linalg.inv(smoothed.K), points)
+    source_from_target = np.swapaxes(measured.world_from_camera[:, :3, :3], 1, 2) @ smoothed.world_from_camera[:, :3, :3]
+    seen = np.einsum("nij,nmj->nmi", source_from_target, rays)
+    if plane_depth is not None:
+        step = smoothed.world_from_camera[:, :3, 3] - measured.world_from_camera[:, :3, 3]
+        step = np.einsum("nji,nj->ni", measured.world_from_camera[:, :3, :3], step)
+        seen = seen + (step / plane_depth[:, None])[:, None, :]
+    seen = np.einsum("nij,nmj->nmi", measured.K, seen)
+    is_ahead = seen[..., 2] > 1e-6
+    source = seen[..., :2] / np.where(is_ahead, seen[..., 2], 1.0)[..., None]
+    if measured.residual_px is not None and smoothed.residual_px is not None:
+        source = source + _residual_at(measured.residual_px - smoothed.residual_px, pixels, measured.width, measured.height).reshape(n, -1, 2)
+    size = np.array([measured.width, measured.height])
+    # Half a pixel is the reach of a pixel's own area: sampling its centre on the border is still inside.
+    outside = np.maximum(-source, source - size).max(axis=-1)
+    return np.where(is_ahead, outside, np.inf)
+
+
+def _residual_at(residual_px: np.ndarray, pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+    """[n, m, 2] vertex grids [n, rows, columns, 2] sampled bilinearly at pixels [m, 2]."""
+    rows, columns = residual_px.shape[1:3]
+    x = np.clip(pixels[:, 0] * ((columns - 1) / width), 0, columns - 1)
+    y = np.clip(pixels[:, 1] * ((rows - 1) / height), 0, rows - 1)
+    x0, y0 = np.minimum(x.astype(int), max(columns - 2, 0)), np.minimum(y.astype(int), max(rows - 2, 0))
+    x1, y1 = np.minimum(x0 + 1, columns - 1), np.minimum(y0 + 1, rows - 1)
+    fx, fy = (x - x0)[None, :, None], (y - y0)[None, :, None]
+    top = residual_px[:, y0, x0] * (1 - fx) + residual_px[:, y0, x1] * fx
+    bottom = residual_px[:, y1, x0] * (1 - fx) + residual_px[:, y1, x1] * fx
+    return top * (1 - fy) + bottom * fy
