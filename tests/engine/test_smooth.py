@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The path filter of eq. 2-3: what it keeps, what it removes, where it ends."""
+
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from vs3r_engine.camera import Trajectory
+from vs3r_engine.settings import FrameSettings, PathSettings
+from vs3r_engine.stages.framing import framed, missing_share
+from vs3r_engine.stages.smooth import filtered, local_line, smooth
+from vs3r_engine.timeline import FrameRange
+
+RATE = Fraction(30)
+
+
+def path_of(rotations: Rotation, centres=None, *, focal_px=600.0, residual=None, first_frame=0) -> Trajectory:
+    n = len(rotations)
+    K = np.tile(np.array([[focal_px, 0, 320], [0, focal_px, 180], [0, 0, 1.0]]), (n, 1, 1))
+    world_from_camera = np.tile(np.eye(4), (n, 1, 1))
+    world_from_camera[:, :3, :3] = rotations.as_matrix()
+    if centres is not None:
+        world_from_camera[:, :3, 3] = centres
+    return Trajectory(first_frame, 640, 360, K, world_from_camera, residual)
+
+
+def angle_deg(a: Trajectory, b: Trajectory) -> np.ndarray:
+    difference = np.swapaxes(a.world_from_camera[:, :3, :3], 1, 2) @ b.world_from_camera[:, :3, :3]
+    return np.degrees(Rotation.from_matrix(difference).magnitude())
+
+
+def yaw(angles_deg) -> Rotation:
+    return Rotation.from_rotvec(np.radians(np.asarray(angles_deg))[:, None] * np.array([0.0, 1.0, 0.0]))
+
+
+def shaky(n: int, seed: int = 0, amount_deg: float = 0.5) -> Rotation:
+    return Rotation.from_rotvec(np.radians(np.random.default_rng(seed).normal(0, amount_deg, (n, 3))))
+
+
+def whole(path: Trajectory) -> list[FrameRange]:
+    return [FrameRange(path.first_frame, len(path))]
+
+
+def test_a_constant_pan_and_walk_come_out_unchanged_up_to_their_ends():
+    measured = path_of(yaw(np.linspace(0, 30, 200)), np.linspace(0, 2, 200)[:, None] * [1.0, 0.2, 0.5])
+    calm = smooth(measured, whole(measured), RATE, PathSettings(smoothness=80))
+    assert angle_deg(measured, calm).max() < 0.01
+    np.testing.assert_allclose(calm.world_from_camera[:, :3, 3], measured.world_from_camera[:, :3, 3], atol=1e-9)
+
+
+def test_the_filter_is_the_gaussian_of_equation_3_where_its_window_is_whole():
+    values = np.random.default_rng(1).normal(size=(101, 2))
+    sigma_frames = 10.0
+    weight = np.exp(-np.arange(-30, 31) ** 2 / (2 * sigma_frames**2))
+    expected = (weight[:, None] * values[50 - 30:50 + 31]).sum(0) / weight.sum()
+    np.testing.assert_allclose(local_line(values, sigma_frames)[50], expected, atol=1e-12)
+
+
+def test_the_filter_does_not_lag():
+    impulse = np.zeros(121)
+    impulse[60] = 1.0
+    response = local_line(impulse, 8.0)
+    np.testing.assert_allclose(response, response[::-1], atol=1e-12)
+
+
+def test_shake_is_removed():
+    measured = path_of(shaky(300))
+    calm = smooth(measured, whole(measured), RATE, PathSettings())
+    before, after = (np.diff(Rotation.from_matrix(p.world_from_camera[:, :3, :3]).as_rotvec(), n=2, axis=0) for p in (measured, calm))
+    assert np.linalg.norm(after) < np.linalg.norm(before) / 100
+
+
+def test_a_turning_camera_that_does_not_move_is_not_given_a_drift():
+    centre = np.array([3.0, -1.0, 2.0])
+    measured = path_of(yaw(np.linspace(0, 90, 200)) * shaky(200), np.tile(centre, (200, 1)))
+    calm = smooth(measured, whole(measured), RATE, PathSettings())
+    np.testing.assert_allclose(calm.world_from_camera[:, :3, 3], np.tile(centre, (200, 1)), atol=1e-9)
+
+
+def test_smoothing_commutes_with_the_choice_of_world():
+    measured = path_of(yaw(np.linspace(0, 40, 150)) * shaky(150), np.random.default_rng(2).normal(size=(150, 3)))
+    other_from_world = np.eye(4)
+    other_from_world[:3, :3] = Rotation.from_rotvec([0.4, -1.0, 0.3]).as_matrix()
+    other_from_world[:3, 3] = [5, 6, -7]
+    moved = replace(measured, world_from_camera=other_from_world @ measured.world_from_camera)
+    expected = other_from_world @ filtered(measured, 10.0).world_from_camera
+    np.testing.assert_allclose(filtered(moved, 10.0).world_from_camera, expected, atol=1e-9)
+
+
+def test_flipped_quaternion_signs_change_nothing():
+    turn = yaw(np.linspace(0, 720, 400))  # passes every sign flip twice
+    measured = path_of(turn)
+    assert angle_deg(measured, filtered(measured, 10.0))[30:-30].max() < 0.001
+
+
+def test_strength_mixes_and_zero_is_the_measured_path():
+    measured = path_of(shaky(100))
+    assert smooth(measured, whole(measured), RATE, PathSettings(strength=0)) is measured
+    full = smooth(measured, whole(measured), RATE, PathSettings())
+    half = smooth(measured, whole(measured), RATE, PathSettings(strength=50))
+    np.testing.assert_allclose(angle_deg(measured, half), angle_deg(measured, full) / 2, atol=1e-3)
+
+
+def test_a_cut_separates_paths():
+    both = path_of(Rotation.concatenate([yaw(np.zeros(60)), yaw(np.full(60, 80.0))]))
+    calm = smooth(both, [FrameRange(0, 60), FrameRange(60, 60)], RATE, PathSettings())
+    assert angle_deg(both, calm).max() < 1e-6
+
+
+def test_locked_stands_still():
+    measured = path_of(shaky(120, amount_deg=0.3))
+    calm = smooth(measured, whole(measured), RATE, PathSettings(mode="locked"))
+    assert np.ptp(calm.world_from_camera, axis=0).max() < 1e-12
+
+
+def test_horizon_lock_takes_the_roll_out_of_a_wandering_horizon():
+    roll = 6 * np.sin(np.linspace(0, 3, 240))
+    measured = path_of(Rotation.from_rotvec(np.radians(roll)[:, None] * np.array([0.0, 0.0, 1.0])))
+    calm = smooth(measured, whole(measured), RATE, PathSettings(horizon_lock=True))
+    right = calm.world_from_camera[:, :3, 0]
+    assert np.ptp(np.degrees(np.arcsin(right[:, 1]))) < 0.01
+    assert np.allclose(np.linalg.det(calm.world_from_camera[:, :3, :3]), 1.0)
+
+
+def test_a_whip_pan_does_not_leave_the_picture():
+    whip = path_of(yaw(np.concatenate([np.zeros(60), np.linspace(0, 120, 20), np.full(60, 120.0)])))
+    calm = smooth(whip, whole(whip), RATE, PathSettings())
+    assert missing_share(whip, filtered(whip, 24.0)).max() > 0.5
+    assert missing_share(whip, calm).max() < 0.3
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("mode", ["smooth", "locked"])
+def test_the_shortest_clips_have_a_path(n, mode):
+    measured = path_of(shaky(n), residual=np.zeros((n, 4, 5, 2), np.float32))
+    calm = smooth(measured, whole(measured), RATE, PathSettings(mode=mode, horizon_lock=True))
+    assert len(calm) == n and np.isfinite(calm.world_from_camera).all()
+
+
+@pytest.mark.parametrize("zoom", ["static", "dynamic"])
+def test_crop_shows_nothing_unseen(zoom):
+    measured = path_of(shaky(120, amount_deg=0.8))
+    calm = smooth(measured, whole(measured), RATE, PathSettings())
+    cropped = framed(measured, calm, whole(measured), RATE, FrameSettings(framing="crop", zoom=zoom, zoom_limit=200))
+    assert missing_share(measured, calm).max() > 0.02
+    assert missing_share(measured, cropped).max() == 0.0
+    if zoom == "static":
+        assert np.ptp(cropped.K[:, 0, 0] / calm.K[:, 0, 0]) < 1e-12
+
+
+def test_the_residual_path_is_smoothed_like_the_camera():
+    residual = np.random.default_rng(3).normal(size=(200, 3, 4, 2)).cumsum(0).astype(np.float32)
+    measured = path_of(yaw(np.zeros(200)), residual=residual)
+    calm = smooth(measured, whole(measured), RATE, PathSettings())
+    np.testing.assert_allclose(calm.residual_px, local_line(residual, 2.0 * 0.5**1.322 * 30), atol=1e-4)
