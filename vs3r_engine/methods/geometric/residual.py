@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The motion of the picture that the camera model leaves over, as one smooth field a picture: bicubic splines with a
+bending energy, fitted robustly to what tracks of static points still show.
+
+A bending energy keeps the field locally affine, so straight lines stay straight; where there are no tracks the field
+becomes the picture-wide affine fit.
+"""
+
+import numpy as np
+
+_CONTROL_COLUMNS, _CONTROL_ROWS = 10, 7
+_BENDING = 0.02
+"""Weight of the mean squared second difference of control points against one vote-average of squared pixels."""
+_SHRINK = 3e-4
+
+
+class ResidualField:
+    """Fits fields for pictures of one size; the vertices span the picture from corner to corner."""
+
+    def __init__(self, width: float, height: float, vertex_rows: int, vertex_columns: int) -> None:
+        self._size = np.array([width, height])
+        second = []
+        for rows, columns, axis in ((_CONTROL_ROWS, _CONTROL_COLUMNS, 0), (_CONTROL_ROWS, _CONTROL_COLUMNS, 1)):
+            index = np.arange(rows * columns).reshape(rows, columns)
+            triple = [index[:-2], index[1:-1], index[2:]] if axis == 0 else [index[:, :-2], index[:, 1:-1], index[:, 2:]]
+            difference = np.zeros((triple[0].size, index.size))
+            line = np.arange(triple[0].size)
+            for part, value in zip(triple, (1.0, -2.0, 1.0), strict=True):
+                difference[line, part.ravel()] = value
+            second.append(difference)
+        index = np.arange(_CONTROL_ROWS * _CONTROL_COLUMNS).reshape(_CONTROL_ROWS, _CONTROL_COLUMNS)
+        twist = np.zeros(((_CONTROL_ROWS - 1) * (_CONTROL_COLUMNS - 1), index.size))
+        line = np.arange(len(twist))
+        for part, value in ((index[:-1, :-1], 1.0), (index[1:, 1:], 1.0), (index[:-1, 1:], -1.0), (index[1:, :-1], -1.0)):
+            twist[line, part.ravel()] = value * np.sqrt(2.0)
+        second.append(twist)
+        bending = np.concatenate(second)
+        self._penalty = _BENDING * bending.T @ bending + _SHRINK * np.eye(index.size)
+        y, x = np.meshgrid(np.linspace(-0.5, 0.5, vertex_rows), np.linspace(-0.5, 0.5, vertex_columns), indexing="ij")
+        vertices = np.stack([x.ravel(), y.ravel()], axis=1) * self._size
+        self._vertex_basis = self._basis(vertices)
+        self._vertex_affine = self._affine(vertices)
+        self._shape = (vertex_rows, vertex_columns, 2)
+
+    def fit(self, points: np.ndarray, flow: np.ndarray, votes: np.ndarray, scale_px: float) -> np.ndarray:
+        """[rows, columns, 2] px at the vertices, of left-over motion `flow` [m, 2] seen at centred points [m, 2].
+
+        votes: [m] >= 0, how much each track is taken to be static. scale_px: disagreement that halves a vote.
+        """
+        votes = votes / max(float(votes.sum()), 1e-12)
+        affine, basis = self._affine(points), self._basis(points)
+        left = flow
+        slope = np.zeros((3, 2))
+        coefficients = np.zeros((basis.shape[1], 2))
+        for step in range(4):
+            scale = scale_px * (2.0, 1.4, 1.0, 1.0)[step]
+            share = votes / (1.0 + np.einsum("ij,ij->i", left, left) / scale**2) ** 2
+            weighted = affine * share[:, None]
+            slope = np.linalg.solve(weighted.T @ affine + 1e-6 * np.eye(3), weighted.T @ flow)
+            rest = flow - affine @ slope
+            if step > 0:
+                weighted = basis * share[:, None]
+                coefficients = np.linalg.solve(weighted.T @ basis + self._penalty, weighted.T @ rest)
+            left = rest - basis @ coefficients
+        return (self._vertex_affine @ slope + self._vertex_basis @ coefficients).reshape(self._shape)
+
+    def _affine(self, points: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.ones((len(points), 1)), points / self._size], axis=1)
+
+    def _basis(self, points: np.ndarray) -> np.ndarray:
+        """[m, control points] uniform cubic B-spline weights."""
+        columns = _spline(points[:, 0] / self._size[0] + 0.5, _CONTROL_COLUMNS)
+        rows = _spline(points[:, 1] / self._size[1] + 0.5, _CONTROL_ROWS)
+        return (rows[:, :, None] * columns[:, None, :]).reshape(len(points), -1)
+
+
+def _spline(position: np.ndarray, count: int) -> np.ndarray:
+    """[m, count] weights of `count` control points at positions in [0, 1]; each row sums to 1."""
+    spans = count - 3
+    at = np.clip(position, 0.0, 1.0) * spans
+    distance = np.abs(at[:, None] - (np.arange(count) - 1))
+    near = 2.0 / 3.0 - distance**2 + 0.5 * distance**3
+    return np.where(distance < 1, near, np.where(distance < 2, (2 - distance) ** 3 / 6.0, 0.0))

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Feature tracks: corners spread evenly over a small luma picture, followed from frame to frame by pyramidal
+Lucas-Kanade. Everything is arrays over tracks; nothing loops over one track."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+_CELL_PX = 26
+"""Side of the square cells that hold one track each: 24 x 13 = 312 tracks on a 640 x 360 picture."""
+_WINDOW_PX = 15
+_ROUND_TRIP_PX = 0.7
+"""A track followed back to the earlier picture has to land this close to where it came from."""
+_FLAT_EIGENVALUE = 2e-5
+"""Smaller eigenvalue of the 3 x 3 structure tensor (picture scaled to 0..1 by OpenCV) under which a corner is noise."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PairTracks:
+    """Tracks between two pictures. `ids` [m] name a scene point for as long as it is followed; `xy_from`, `xy_to` [m, 2]
+    float64 are corner-origin pixels of the small picture."""
+
+    ids: np.ndarray
+    xy_from: np.ndarray
+    xy_to: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Tracker:
+    """Follows corners through pictures of one size. `follow` is called once per picture that is worth following."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self._width, self._height = width, height
+        self._columns, self._rows = max(2, round(width / _CELL_PX)), max(2, round(height / _CELL_PX))
+        self._levels = max(0, min(3, int(np.log2(max(min(width, height) / 24.0, 1.0)))))
+        self._picture: np.ndarray | None = None
+        self._xy = np.zeros((0, 2), np.float32)
+        self._ids = np.zeros(0, np.int64)
+        self._next_id = 0
+
+    @property
+    def picture(self) -> np.ndarray | None:
+        """The picture that the tracks were last seen in."""
+        return self._picture
+
+    def begin(self, picture: np.ndarray) -> int:
+        """Forgets all tracks and finds new ones in `picture`; returns how many."""
+        self._xy, self._ids = np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
+        self._picture = picture
+        self._detect()
+        return len(self._ids)
+
+    def follow(self, picture: np.ndarray, xy_expected: np.ndarray | None = None) -> PairTracks:
+        """Tracks from the last accepted picture to `picture`; nothing is accepted yet (see `accept`).
+
+        xy_expected: [m, 2] corner-origin positions of the current tracks expected in `picture`, or None for no motion.
+        """
+        if len(self._xy) == 0 or self._picture is None:
+            nothing = np.zeros((0, 2))
+            return PairTracks(np.zeros(0, np.int64), nothing, nothing)
+        start = self._xy if xy_expected is None else (xy_expected - 0.5).astype(np.float32)
+        start = np.clip(start, 0, np.float32([self._width - 1, self._height - 1]))
+        window = (_WINDOW_PX, _WINDOW_PX)
+        found, status, _ = cv2.calcOpticalFlowPyrLK(
+            self._picture, picture, self._xy, start.copy(), winSize=window, maxLevel=self._levels,
+            criteria=(cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 12, 0.01), flags=cv2.OPTFLOW_USE_INITIAL_FLOW)
+        back, status_back, _ = cv2.calcOpticalFlowPyrLK(
+            picture, self._picture, found, self._xy.copy(), winSize=window, maxLevel=0,
+            criteria=(cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 6, 0.02), flags=cv2.OPTFLOW_USE_INITIAL_FLOW)
+        inside = np.all((found > 1.0) & (found < np.float32([self._width - 2, self._height - 2])), axis=1)
+        kept = (status.ravel() > 0) & (status_back.ravel() > 0) & inside & (np.abs(back - self._xy).max(axis=1) < _ROUND_TRIP_PX)
+        return PairTracks(self._ids[kept], self._xy[kept].astype(np.float64) + 0.5, found[kept].astype(np.float64) + 0.5)
+
+    def accept(self, picture: np.ndarray, pair: PairTracks) -> None:
+        """Makes `picture` the one to follow from, with the tracks of `pair` and new corners where cells are empty."""
+        self._picture = picture
+        cells = self._cell_of(pair.xy_to)
+        order = np.lexsort((pair.ids, cells))
+        eldest = np.ones(len(order), bool)
+        eldest[1:] = cells[order][1:] != cells[order][:-1]
+        keep = np.sort(order[eldest])
+        self._xy, self._ids = (pair.xy_to[keep] - 0.5).astype(np.float32), pair.ids[keep]
+        self._detect()
+
+    @property
+    def xy(self) -> np.ndarray:
+        """[m, 2] where the current tracks are in `picture`, corner-origin."""
+        return self._xy.astype(np.float64) + 0.5
+
+    def _cell_of(self, xy: np.ndarray) -> np.ndarray:
+        column = np.clip((xy[:, 0] * (self._columns / self._width)).astype(np.int64), 0, self._columns - 1)
+        row = np.clip((xy[:, 1] * (self._rows / self._height)).astype(np.int64), 0, self._rows - 1)
+        return row * self._columns + column
+
+    def _detect(self) -> None:
+        """Adds the strongest corner of every cell that holds no track."""
+        assert self._picture is not None
+        half = max(1, min(2, min(self._width, self._height) // 32))
+        small = self._picture if half == 1 else cv2.resize(
+            self._picture, (self._width // half, self._height // half), interpolation=cv2.INTER_AREA)
+        strength = cv2.cornerMinEigenVal(small, 3)
+        cell_h, cell_w = small.shape[0] // self._rows, small.shape[1] // self._columns
+        if cell_h < 1 or cell_w < 1:
+            return
+        rim = 2
+        strength[:rim], strength[-rim:], strength[:, :rim], strength[:, -rim:] = 0, 0, 0, 0
+        used = strength[: cell_h * self._rows, : cell_w * self._columns]
+        blocks = used.reshape(self._rows, cell_h, self._columns, cell_w).swapaxes(1, 2).reshape(self._rows * self._columns, -1)
+        best = blocks.argmax(axis=1)
+        cell = np.arange(len(best))
+        y = cell // self._columns * cell_h + best // cell_w
+        x = cell % self._columns * cell_w + best % cell_w
+        xy = np.stack([(x + 0.5) * (self._width / small.shape[1]) - 0.5, (y + 0.5) * (self._height / small.shape[0]) - 0.5], axis=1)
+        wanted = blocks[cell, best] > _FLAT_EIGENVALUE
+        occupied = np.zeros(len(best), bool)
+        occupied[self._cell_of(self._xy.astype(np.float64) + 0.5)] = True
+        wanted &= ~occupied[self._cell_of(xy + 0.5)]
+        count = int(wanted.sum())
+        self._xy = np.concatenate([self._xy, xy[wanted].astype(np.float32)])
+        self._ids = np.concatenate([self._ids, np.arange(self._next_id, self._next_id + count)])
+        self._next_id += count
