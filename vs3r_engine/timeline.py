@@ -22,7 +22,7 @@ def exact_rate(rate: float | int | str | Fraction) -> Fraction:
     for nominal in (24, 30, 48, 60, 120, 240):
         ntsc = Fraction(nominal * 1000, 1001)
         if value.denominator > 1001 or isinstance(rate, float):
-            if abs(float(value) - float(ntsc)) < 0.002 * nominal / 24:
+            if abs(float(value) - float(ntsc)) < 0.005 * nominal / 24:  # 23.98 is 23.976 too
                 return ntsc
     nearest = Fraction(round(value))
     return nearest if value.denominator > 1001 and abs(value - nearest) < Fraction(1, 1000) else value

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds the media that a timeline refers to: where it says, beside the timeline, or in folders to search."""
+
+import os
+import re
+from dataclasses import dataclass, field
+
+from vs3r_engine.errors import MediaError
+
+_NUMBERED = re.compile(r"%0?(\d*)d")
+
+
+@dataclass
+class MediaSearch:
+    """Looks for files. base_dir: the timeline's folder. folders: searched with everything below them.
+
+    Symbolic links to folders are not followed.
+    """
+
+    base_dir: str
+    folders: tuple[str, ...] = ()
+    _index: dict[str, list[str]] | None = field(default=None, repr=False)
+
+    def find(self, path: str) -> str | None:
+        """`path` if it exists, else the one file of the same name beside the timeline or under the folders; None where there is none.
+
+        Raises: MediaError `media-ambiguous` for several files of that name.
+        """
+        if exists(path):
+            return path
+        name = re.split(r"[/\\]", path)[-1]
+        beside = os.path.join(self.base_dir, name)
+        if exists(beside):
+            return beside
+        found = self._named(name)
+        if len(found) > 1:
+            raise MediaError("media-ambiguous", f"{path} is missing, and {len(found)} files have its name: {', '.join(sorted(found)[:4])}.",
+                             "Search a narrower folder, or relink the clip in the editor.")
+        return found[0] if found else None
+
+    def searched(self) -> str:
+        """Where `find` looks, for people."""
+        places = ["where the timeline says", f"beside the timeline in {self.base_dir or '.'}", *(f"in {folder} and below" for folder in self.folders)]
+        return ", ".join(places)
+
+    def _named(self, name: str) -> list[str]:
+        if self._index is None:
+            self._index = {}
+            for folder in self.folders:
+                for where, _, names in os.walk(folder):
+                    for each in names:
+                        self._index.setdefault(each.lower(), []).append(os.path.join(where, each))
+        pattern = sequence_pattern(name.lower())
+        if pattern is None:
+            return sorted(set(self._index.get(name.lower(), [])))
+        places = {os.path.dirname(paths[0]) for each, paths in self._index.items() if pattern.fullmatch(each)}
+        return [os.path.join(place, name) for place in sorted(places)]
+
+
+def exists(path: str) -> bool:
+    """True for a file, and for a printf pattern that some file of its folder matches."""
+    return os.path.exists(path) or bool(_members(path))
+
+
+def fingerprint(path: str) -> str:
+    """Changes when the file does: size and modification time; of an image sequence, those of all its files together."""
+    stats = [os.stat(path)] if os.path.exists(path) else [os.stat(member) for member in _members(path)]
+    return f"{len(stats)}-{sum(stat.st_size for stat in stats)}-{max(stat.st_mtime_ns for stat in stats)}"
+
+
+def sequence_pattern(name: str) -> re.Pattern[str] | None:
+    """What the files of a printf pattern are called, or None for a plain name."""
+    parts = _NUMBERED.split(name)
+    if len(parts) != 3:
+        return None
+    prefix, digits, suffix = parts
+    return re.compile(re.escape(prefix.replace("%%", "%")) + rf"\d{{{int(digits or 1)},}}" + re.escape(suffix.replace("%%", "%")))
+
+
+def _members(path: str) -> list[str]:
+    folder, name = os.path.split(path)
+    pattern = sequence_pattern(name)
+    if pattern is None or not os.path.isdir(folder or "."):
+        return []
+    return [entry.path for entry in os.scandir(folder or ".") if pattern.fullmatch(entry.name)]

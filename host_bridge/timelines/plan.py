@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a timeline to the jobs that stabilize its clips. Nothing is rendered and nothing written here."""
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cache
+
+import opentimelineio as otio
+
+from host_bridge.timelines.media_search import MediaSearch, fingerprint
+from host_bridge.timelines.walk import Place, Root, Selection, chosen
+from vs3r_engine.errors import InputError, MediaError, VS3RError
+from vs3r_engine.job import Job
+from vs3r_engine.media.edit import (
+    ANALYSIS_HANDLES_S,
+    METADATA,
+    SCHEMA,
+    Media,
+    Probe,
+    frames_at,
+    media_of,
+    original_key,
+    path_of_reference,
+    settings_of,
+    speed_of,
+    used_range,
+)
+from vs3r_engine.settings import GROUPS, Settings
+from vs3r_engine.timeline import FrameRange
+
+KEY = "VS3R"
+"""The key of the stabilized media on a clip."""
+CODECS = {"same": "auto", "prores": "prores-hq", "dnxhr": "dnxhr", "h265": "h265", "exr": "exr"}
+"""What `--codec` says, as the setting output.codec."""
+_SUFFIXES = {"prores": ".mov", "prores-hq": ".mov", "prores-4444": ".mov", "dnxhr": ".mov", "h264": ".mov", "h265": ".mov", "ffv1": ".mkv",
+             "exr": ".exr", "png": ".png", "tiff": ".tiff", "dpx": ".dpx"}
+IMAGE_SUFFIXES = {".exr", ".png", ".tiff", ".tif", ".dpx", ".jpg", ".jpeg"}
+_WRITABLE_CONTAINERS = {".mov", ".mp4", ".mkv", ".mxf", ".avi", ".webm", ".m4v"}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user asked of a timeline.
+
+    handles: frames beyond what the clip and its transitions show, at each end. settings: what clips without a VS3R effect
+    get. past_end: "error", or "trim" for clips that reach past their media. only_changed: clips whose stabilized media
+    fits their source, range and settings are left as they are. redo: finished files of an earlier run count for nothing.
+    """
+
+    media_dir: str
+    selection: Selection = Selection()
+    handles: int = 0
+    settings: Settings = Settings().with_values({"output.codec": "prores-hq"})
+    past_end: str = "error"
+    only_changed: bool = False
+    redo: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedClip:
+    """One clip and the job that makes its stabilized media. Clips that show the same frames alike share a job.
+
+    key: of the media that is stabilized. digest: of everything the result depends on. state: "render", "finished" (an
+    earlier run's file is complete) or "unchanged" (the clip has it already).
+    """
+
+    place: Place
+    media: Media
+    key: str
+    job: Job
+    digest: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that will happen. skipped: clips left alone, with the reason. notes: what the user should know first."""
+
+    clips: tuple[PlannedClip, ...]
+    skipped: tuple[tuple[Place, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The jobs to run, each once, in timeline order."""
+        return list({planned.job.job_id: planned.job for planned in self.clips if planned.state == "render"}.values())
+
+
+@dataclass
+class _Draft:
+    """A clip whose frames are known, before neighbours decide what is analysed with it."""
+
+    place: Place
+    media: Media
+    key: str
+    settings: Settings
+    render_range: FrameRange
+    digest: str = ""
+    analysis_range: FrameRange = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.analysis_range = self.render_range.padded(math.ceil(ANALYSIS_HANDLES_S * self.media.clip.rate), self.media.clip.available_range)
+
+
+def plan(root: Root, options: Options, search: MediaSearch, probe: Probe, fingerprint: Callable[[str], str] = fingerprint) -> Plan:
+    """The work that `root` needs; the timeline itself is untouched. Every file is opened once, however many clips use it.
+
+    Raises: InputError of `chosen`; one MediaError or other InputError that names every clip that cannot be planned.
+    """
+    notes: list[str] = []
+    probe, fingerprint = cache(probe), cache(fingerprint)
+    drafts, skipped, faults = [], [], []
+    for place in chosen(root, options.selection):
+        reference = place.clip.media_references()[original_key(place.clip)]
+        if not isinstance(reference, otio.schema.ExternalReference | otio.schema.ImageSequenceReference):
+            skipped.append((place, f"no media ({type(reference).__name__})"))
+            continue
+        try:
+            _refuse_foreign_key(place)
+            drafts.append(_draft(place, reference, options, search, probe, notes))
+        except VS3RError as error:
+            faults.append((place, error))
+    if faults:
+        raise _all_at_once(faults)
+    if not drafts:
+        raise InputError("no-media", "None of the chosen clips has media.", "Relink them in the editor and export again.")
+    for draft in drafts:
+        draft.digest = _digest(draft, fingerprint(draft.media.clip.path))
+    _share_analysis(drafts)
+    jobs: dict[str, Job] = {}
+    planned = []
+    for draft in drafts:
+        job = jobs.setdefault(draft.digest, _job(draft, options))
+        planned.append(PlannedClip(draft.place, draft.media, draft.key, job, draft.digest, _state(draft, job, options, search.base_dir)))
+    if shared := len(planned) - len(jobs):
+        notes.append(f"{shared} clips show the same frames as others and share their media.")
+    return Plan(tuple(planned), tuple(skipped), tuple(dict.fromkeys(notes)))
+
+
+def _draft(place: Place, reference: otio.core.MediaReference, options: Options, search: MediaSearch, probe: Probe, notes: list[str]) -> _Draft:
+    wanted = path_of_reference(reference, search.base_dir)
+
+    def located(path: str):
+        found = search.find(path)
+        if found is None:
+            raise MediaError("media-missing", f"{path} does not exist.", f"Searched {search.searched()}. Name more folders with --search.")
+        if found != path:
+            notes.append(f"{path} was found as {found}.")
+        return probe(found)
+
+    media = media_of(place.clip, reference, search.base_dir, located)
+    if media.clip.path != wanted and not os.path.exists(media.clip.path):
+        raise MediaError("media-missing", f"{media.clip.path} does not exist.", "Relink the clip.")
+    shown = used_range(place.clip, media, options.past_end)
+    before, after = _transition_frames(place.clip, media)
+    available = media.clip.available_range
+    if place.clip.source_range is None:
+        # The clip's length is its media's stated length, so the stabilized media states the same one.
+        render_range = shown
+    else:
+        render_range = FrameRange.between(max(shown.start - before - options.handles, available.start),
+                                          min(shown.end_exclusive + after + options.handles, available.end_exclusive))
+    return _Draft(place, media, original_key(place.clip), settings_of(place.clip, options.settings), render_range)
+
+
+def _transition_frames(clip: otio.schema.Clip, media: Media) -> tuple[int, int]:
+    """Frames that neighbouring transitions show (before, after) what the clip itself shows. A reversed clip swaps them."""
+    track = clip.parent()
+    if not isinstance(track, otio.schema.Track):
+        return 0, 0
+    speed = speed_of(clip)
+    if speed is None or speed == 0:
+        return 0, 0  # a ramp has all of its media already, a frozen frame never moves on
+    head, tail = (math.ceil(frames_at(offset, media.clip.rate) * abs(speed)) if offset else 0 for offset in track.handles_of_child(clip))
+    return (head, tail) if speed > 0 else (tail, head)
+
+
+def _share_analysis(drafts: list[_Draft]) -> None:
+    """Clips of one media whose analysis overlaps are analysed over one range, which the engine does once."""
+    groups: dict[tuple[str, str], list[_Draft]] = {}
+    for draft in drafts:
+        groups.setdefault((draft.media.clip.path, draft.settings.digest("analysis")), []).append(draft)
+    for group in groups.values():
+        run: list[_Draft] = []
+        for draft in sorted(group, key=lambda draft: draft.analysis_range.start):
+            if run and draft.analysis_range.start < run[0].analysis_range.end_exclusive:
+                joined = FrameRange.between(run[0].analysis_range.start, max(run[0].analysis_range.end_exclusive, draft.analysis_range.end_exclusive))
+                run.append(draft)
+                for each in run:
+                    each.analysis_range = joined
+            else:
+                run = [draft]
+
+
+def _digest(draft: _Draft, source: str) -> str:
+    facts = [SCHEMA, os.path.basename(draft.media.clip.path), source, draft.render_range.start, draft.render_range.duration,
+             draft.settings.digest(*GROUPS)]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
+def _job(draft: _Draft, options: Options) -> Job:
+    source = draft.media.clip
+    name = "_".join(filter(None, (_file_name(os.path.splitext(draft.place.clip.name)[0] or os.path.splitext(os.path.basename(source.path))[0]),
+                                  _file_name(reel_of(draft.place.clip)),
+                                  f"{draft.render_range.start}-{draft.render_range.end_exclusive}", draft.digest[:8])))
+    suffix = _SUFFIXES.get(draft.settings.output.codec) or os.path.splitext(source.path)[1].lower()
+    if suffix in IMAGE_SUFFIXES:
+        output = os.path.join(options.media_dir, name, f"{name}.%07d{suffix}")
+    else:
+        output = os.path.join(options.media_dir, name + (suffix if suffix in _WRITABLE_CONTAINERS else ".mov"))
+    return Job(f"tl-{draft.digest}", source, draft.render_range, draft.analysis_range, os.path.abspath(output), draft.settings, options.redo)
+
+
+def _state(draft: _Draft, job: Job, options: Options, base_dir: str) -> str:
+    if options.only_changed:
+        ours = draft.place.clip.media_references().get(KEY)
+        if ours is not None and dict(ours.metadata.get(METADATA, {})).get("digest") == draft.digest \
+                and MediaSearch(base_dir).find(path_of_reference(ours, base_dir)):
+            return "unchanged"
+    return "finished" if not options.redo and MediaSearch(base_dir).find(job.output) == job.output else "render"
+
+
+def reel_of(clip: otio.schema.Clip) -> str:
+    """The reel or tape name that the edit states, where adapters and editors keep it; empty where there is none."""
+    for metadata in (clip.metadata, clip.media_references()[original_key(clip)].metadata):
+        for scope in (metadata, metadata.get("cmx_3600"), metadata.get("Resolve_OTIO"), metadata.get(METADATA)):
+            for key in ("reel", "Reel Name", "reel_name", "tape"):
+                if hasattr(scope, "get") and isinstance(scope.get(key), str):
+                    return scope[key]
+    return ""
+
+
+def _file_name(text: str) -> str:
+    """`text` as part of a file name on every system, at most 60 characters."""
+    return re.sub(r'[<>:"/\\|?*%\x00-\x1f\s]+', "_", text).strip("._ ")[:60]
+
+
+def _refuse_foreign_key(place: Place) -> None:
+    ours = place.clip.media_references().get(KEY)
+    if ours is not None and METADATA not in ours.metadata:
+        raise InputError("key-taken", f"The clip {place.clip.name!r} has media under the key {KEY!r} that VS3R did not write.",
+                         "Rename that key.")
+
+
+def _all_at_once(faults: list[tuple[Place, VS3RError]]) -> VS3RError:
+    """One error for all clips that cannot be planned; each distinct message once, with how many clips it concerns."""
+    by_message: dict[str, list[Place]] = {}
+    for place, error in faults:
+        by_message.setdefault(error.message, []).append(place)
+    first = faults[0][1]
+    lines = [f"{message} ({', '.join(f'clip {place.number}' for place in places[:5])}{', ...' if len(places) > 5 else ''})"
+             for message, places in by_message.items()]
+    if len(faults) == 1:
+        return type(first)(first.code, lines[0], first.hint)
+    codes = {error.code for _, error in faults}
+    code = first.code if len(codes) == 1 else "timeline-unplannable"
+    hints = " ".join(dict.fromkeys(error.hint for _, error in faults if error.hint))
+    return type(first)(code, f"{len(faults)} clips cannot be stabilized:\n  " + "\n  ".join(lines) + "\n", hints)

@@ -1,0 +1,370 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An OTIO clip is a piece of work: its media reference, its source range and its VS3R effect become a Job, and back.
+
+The only file of the engine that knows OpenTimelineIO. It opens no media: facts that the edit does not state come from
+a `probe` that the caller passes in. Time is exact: RationalTime values are read as Fractions, never added as floats.
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+import opentimelineio as otio
+from opentimelineio.opentime import RationalTime, TimeRange
+
+from vs3r_engine.errors import InputError, MediaError, RangeError, SettingsError
+from vs3r_engine.job import Job
+from vs3r_engine.settings import PRESETS, Settings
+from vs3r_engine.timeline import Clip, FrameRange, exact_rate, frame_count_of_timecode, timecode_of_frame_count
+
+METADATA = "vs3r"
+"""Our one namespace in OTIO metadata."""
+SCHEMA = 1
+"""Version of what we write there."""
+EFFECT = "VS3R"
+"""`effect_name` of the effect that carries a clip's settings."""
+
+ANALYSIS_HANDLES_S = 6
+"""Seconds looked at on either side of what is returned: three standard deviations of the calmest path filter (2 s)."""
+
+Probe = Callable[[str], Clip]
+"""From a path to what the file is; raises MediaError."""
+
+
+# --- time -----------------------------------------------------------------------------------------------------------
+
+def frames_at(time: RationalTime, rate: Fraction) -> Fraction:
+    """`time` counted in frames of `rate`, exactly; within a thousandth of a whole frame it is that frame.
+
+    Other programs compute times in floats and write 99.9999999: that means 100. 37008.1 stays a fraction.
+    """
+    if not (math.isfinite(time.value) and math.isfinite(time.rate) and time.rate > 0):
+        raise RangeError("bad-time", f"{time.value} at {time.rate} frames per second is not a time.", "Export the timeline again.")
+    frames = Fraction(time.value) * rate / exact_rate(time.rate)
+    nearest = Fraction(round(frames))
+    return nearest if abs(frames - nearest) < Fraction(1, 1000) else frames
+
+
+def nearly_the_same_rate(first: Fraction, second: Fraction) -> bool:
+    """True for 23.976 beside 24 and the like: different rates that somebody may have taken for one another."""
+    return first != second and abs(first / second - 1) < Fraction(1, 200)
+
+
+# --- where media is -------------------------------------------------------------------------------------------------
+
+_DRIVE = re.compile(r"^/?[A-Za-z][:|][/\\]")
+_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")
+
+
+def path_of_url(url: str, base_dir: str = "") -> str:
+    """The path meant by an OTIO `target_url`: a file: URL, or a bare path; relative ones count from `base_dir`.
+
+    Windows drives and UNC shares come out with backslashes, on every system. A relative reference is percent-decoded
+    only when no file has its literal name.
+
+    Raises: MediaError `no-media` for an empty one, `remote-media` for http and other schemes.
+    """
+    if not url:
+        raise MediaError("no-media", "The media reference names no file.", "Relink the clip in the editor and export again.")
+    if _DRIVE.match(url):
+        return url.lstrip("/").replace("|", ":", 1).replace("/", "\\")
+    if url.startswith(("\\\\", "//")):
+        return url.replace("/", "\\")
+    if url[:5].lower() == "file:":
+        parts = urlsplit(url.replace("#", "%23").replace("?", "%3F"))
+        path = unquote(parts.path)
+        if _DRIVE.match(path):
+            return path.lstrip("/").replace("|", ":", 1).replace("/", "\\")
+        if parts.netloc and parts.netloc.lower() != "localhost":
+            return f"\\\\{unquote(parts.netloc)}{path}".replace("/", "\\")
+        if path.startswith("//"):
+            return path.replace("/", "\\")
+        return path if path.startswith("/") else os.path.normpath(os.path.join(base_dir, path))
+    if _SCHEME.match(url):
+        raise MediaError("remote-media", f"The media {url} is not a file.", "Download it and relink the clip.")
+    literal = os.path.normpath(os.path.join(base_dir, url))
+    decoded = os.path.normpath(os.path.join(base_dir, unquote(url)))
+    return decoded if decoded != literal and os.path.exists(decoded) and not os.path.exists(literal) else literal
+
+
+def url_of_path(path: str, like: str = "file:///", base_dir: str = "") -> str:
+    """`path` written the way `like` is: as a file: URL, as a bare absolute path, or relative to `base_dir`.
+
+    An editor that wrote one form reads that form. A file on another drive than base_dir stays absolute.
+    """
+    if like[:5].lower() == "file:":
+        plain = path.replace("\\", "/")
+        if _DRIVE.match(path):
+            return "file:///" + quote(plain, safe="/:")
+        if plain.startswith("//"):
+            return "file:" + quote(plain)
+        return "file://" + quote(os.path.abspath(path))
+    if _is_absolute(like) or _DRIVE.match(path) or path.startswith("\\\\"):
+        return path if _is_absolute(path) else os.path.abspath(path)
+    return os.path.relpath(os.path.abspath(path), os.path.abspath(base_dir or ".")).replace(os.sep, "/")
+
+
+def _is_absolute(path: str) -> bool:
+    return path.startswith(("/", "\\\\")) or bool(_DRIVE.match(path))
+
+
+def path_of_reference(reference: otio.core.MediaReference, base_dir: str = "") -> str:
+    """The file of a media reference; for an image sequence the printf pattern of its files, such as a/shot.%04d.exr.
+
+    Raises: MediaError `no-media` for missing and generated media, `sequence-step` for a sequence that skips numbers.
+    """
+    if isinstance(reference, otio.schema.ExternalReference):
+        return path_of_url(reference.target_url, base_dir)
+    if isinstance(reference, otio.schema.ImageSequenceReference):
+        if reference.frame_step != 1:
+            raise MediaError("sequence-step", f"The image sequence {reference.name_prefix!r} has one file every {reference.frame_step} frames.",
+                             "Render it with every frame.")
+        base = reference.target_url_base
+        pattern = f"{reference.name_prefix}%0{reference.frame_zero_padding}d{reference.name_suffix}"
+        return path_of_url(base + ("" if not base or base.endswith(("/", "\\")) else "/"), base_dir).rstrip("/\\") \
+            + ("\\" if "\\" in base else "/") + pattern if base else path_of_url(pattern, base_dir)
+    raise MediaError("no-media", "The clip has no media.", "Relink the clip in the editor and export again.")
+
+
+# --- what media is --------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """A clip's media, and how the edit counts in it.
+
+    origin_frames: what the edit calls the first frame of the media, in frames of `clip.rate`: its timecode, or 0.
+    otio_rate: the rate as the edit spells it (29.97 or 30000/1001 as a double).
+    """
+
+    clip: Clip
+    origin_frames: int
+    otio_rate: float
+
+    def time_range(self, frames: FrameRange) -> TimeRange:
+        """`frames` of the media on the edit's clock."""
+        return TimeRange(RationalTime(self.origin_frames + frames.start, self.otio_rate), RationalTime(frames.duration, self.otio_rate))
+
+
+def media_of(clip: otio.schema.Clip, reference: otio.core.MediaReference, base_dir: str = "", probe: Probe | None = None) -> Media:
+    """What `reference` of `clip` refers to. With a probe the file is the authority; without, the reference must be complete.
+
+    Raises: MediaError from the path and the probe, `media-facts-missing` without a probe; RangeError `rate-contradicts`,
+    `unknown-origin` where the edit's frame numbers fit neither the file's timecode nor its length.
+    """
+    path = path_of_reference(reference, base_dir)
+    stated = reference.available_range
+    ours = _ours(reference.metadata)
+    if probe is None:
+        if stated is None or not {"width", "height"} <= ours.keys():
+            raise MediaError("media-facts-missing", f"The edit does not say what {path} is.", "Let the engine open the file.")
+        rate = exact_rate(stated.duration.rate)
+        origin = math.floor(frames_at(stated.start_time, rate))
+        found = Clip(path, rate, int(ours["width"]), int(ours["height"]), FrameRange(0, math.floor(frames_at(stated.duration, rate))),
+                     ours.get("start_timecode", timecode_of_frame_count(origin, rate) if origin else None))
+        return Media(found, origin, stated.duration.rate)
+
+    found = probe(path)
+    for what, written in (("media", stated), ("source range", clip.source_range)):
+        if written is not None:
+            _check_rate(clip.name, what, written, found)
+    claimed = stated or clip.source_range
+    otio_rate = float(found.rate)
+    if claimed is not None and exact_rate(claimed.duration.rate) == found.rate:
+        otio_rate = claimed.duration.rate
+    return Media(found, _origin_frames(clip, stated, found), otio_rate)
+
+
+def _check_rate(name: str, what: str, written: TimeRange, found: Clip) -> None:
+    """The file's rate stands. Another rate may spell the same time (25 for a 50 fps file), not another count of the same frames."""
+    for time in (written.start_time, written.duration):
+        rate = exact_rate(time.rate)
+        if rate == found.rate:
+            continue
+        length = found.available_range.duration
+        same_count = abs(Fraction(written.duration.value) - length) <= 1
+        too_long = frames_at(written.duration, found.rate) > length + max(1, found.rate / rate)
+        if nearly_the_same_rate(rate, found.rate) or (what == "media" and (same_count or too_long)):
+            raise RangeError("rate-contradicts", f"The clip {name!r} counts its {what} at {float(rate):.3f} frames per second, but "
+                             f"{found.path} has {float(found.rate):.3f}.", "Correct the media's frame rate in the editor, or relink the right file.")
+
+
+def _origin_frames(clip: otio.schema.Clip, stated: TimeRange | None, found: Clip) -> int:
+    timecode = frame_count_of_timecode(found.start_timecode, found.rate) if found.start_timecode else 0
+    length = found.available_range.duration
+    claimed = stated or clip.source_range
+    if claimed is None:
+        return timecode
+    first = frames_at(claimed.start_time, found.rate)
+    end = first + frames_at(claimed.duration, found.rate)
+    if timecode <= first and end <= timecode + length or first == timecode:
+        return timecode
+    if stated is not None and end - first >= length - 1:
+        return math.floor(first)
+    if first >= 0 and end <= length:
+        return 0
+    if stated is None:
+        return timecode if first >= timecode else 0
+    raise RangeError("unknown-origin", f"The clip {clip.name!r} says its media spans {float(first):g}..{float(end):g}, but {found.path} holds {length} "
+                     f"frames from {found.start_timecode or 'no timecode'}.", "Relink the clip in the editor and export again.")
+
+
+# --- which frames a clip shows --------------------------------------------------------------------------------------
+
+def speed_of(item: otio.core.Item) -> Fraction | None:
+    """Source frames per shown frame from the item's own time effects: 1 without, 0 frozen, negative reversed.
+
+    None where a time effect's map is not in the standard schema (speed ramps).
+    """
+    speed = Fraction(1)
+    for effect in item.effects:
+        if isinstance(effect, otio.schema.LinearTimeWarp):  # FreezeFrame is one, with scalar 0
+            speed *= Fraction(effect.time_scalar).limit_denominator(1_000_000)
+        elif isinstance(effect, otio.schema.TimeEffect):
+            return None
+    return speed
+
+
+def used_range(clip: otio.schema.Clip, media: Media, past_end: str = "error") -> FrameRange:
+    """The frames of the media that the clip shows, its own retime included, transitions and handles not.
+
+    OTIO leaves open from where a reversed clip is counted: from the start of its source range backwards or from its end.
+    Whichever exists is taken, both where both do. A speed ramp may show anything: all of the media.
+    past_end: "error", or "trim" for the part that exists.
+
+    Raises: RangeError `range-past-media`, `no-range`.
+    """
+    available = media.clip.available_range
+    span = clip.source_range
+    if span is None:
+        references = clip.media_references()
+        span = references[original_key(clip)].available_range
+    if span is None:
+        raise RangeError("no-range", f"The clip {clip.name!r} has neither a source range nor media with an available range.",
+                         "Give it one: its length in the edit is unknown.")
+    first = frames_at(span.start_time, media.clip.rate) - media.origin_frames
+    length = frames_at(span.duration, media.clip.rate)
+    speed = speed_of(clip)
+    if length <= 0:
+        raise RangeError("empty-range", f"The clip {clip.name!r} has no frames.", "Remove it from the timeline.")
+    if speed is None:
+        return available
+    if speed == 0:
+        readings = [(first, first + 1)]
+    elif speed > 0:
+        readings = [(first, first + length * speed)]
+    else:
+        readings = [(first, first - length * speed), (first + 1 + length * speed, first + 1)]
+    wanted = [FrameRange.between(math.floor(start), math.ceil(end)) for start, end in readings]
+    existing = [reading for reading in wanted if available.contains_range(reading)]
+    if not existing:
+        parts = [part for part in (reading.intersection(available) for reading in wanted) if part]
+        if past_end != "trim" or not parts:
+            raise RangeError("range-past-media", f"The clip {clip.name!r} shows frames {wanted[0]} of {media.clip.path}, which holds {available}.",
+                             "Relink the full-length file, or trim the clip." if not parts else
+                             "Relink the full-length file, trim the clip, or stabilize the part that exists (past end: trim).")
+        existing = parts
+    return FrameRange.between(min(part.start for part in existing), max(part.end_exclusive for part in existing))
+
+
+def original_key(clip: otio.schema.Clip) -> str:
+    """The key of the media that the editor chose: the active one, or the one that was active before ours."""
+    key = clip.active_media_reference_key
+    return _ours(clip.media_references()[key].metadata).get("previous_key", key)
+
+
+# --- settings and jobs ----------------------------------------------------------------------------------------------
+
+def settings_effect(values: dict[str, Any], **more: Any) -> otio.schema.Effect:
+    """The effect that carries settings, `{"path.smoothness": 70.0}`, on a clip."""
+    return otio.schema.Effect(name=EFFECT, effect_name=EFFECT, metadata={METADATA: {"schema": SCHEMA, "settings": dict(values), **more}})
+
+
+def settings_of(clip: otio.core.Item, base: Settings = Settings()) -> Settings:
+    """`base` with what the clip's VS3R effect says: its preset first, then its single values. A disabled effect says nothing.
+
+    Raises: SettingsError `newer-settings`, `unknown-setting`, `bad-setting`, `unknown-preset`.
+    """
+    for effect in _our_effects(clip):
+        ours = _ours(effect.metadata)
+        name = ours.get("preset")
+        if name is not None and name not in PRESETS:
+            raise SettingsError("unknown-preset", f"The clip {clip.name!r} asks for a preset {name!r}.", f"Choose one of {', '.join(PRESETS)}.")
+        base = base.with_values({**PRESETS.get(name, {}), **dict(ours.get("settings", {}))})
+    return base
+
+
+def _our_effects(clip: otio.core.Item) -> list[otio.schema.Effect]:
+    return [effect for effect in clip.effects if effect.effect_name == EFFECT and METADATA in effect.metadata and effect.enabled]
+
+
+def _ours(metadata: Any) -> dict[str, Any]:
+    """What we wrote into an object's metadata; empty where nothing. Raises: SettingsError `newer-settings`."""
+    ours = metadata.get(METADATA)
+    if ours is None or not hasattr(ours, "keys"):
+        return {}
+    if not isinstance(ours.get("schema"), int) or ours["schema"] > SCHEMA:
+        raise SettingsError("newer-settings", f"The edit carries VS3R data of schema {ours.get('schema')!r}; this version reads up to {SCHEMA}.",
+                            "Update VS3R.")
+    return dict(ours)
+
+
+def clip_of_job(job: Job) -> otio.schema.Clip:
+    """The job as an OTIO clip: anything that reads OTIO sees the media, the frames and the settings. Inverse of `job_of_clip`."""
+    source = job.clip
+    origin = frame_count_of_timecode(source.start_timecode, source.rate) if source.start_timecode else 0
+    media = Media(source, origin, float(source.rate))
+    reference = otio.schema.ExternalReference(
+        target_url=url_of_path(source.path), available_range=media.time_range(source.available_range),
+        metadata={METADATA: {"schema": SCHEMA, "width": source.width, "height": source.height, "start_timecode": source.start_timecode}})
+    effect = settings_effect(job.settings.changed(), job_id=job.job_id, output=job.output, overwrite=job.overwrite,
+                             analysis_range=[job.analysis_range.start, job.analysis_range.duration])
+    return otio.schema.Clip(name=os.path.basename(source.path), media_reference=reference,
+                            source_range=media.time_range(job.render_range), effects=[effect])
+
+
+def job_of_clip(clip: otio.schema.Clip, *, job_id: str = "", output: str = "", base_dir: str = "", probe: Probe | None = None,
+                base: Settings = Settings()) -> Job:
+    """The job that an OTIO clip describes, whoever wrote it. What the effect does not carry is taken from the arguments.
+
+    Without an analysis range, ANALYSIS_HANDLES_S to either side are looked at.
+
+    Raises: everything `media_of`, `used_range` and `settings_of` raise; InputError `no-output`.
+    """
+    media = media_of(clip, clip.media_references()[original_key(clip)], base_dir, probe)
+    effects = _our_effects(clip)
+    ours = _ours(effects[-1].metadata) if effects else {}
+    render_range = used_range(clip, media)
+    if "analysis_range" in ours:
+        analysis_range = FrameRange(*(int(number) for number in ours["analysis_range"]))
+    else:
+        analysis_range = render_range.padded(math.ceil(ANALYSIS_HANDLES_S * media.clip.rate), media.clip.available_range)
+    if not (analysis_range.contains_range(render_range) and media.clip.available_range.contains_range(analysis_range)):
+        raise RangeError("range-past-media", f"The frames to look at, {analysis_range}, must hold {render_range} and lie within {media.clip.available_range}.",
+                         "Leave the analysis range out.")
+    output = output or ours.get("output", "")
+    if not output:
+        raise InputError("no-output", f"The clip {clip.name!r} does not say where its result goes.", "Name an output file.")
+    return Job(job_id or ours.get("job_id", ""), media.clip, render_range, analysis_range, output, settings_of(clip, base),
+               bool(ours.get("overwrite", False)))
+
+
+def read_clip(text: str | dict[str, Any]) -> otio.schema.Clip:
+    """The OTIO clip in a JSON text or object. Raises: InputError `not-otio`."""
+    try:
+        clip = otio.adapters.read_from_string(text if isinstance(text, str) else json.dumps(text), "otio_json")
+    except Exception as error:  # OpenTimelineIO raises ValueError, KeyError, its own errors and more for broken text
+        raise InputError("not-otio", f"This is not an OTIO clip: {error}", "Write it with OpenTimelineIO.") from error
+    if not isinstance(clip, otio.schema.Clip):
+        raise InputError("not-otio", f"This is an OTIO {type(clip).__name__}, not a Clip.", "Send one clip.")
+    return clip
+
+
+def write_clip(clip: otio.schema.Clip) -> str:
+    """The clip as JSON text, one line."""
+    return otio.adapters.write_to_string(clip, "otio_json", indent=-1)
