@@ -74,7 +74,7 @@ class DiskStore:
     def writing(self, kind: str, key: str) -> Iterator[Path]:
         """An empty directory that becomes the entry if the block ends well and vanishes if it does not.
 
-        Where two write the same key the first to finish wins and the other's work is dropped: equal keys, equal content.
+        Where two write the same key the first to finish wins, the other's work is dropped: equal keys, equal content.
         Raises: DiskFull `disk-full`.
         """
         path = self._path(kind, key)

@@ -1,0 +1,507 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PROTOCOL.md as types: every message, the envelope around it, and the connection file. Imports nothing heavy.
+
+Field names, defaults and limits are those of PROTOCOL.md; unknown fields are ignored on reading.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from vs3r_engine import errors
+from vs3r_engine.errors import ProtocolError, VS3RError
+from vs3r_engine.settings import Settings, preset
+
+VERSION = "1.0"
+USERNAME = "vs3r"
+
+JSON_BYTES = 1 << 20
+PART_BYTES = 512 << 20
+BUFFERS = 64
+SESSION_TIMEOUT_S = 15.0
+PING_INTERVAL_S = 2.0
+ENGINE_SILENCE_S = 4.0
+REPLY_DEADLINE_S = {"probe": 10.0, "put_frames": 30.0}
+"""How long a host waits for a reply; 2 s (plus wait_s) for every other request."""
+
+Identifier = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+Index = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Side = Annotated[int, Meta(ge=1, le=16384)]
+FrameSpan = Annotated[tuple[Index, ...], Meta(min_length=2, max_length=2)]
+"""(first, end): half-open, in frames of the media. Not tuple[Index, Index]: beside text msgspec 0.22 crashes on that."""
+SampleFormat = Literal["uint8", "uint16", "half", "float32"]
+SAMPLE_BYTES = {"uint8": 1, "uint16": 2, "half": 2, "float32": 4}
+Channels = Literal["rgba", "rgb", "bgra", "bgr", "gray"]
+CHANNEL_COUNT = {"rgba": 4, "rgb": 3, "bgra": 4, "bgr": 3, "gray": 1}
+
+
+# --- shared bodies ---------------------------------------------------------------------------------------------------
+
+class Error(Struct, frozen=True):
+    """The error triple, and which of the kinds of error it is (see EXIT_KINDS)."""
+
+    code: str
+    message: str
+    hint: str = ""
+    kind: str = "fault"
+
+
+class Source(Struct, frozen=True, omit_defaults=True):
+    """Which frames of what: exactly one of path, clip and upload."""
+
+    path: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+    clip: dict[str, Any] | None = None
+    upload: Identifier | None = None
+    range: FrameSpan | Annotated[str, Meta(max_length=64)] | None = None
+    analysis_range: FrameSpan | None = None
+
+    def __post_init__(self) -> None:
+        if sum(given is not None for given in (self.path, self.clip, self.upload)) != 1:
+            raise ValueError("Give exactly one of path, clip and upload")
+        if self.path is not None and (not os.path.isabs(self.path) or "\0" in self.path):
+            raise ValueError("The path must be absolute")
+
+    def name(self) -> str:
+        """For people: the path, the clip's name, or the upload's id."""
+        if self.clip is not None:
+            return str(self.clip.get("name") or "OTIO clip")
+        return self.path or f"upload {self.upload}"
+
+
+class SettingsChoice(Struct, frozen=True, omit_defaults=True):
+    """A preset and single values over it."""
+
+    preset: Annotated[str, Meta(max_length=64)] = "natural"
+    values: dict[str, bool | int | float | Annotated[str, Meta(max_length=4096)]] = {}
+
+    def settings(self) -> Settings:
+        """Raises: SettingsError `unknown-preset`, `unknown-setting`, `bad-setting`."""
+        return preset(self.preset).with_values(self.values)
+
+
+class JobReport(Struct, frozen=True):
+    """What is known of a job."""
+
+    job_id: str
+    kind: Literal["analyze", "stabilize"]
+    state: Literal["queued", "running", "done", "failed", "cancelled"]
+    stage: str = ""
+    done: int = 0
+    total: int = 0
+    fraction: float = 0.0
+    eta_s: float | None = None
+    found: dict[str, Any] = {}
+    source: str = ""
+    output: str | None = None
+    error: Error | None = None
+    result: dict[str, Any] | None = None
+    created_unix_s: float = 0.0
+
+    @property
+    def is_final(self) -> bool:
+        return self.state in ("done", "failed", "cancelled")
+
+
+# --- requests --------------------------------------------------------------------------------------------------------
+
+class Hello(Struct, frozen=True):
+    client: Annotated[str, Meta(max_length=200)]
+
+
+class Probe(Struct, frozen=True):
+    source: Source
+
+
+class Analyze(Struct, frozen=True):
+    source: Source
+    settings: SettingsChoice = SettingsChoice()
+    job_id: Identifier | None = None
+    detached: bool = False
+
+
+class Stabilize(Struct, frozen=True):
+    source: Source
+    output: Annotated[str, Meta(min_length=1, max_length=4096)]
+    settings: SettingsChoice = SettingsChoice()
+    job_id: Identifier | None = None
+    detached: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if not os.path.isabs(self.output) or "\0" in self.output:
+            raise ValueError("The output must be an absolute path")
+
+
+class FrameRequest(Struct, frozen=True):
+    source: Source
+    frame_index: Index
+    settings: SettingsChoice = SettingsChoice()
+    format: SampleFormat = "half"
+    reduction: Literal[1, 2, 4, 8] = 1
+    wait_s: Annotated[float, Meta(ge=0, le=10)] = 0.0
+    prefetch: Annotated[int, Meta(ge=0, le=32)] = 8
+    analyze: bool = True
+
+
+class UploadedFrame(Struct, frozen=True):
+    frame_index: Index
+    format: SampleFormat
+    channels: Channels = "rgba"
+    row_bytes: Annotated[int, Meta(ge=0, le=PART_BYTES)] = 0
+    row_order: Literal["top-down", "bottom-up"] = "top-down"
+
+
+class PutFrames(Struct, frozen=True):
+    source_id: Identifier
+    width: Side
+    height: Side
+    frames: Annotated[list[UploadedFrame], Meta(min_length=1, max_length=BUFFERS)]
+    rate: Annotated[str, Meta(max_length=32)] = "25"
+
+
+class Status(Struct, frozen=True):
+    job_id: Identifier | None = None
+
+
+class Jobs(Struct, frozen=True):
+    pass
+
+
+class Ping(Struct, frozen=True):
+    pass
+
+
+class Cancel(Struct, frozen=True):
+    job_id: Identifier
+
+
+class Shutdown(Struct, frozen=True):
+    when_idle: bool = False
+
+
+REQUESTS: dict[str, type[Struct]] = {
+    "hello": Hello, "probe": Probe, "analyze": Analyze, "stabilize": Stabilize, "frame": FrameRequest,
+    "put_frames": PutFrames, "status": Status, "jobs": Jobs,
+}
+CONTROLS: dict[str, type[Struct]] = {"ping": Ping, "cancel": Cancel, "shutdown": Shutdown}
+
+
+# --- replies ---------------------------------------------------------------------------------------------------------
+
+class Limits(Struct, frozen=True):
+    part_bytes: int = PART_BYTES
+    json_bytes: int = JSON_BYTES
+    buffers: int = BUFFERS
+    jobs_queued: int = 64
+    frames_waiting: int = 1024
+    frames_waiting_per_session: int = 64
+    sessions: int = 256
+    upload_bytes: int = 64 << 30
+    frame_cache_bytes: int = 1 << 30
+
+
+class HelloReply(Struct, frozen=True):
+    version: str
+    protocol: str
+    pid: int
+    device: str
+    limits: Limits
+    session_timeout_s: float
+
+
+class ProbeReply(Struct, frozen=True):
+    source: str
+    width: int
+    height: int
+    rate: str
+    available_range: FrameSpan
+    render_range: FrameSpan
+    start_timecode: str | None = None
+
+
+class FrameReply(Struct, frozen=True, omit_defaults=True):
+    """`ready` carries width, height, format, row_bytes and one buffer; `pending` the rest."""
+
+    state: Literal["ready", "pending"]
+    frame_index: int
+    width: int | UnsetType = UNSET
+    height: int | UnsetType = UNSET
+    format: SampleFormat | UnsetType = UNSET
+    row_bytes: int | UnsetType = UNSET
+    stage: str | UnsetType = UNSET
+    fraction: float | UnsetType = UNSET
+    job_id: str | UnsetType | None = UNSET
+    retry_s: float | UnsetType = UNSET
+
+
+class PutReply(Struct, frozen=True):
+    source_id: str
+    ranges: list[FrameSpan]
+
+
+class WorkerReport(Struct, frozen=True):
+    pid: int | None
+    state: Literal["starting", "idle", "busy", "lost"]
+    restarts: int
+
+
+class StatusReply(Struct, frozen=True):
+    state: Literal["idle", "busy", "stopping"]
+    uptime_s: float
+    sessions: int
+    jobs_queued: int
+    jobs_running: int
+    frames_waiting: int
+    worker: WorkerReport
+    memory_mib: float
+    frame_cache_mib: float
+    job: JobReport | None = None
+
+
+class JobsReply(Struct, frozen=True):
+    jobs: list[JobReport]
+
+
+class Empty(Struct, frozen=True):
+    pass
+
+
+REPLIES: dict[str, type[Struct]] = {
+    "hello": HelloReply, "probe": ProbeReply, "analyze": JobReport, "stabilize": JobReport, "frame": FrameReply,
+    "put_frames": PutReply, "status": StatusReply, "jobs": JobsReply,
+    "ping": Empty, "cancel": JobReport, "shutdown": Empty,
+}
+
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+class ProgressEvent(Struct, frozen=True):
+    stage: str
+    done: int
+    total: int
+    fraction: float
+    eta_s: float | None = None
+    found: dict[str, Any] = {}
+
+
+class LogEvent(Struct, frozen=True):
+    level: Literal["info", "warning", "error"]
+    message: str
+
+
+EVENTS: dict[str, type[Struct]] = {"progress": ProgressEvent, "state": JobReport, "log": LogEvent}
+
+
+def topic_of(job_id: str | None) -> bytes:
+    return f"job/{job_id}/".encode() if job_id else b"engine/"
+
+
+# --- envelopes -------------------------------------------------------------------------------------------------------
+
+class Request(Struct, frozen=True):
+    """Part 0 of a request; `body` is decoded once the type is known."""
+
+    v: Annotated[str, Meta(max_length=16, pattern=r"^\d{1,4}\.\d{1,4}$")]
+    type: Annotated[str, Meta(max_length=64)]
+    id: Annotated[str, Meta(min_length=1, max_length=64)]
+    session: Identifier
+    body: Raw = Raw(b"{}")
+
+
+class Reply(Struct, frozen=True, omit_defaults=True):
+    """Part 0 of a reply."""
+
+    v: str
+    type: str
+    id: str
+    engine: str
+    status: Literal["ok", "error"]
+    body: Raw | UnsetType = UNSET
+    error: Error | UnsetType = UNSET
+
+
+class Event(Struct, frozen=True):
+    """Part 1 of an event."""
+
+    v: str
+    type: str
+    engine: str
+    job_id: str | None
+    body: Raw
+
+
+class Connection(Struct, frozen=True, omit_defaults=True):
+    """The connection file. Beyond this machine `server_key` and the host's own key pair replace the token."""
+
+    protocol: str
+    engine: str
+    version: str
+    pid: int
+    started_unix_s: float
+    request: str
+    control: str
+    events: str
+    username: str = USERNAME
+    token: str = ""
+    server_key: str | None = None
+    public_key: str | None = None
+    secret_key: str | None = None
+
+
+class Launch(Struct, frozen=True):
+    """The launch file: the program that starts an engine."""
+
+    program: Annotated[list[str], Meta(min_length=1)]
+
+
+Body = TypeVar("Body", bound=Struct)
+
+
+def encode(message: Struct) -> bytes:
+    return msgspec.json.encode(message)
+
+
+def decode(data: Any, wanted: type[Body], what: str) -> Body:
+    """The message in `data`.
+
+    Raises: ProtocolError `bad-message` for broken JSON, `bad-field` for a field that is missing, of the wrong type or
+    outside its range.
+    """
+    try:
+        return msgspec.json.decode(data, type=wanted)
+    except msgspec.ValidationError as error:
+        raise ProtocolError("bad-field", f"{what}: {error}.", "PROTOCOL.md lists the fields.") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError("bad-message", f"{what} is not JSON: {error}.", "It is one JSON object in UTF-8.") from error
+
+
+def encode_request(kind: str, request_id: str, session: str, body: Struct) -> bytes:
+    return encode(Request(VERSION, kind, request_id, session, Raw(encode(body))))
+
+
+def decode_request(part: Any) -> Request:
+    """The envelope of a request. Raises: ProtocolError `bad-message`, `protocol-version`."""
+    if len(part) > JSON_BYTES:
+        raise ProtocolError("bad-message", f"Part 0 has {len(part)} bytes, more than {JSON_BYTES}.", "Pixels go into buffers.")
+    try:
+        request = decode(part, Request, "The request")
+    except ProtocolError as error:
+        raise ProtocolError("bad-message", error.message, "PROTOCOL.md, section 3.") from error
+    if major(request.v) != major(VERSION):
+        raise ProtocolError("protocol-version", f"The host speaks protocol {request.v}, this engine {VERSION}.",
+                            "Update the older of the two.")
+    return request
+
+
+def encode_reply(kind: str, request_id: str, engine: str, body: Struct) -> bytes:
+    return encode(Reply(VERSION, kind, request_id, engine, "ok", body=Raw(encode(body))))
+
+
+def encode_error(kind: str, request_id: str, engine: str, error: VS3RError) -> bytes:
+    return encode(Reply(VERSION, kind, request_id, engine, "error", error=error_of(error)))
+
+
+def decode_reply(part: Any) -> Reply:
+    """Raises: ProtocolError `bad-message`, `protocol-version`."""
+    reply = decode(part, Reply, "The reply")
+    if major(reply.v) != major(VERSION):
+        raise ProtocolError("protocol-version", f"The engine speaks protocol {reply.v}, this host {VERSION}.",
+                            "Update the older of the two, then `vs3r engine stop`.")
+    return reply
+
+
+def encode_event(kind: str, engine: str, job_id: str | None, body: Struct) -> list[bytes]:
+    return [topic_of(job_id), encode(Event(VERSION, kind, engine, job_id, Raw(encode(body))))]
+
+
+def major(version: str) -> str:
+    return version.partition(".")[0]
+
+
+# --- errors across the wire ------------------------------------------------------------------------------------------
+
+_KINDS: dict[str, type[VS3RError]] = {
+    "usage": errors.SettingsError, "input": errors.InputError, "setup": errors.SetupError,
+    "resource": errors.ResourceError, "cancelled": errors.Cancelled, "fault": errors.EngineFault,
+}
+_KIND_OF_EXIT_CODE = {error.exit_code: kind for kind, error in _KINDS.items()}
+
+
+def error_of(error: VS3RError) -> Error:
+    return Error(error.code, error.message, error.hint, _KIND_OF_EXIT_CODE[error.exit_code])
+
+
+def exception_of(error: Error) -> VS3RError:
+    """An exception with the same triple and exit code."""
+    kind = _KINDS.get(error.kind, errors.EngineFault)
+    if kind is errors.Cancelled:
+        return errors.Cancelled(error.message, error.hint)
+    return kind(error.code, error.message, error.hint)
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+def runtime_directory() -> Path:
+    """Where the connection file lives; see PROTOCOL.md section 1."""
+    if named := os.environ.get("VS3R_RUNTIME_DIR"):
+        return Path(named)
+    if sys.platform in ("win32", "darwin"):
+        return _application_directory() / "run"
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(runtime) / "vs3r" if runtime else Path.home() / ".cache" / "vs3r" / "run"
+
+
+def configuration_directory() -> Path:
+    """Where the launch file and the user's presets live; see PROTOCOL.md section 1."""
+    if named := os.environ.get("VS3R_CONFIG_DIR"):
+        return Path(named)
+    if sys.platform in ("win32", "darwin"):
+        return _application_directory()
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "vs3r"
+
+
+def _application_directory() -> Path:
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "vs3r"
+    return Path.home() / "Library" / "Application Support" / "vs3r"
+
+
+def connection_file(directory: Path | None = None) -> Path:
+    return (directory or runtime_directory()) / "engine.json"
+
+
+def launch_file() -> Path:
+    return configuration_directory() / "launch.json"
+
+
+def read_connection(path: Path) -> Connection | None:
+    """What the connection file says; None where there is none.
+
+    Raises: ProtocolError `protocol-version`, `connection-file` for one that cannot be read.
+    """
+    try:
+        connection = decode(path.read_bytes(), Connection, f"The connection file {path}")
+    except FileNotFoundError:
+        return None
+    except (OSError, ProtocolError) as error:
+        raise ProtocolError("connection-file", f"The connection file {path} cannot be read: {error}", "Delete it.") \
+            from error
+    if major(connection.protocol) != major(VERSION):
+        raise ProtocolError("protocol-version", f"The running engine speaks protocol {connection.protocol}, "
+                            f"this host {VERSION}.", "Stop it with its own `vs3r engine stop`, or update.")
+    return connection
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """`path` holds `data`, appeared whole, and only the user can read it (0600, its directory 0700)."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.chmod(0o700)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(data)
+    temporary.replace(path)
