@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Section 3.3, eq. 6-7: the hybrid reprojection of one frame onto its target camera, and the geometry every renderer shares."""
+"""Section 3.3, eq. 6-7: the hybrid reprojection of a frame onto its target camera, and the geometry renderers share."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -60,8 +60,8 @@ def source_positions(target: Target, view: View, pixels: np.ndarray) -> np.ndarr
     x, y = rigid[..., 0], rigid[..., 1]
     z = ray[2, 0] * x + ray[2, 1] * y + ray[2, 2]
     scale = 1.0 / np.where(z > 1e-6, z, np.nan)
-    infinite = np.stack([(ray[0, 0] * x + ray[0, 1] * y + ray[0, 2]) * scale, (ray[1, 0] * x + ray[1, 1] * y + ray[1, 2]) * scale], -1)
-    # A point at source depth Z is seen at infinite + epipole_step / Z: one unknown per pixel, solved by looking Z up there.
+    infinite = np.stack([(ray[i, 0] * x + ray[i, 1] * y + ray[i, 2]) * scale for i in (0, 1)], -1)
+    # A point at source depth Z is seen at infinite + epipole_step / Z, and Z is looked up where it is seen.
     epipole_step = offset[:2] - offset[2] * infinite
     seen = infinite
     if np.any(offset):
@@ -72,39 +72,49 @@ def source_positions(target: Target, view: View, pixels: np.ndarray) -> np.ndarr
         per_pixel = np.array([nearness.shape[1] / source.width, nearness.shape[0] / source.height])
         if reach_px > NEGLIGIBLE_PX:
             for _ in range(3):
-                seen = infinite + epipole_step * bilinear(nearness[..., None], seen * per_pixel - 0.5)
+                seen = infinite + epipole_step * bilinear(nearness, seen * per_pixel - 0.5)[..., None]
     if view.residual_px is not None:
         seen = seen + residual_at(view.residual_px, seen, source)
     return seen
 
 
 def residual_at(residual_px: np.ndarray, pixels: np.ndarray, camera: Camera) -> np.ndarray:
-    """[..., 2]: a corner-to-corner vertex grid of displacements at corner-origin pixels, held constant outside the picture."""
+    """[..., 2]: a corner-to-corner vertex grid of displacements at pixels, held constant outside the picture."""
     rows, columns = residual_px.shape[:2]
-    return bilinear(residual_px, pixels * np.array([(columns - 1) / camera.width, (rows - 1) / camera.height]))
+    # x + iy, so that one pass over the pixels interpolates both.
+    plane = np.ascontiguousarray(residual_px, np.float64).view(np.complex128)[..., 0]
+    found = bilinear(plane, pixels * ((columns - 1) / camera.width, (rows - 1) / camera.height))
+    return found[..., None].view(np.float64)
 
 
 def bilinear(samples: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """[..., c]: samples [rows, columns, c] between their integer (x, y) indices, held constant outside; NaN reads the first.
+    """[...]: samples [rows, columns] (real or complex) between their integer indices, read at (x, y) indices [..., 2].
 
-    In full precision: cv2.remap rounds positions to 1/32 of a sample, which is many pixels of a coarse grid.
+    Held constant outside; NaN reads the first. In full precision: cv2.remap rounds positions to 1/32 of a sample,
+    which is many pixels of a coarse grid.
     """
-    rows, columns, channels = samples.shape
-    flat = samples.reshape(-1, channels)
-    x = np.clip(np.nan_to_num(at[..., 0]), 0, columns - 1)
-    y = np.clip(np.nan_to_num(at[..., 1]), 0, rows - 1)
-    left = np.minimum(x.astype(np.intp), max(columns - 2, 0))
-    top = np.minimum(y.astype(np.intp), max(rows - 2, 0))
-    right_share, lower_share = (x - left)[..., None], (y - top)[..., None]
+    rows, columns = samples.shape
+    flat = samples.ravel()
+    x = np.fmin(np.fmax(at[..., 0], 0), columns - 1)
+    y = np.fmin(np.fmax(at[..., 1], 0), rows - 1)
+    left = np.minimum(x.astype(np.int32), max(columns - 2, 0))
+    top = np.minimum(y.astype(np.int32), max(rows - 2, 0))
+    x -= left
+    y -= top
     corner = top * columns + left
     step_x, step_y = (1 if columns > 1 else 0), (columns if rows > 1 else 0)
-    upper = flat[corner] * (1 - right_share) + flat[corner + step_x] * right_share
-    lower = flat[corner + step_y] * (1 - right_share) + flat[corner + step_y + step_x] * right_share
-    return upper * (1 - lower_share) + lower * lower_share
+    upper = flat.take(corner)
+    upper += (flat.take(corner + step_x) - upper) * x
+    lower = flat.take(corner + step_y)
+    lower += (flat.take(corner + (step_y + step_x)) - lower) * x
+    lower -= upper
+    lower *= y
+    upper += lower
+    return upper
 
 
 def inverse_depth(depth: np.ndarray) -> np.ndarray:
-    """[h, w] float64 1 / depth; unknown (NaN) or impossible depth becomes the median of the rest (1 where all is unknown)."""
+    """[h, w] float64 1 / depth; unknown (NaN) or impossible depth becomes the median of the rest, 1 if all is unknown."""
     known = np.isfinite(depth) & (depth > 0)
     if known.all():
         return 1.0 / depth.astype(np.float64)
