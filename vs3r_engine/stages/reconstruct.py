@@ -1,12 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Section 3.2: frames in, cameras and scene out (eq. 1). A shot is reconstructed by itself; cuts end a trajectory."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import Protocol
 
+import cv2
+import numpy as np
+
 from vs3r_engine.frame import Frame
 from vs3r_engine.scene import Reconstruction
+
+SHORTEST_SHOT_FRAMES = 5
+"""A shot that another cut would make shorter than this is a flash, a wipe or a glitch, and stays whole."""
+
+_TINY_WIDTH_PX = 96
+_AFTER_FRAMES = 4
+"""Frames seen on either side of a possible cut before it is decided: a picture that comes back was never left."""
+_COMES_BACK = 0.5
+"""A flash is over when the picture differs from one before it by less than this share of the jump."""
 
 
 class Reconstructor(Protocol):
@@ -20,3 +33,80 @@ class Reconstructor(Protocol):
         reported in `diagnostics["is_bridged"]`, never raised.
         """
         ...
+
+
+def shots(frames: Iterable[Frame]) -> Iterator[Iterator[Frame]]:
+    """The frames as shots: every frame once, in order, a new iterator at every scene cut.
+
+    Lazy: a handful of frames are read ahead. What the caller leaves of one shot is skipped when the next is asked for.
+    Cuts are those of PySceneDetect's adaptive detector on tiny pictures, without the flashes and glitches that a shot
+    survives.
+    """
+    marked = _marked(frames)
+    ahead = next(marked, None)
+
+    def one_shot(first: Frame) -> Iterator[Frame]:
+        nonlocal ahead
+        yield first
+        for ahead in marked:
+            if ahead[1]:
+                return
+            yield ahead[0]
+        ahead = None
+
+    while ahead is not None:
+        shot = one_shot(ahead[0])
+        yield shot
+        deque(shot, maxlen=0)
+
+
+def _marked(frames: Iterable[Frame]) -> Iterator[tuple[Frame, bool]]:
+    """Every frame with whether a shot begins there."""
+    from scenedetect.common import FrameTimecode
+    from scenedetect.detectors import AdaptiveDetector
+
+    # The detector's own shortest scene only counts from the last cut it reported, which may be one we refuse.
+    detector = AdaptiveDetector(min_scene_len=1)
+    waiting: deque[tuple[int, Frame, np.ndarray]] = deque()
+    earlier: deque[np.ndarray] = deque(maxlen=_AFTER_FRAMES)
+    cuts: set[int] = set()
+    last_cut = 0
+    number = -1
+
+    def released() -> tuple[Frame, bool]:
+        nonlocal last_cut
+        position, frame, picture = waiting.popleft()
+        is_cut = position in cuts and position - last_cut >= SHORTEST_SHOT_FRAMES \
+            and not _comes_back(list(earlier), [picture, *(later for _, _, later in waiting)])
+        earlier.append(picture)
+        if is_cut:
+            last_cut = position
+        return frame, is_cut
+
+    for number, frame in enumerate(frames):
+        picture = _tiny(frame)
+        cuts.update(cut.frame_num for cut in detector.process_frame(FrameTimecode(number, fps=30.0), picture))
+        waiting.append((number, frame, picture))
+        if len(waiting) > _AFTER_FRAMES:
+            yield released()
+    cuts.update(cut.frame_num for cut in detector.post_process(FrameTimecode(max(number, 0), fps=30.0)))
+    while waiting:
+        yield released()
+
+
+def _tiny(frame: Frame) -> np.ndarray:
+    """[h, w, 3] uint8 BGR about 96 pixels wide, from a sparse sample of the frame's pixels."""
+    stride = max(1, min(frame.width // (3 * _TINY_WIDTH_PX), frame.height // 32))
+    planes = tuple(np.ascontiguousarray(plane[::stride, ::stride]) for plane in frame.planes)
+    sparse = Frame(frame.frame_index, planes, frame.layout, frame.colour)
+    width = min(_TINY_WIDTH_PX, sparse.width)
+    rgb = sparse.resized(width, max(1, round(sparse.height * width / sparse.width))).to_rgb()
+    return np.ascontiguousarray(np.clip(rgb[..., ::-1] * 255.0, 0, 255).astype(np.uint8))
+
+
+def _comes_back(earlier: list[np.ndarray], later: list[np.ndarray]) -> bool:
+    """Whether a picture from before a jump (the last of `earlier` to the first of `later`) is seen again after it, up
+    to the motion that a few frames bring."""
+    before, after = ([cv2.GaussianBlur(p, (0, 0), 3).astype(np.float32) for p in side] for side in (earlier, later))
+    jump = float(np.abs(after[0] - before[-1]).mean())
+    return any(float(np.abs(a - b).mean()) < _COMES_BACK * jump for b in before for a in after)

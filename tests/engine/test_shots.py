@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scene cuts: every frame once, in order, lazily, and a new shot where the scene changes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.synthetic import make_clip
+from vs3r_engine.frame import Frame
+from vs3r_engine.stages.reconstruct import shots
+
+
+@pytest.fixture(scope="module")
+def two_scenes() -> list[Frame]:
+    first = make_clip("regular", frames=24, width=160, height=90, seed=1).frames
+    second = make_clip("crowd", frames=24, width=160, height=90, seed=2).frames
+    return [replace(frame, frame_index=i) for i, frame in enumerate([*first, *second])]
+
+
+def starts(frames: list[Frame]) -> list[int]:
+    return [next(shot).frame_index for shot in shots(iter(frames))]
+
+
+def painted(frame: Frame, luma: int) -> Frame:
+    return replace(frame, planes=(np.full_like(frame.planes[0], luma), *(np.full_like(p, 128) for p in frame.planes[1:])))
+
+
+def test_a_cut_begins_a_shot_and_every_frame_comes_once_in_order(two_scenes):
+    found = [[frame.frame_index for frame in shot] for shot in shots(iter(two_scenes))]
+    assert found == [list(range(24)), list(range(24, 48))]
+
+
+def test_what_is_left_of_a_shot_is_skipped_when_the_next_is_asked_for(two_scenes):
+    assert starts(two_scenes) == [0, 24]
+
+
+def test_hand_held_running_is_one_shot():
+    assert starts(make_clip("running", frames=40, width=160, height=90, seed=3).frames) == [0]
+
+
+@pytest.mark.parametrize(("luma", "length"), [(16, 1), (16, 3), (235, 2)])
+def test_a_flash_or_a_short_black_does_not_cut(two_scenes, luma, length):
+    frames = two_scenes[:24]
+    frames = [painted(f, luma) if 10 <= f.frame_index < 10 + length else f for f in frames]
+    assert starts(frames) == [0]
+
+
+def test_frames_are_read_only_a_handful_ahead(two_scenes):
+    read = []
+
+    def source():
+        for frame in two_scenes:
+            read.append(frame.frame_index)
+            yield frame
+
+    shot = next(iter(shots(source())))
+    next(shot)
+    assert len(read) <= 8
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_very_short_clips_are_at_most_one_shot(two_scenes, count):
+    assert [len(list(shot)) for shot in shots(iter(two_scenes[:count]))] == [count] * (count > 0)
+
+
+def test_tiny_pictures_are_shots_too():
+    assert starts(make_clip("regular", frames=8, width=16, height=16, seed=0).frames) == [0]
