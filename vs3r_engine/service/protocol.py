@@ -32,7 +32,7 @@ Identifier = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Index = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Side = Annotated[int, Meta(ge=1, le=16384)]
 FrameSpan = Annotated[tuple[Index, ...], Meta(min_length=2, max_length=2)]
-"""(first, end): half-open, in frames of the media. Not tuple[Index, Index]: beside text msgspec 0.22 crashes on that."""
+"""(first, end): half-open, in frames of the media. Not tuple[Index, Index]: in a union with text msgspec 0.22 crashes."""
 SampleFormat = Literal["uint8", "uint16", "half", "float32"]
 SAMPLE_BYTES = {"uint8": 1, "uint16": 2, "half": 2, "float32": 4}
 Channels = Literal["rgba", "rgb", "bgra", "bgr", "gray"]
@@ -376,7 +376,7 @@ def decode(data: Any, wanted: type[Body], what: str) -> Body:
     except msgspec.ValidationError as error:
         raise ProtocolError("bad-field", f"{what}: {error}.", "PROTOCOL.md lists the fields.") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError("bad-message", f"{what} is not JSON: {error}.", "It is one JSON object in UTF-8.") from error
+        raise ProtocolError("bad-message", f"{what} is not JSON: {error}.", "It is one object in UTF-8.") from error
 
 
 def encode_request(kind: str, request_id: str, session: str, body: Struct) -> bytes:
@@ -386,7 +386,7 @@ def encode_request(kind: str, request_id: str, session: str, body: Struct) -> by
 def decode_request(part: Any) -> Request:
     """The envelope of a request. Raises: ProtocolError `bad-message`, `protocol-version`."""
     if len(part) > JSON_BYTES:
-        raise ProtocolError("bad-message", f"Part 0 has {len(part)} bytes, more than {JSON_BYTES}.", "Pixels go into buffers.")
+        raise ProtocolError("bad-message", f"Part 0 has {len(part)} bytes, over {JSON_BYTES}.", "Pixels go into buffers.")
     try:
         request = decode(part, Request, "The request")
     except ProtocolError as error:
