@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Segments into the finished file: pictures remuxed at the source's exact times, its other streams copied beside them."""
+
+import heapq
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+
+from vs3r_engine.errors import DiskFull, EngineFault, RangeError
+from vs3r_engine.media import companions
+from vs3r_engine.media.codecs import Encoding, check_output
+from vs3r_engine.media.info import MediaInfo
+from vs3r_engine.media.segments import discard, write_errors
+from vs3r_engine.timeline import FrameRange, frame_count_of_timecode, timecode_of_frame_count
+
+_TICKS_PER_SECOND = {"matroska": 1000}
+
+
+def assemble(segments: Sequence[Path], output: str, info: MediaInfo, encoding: Encoding, render_range: FrameRange,
+             overwrite: bool = False, extra_metadata: Mapping[str, str] | None = None) -> list[str]:
+    """The finished output stands under `output`, whole: the segments' pictures, which must be exactly those of `render_range`, and
+    the source's other streams, re-timed to it. Segments are left where they are.
+
+    Returns: what the output could not keep, one sentence each (empty as a rule).
+
+    Raises: EngineFault `segments-incomplete`; MediaError as `check_output`; DiskFull. On every error, nothing new stands under
+    `output`, and what stood there before still does.
+    """
+    check_output(info, output, overwrite)
+    if encoding.is_sequence:
+        _place_images(segments, encoding, render_range)
+        return list(encoding.notes)
+    target = Path(output)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        with write_errors(output):
+            lost = _mux(segments, partial, info, encoding, render_range, extra_metadata or {})
+            os.replace(partial, target)
+    finally:
+        discard(partial)
+    return [*encoding.notes, *lost]
+
+
+def origin_s(info: MediaInfo, render_range: FrameRange) -> Fraction:
+    """The moment of the source that becomes 0 in the output: the file's own beginning, or the first frame of a later range."""
+    first = info.time_s(0)
+    if render_range.start > 0:
+        return info.time_s(render_range.start)
+    return first if abs(info.file_origin_s - first) < Fraction(1, 50000) else info.file_origin_s
+
+
+def start_timecode(info: MediaInfo, render_range: FrameRange) -> str | None:
+    """The source's timecode, moved on to the range's first frame. A timecode that does not count at the clip's rate stays as it is."""
+    if info.start_timecode is None or render_range.start == 0:
+        return info.start_timecode
+    try:
+        count = frame_count_of_timecode(info.start_timecode, info.clip.rate)
+        return timecode_of_frame_count(count + render_range.start, info.clip.rate, ";" in info.start_timecode or "," in info.start_timecode)
+    except RangeError:
+        return info.start_timecode
+
+
+def _mux(segments: Sequence[Path], partial: Path, info: MediaInfo, encoding: Encoding, render_range: FrameRange,
+         extra_metadata: Mapping[str, str]) -> list[str]:
+    begin_s = origin_s(info, render_range)
+    options = {"movflags": "+use_metadata_tags"} if extra_metadata and encoding.container in ("mp4", "mov") else {}
+    with av.open(f"file:{segments[0]}") as first, \
+            av.open(f"file:{partial}", "w", format=encoding.container, container_options=options) as container:
+        stream = container.add_stream_from_template(first.streams.video[0], opaque=True)
+        _describe_picture(stream, info, encoding)
+        timecode = start_timecode(info, render_range)
+        if timecode:
+            stream.metadata["timecode"] = timecode
+        if info.reel_name:
+            stream.metadata["reel_name"] = info.reel_name
+        stream.time_base = _output_time_base(info, encoding)
+        with companions.open_companions(info, encoding, render_range, begin_s, container) as others:
+            container.metadata.update(others.file_metadata)
+            container.metadata.update(extra_metadata)
+            container.start_encoding()
+            pictures = _timed_pictures(segments, stream, info, render_range, begin_s, first.streams.video[0].codec_context.reorder_depth)
+            for _, packet in heapq.merge(pictures, others.packets(), key=lambda item: item[0]):
+                container.mux_one(packet)
+            return others.lost
+
+
+def _output_time_base(info: MediaInfo, encoding: Encoding) -> Fraction:
+    """The finest grid that every frame's time lies on."""
+    if info.is_variable_rate and encoding.container != "mxf":
+        return info.time_base
+    return Fraction(1, info.clip.rate.numerator) if encoding.container != "mxf" else 1 / info.clip.rate
+
+
+def _describe_picture(stream: av.VideoStream, info: MediaInfo, encoding: Encoding) -> None:
+    context = stream.codec_context
+    if encoding.codec_tag and encoding.container in ("mp4", "mov"):
+        context.codec_tag = encoding.codec_tag
+    context.framerate = info.clip.rate
+    context.sample_aspect_ratio = info.pixel_aspect
+    context.color_primaries, context.color_trc, context.colorspace = encoding.colour.primaries, encoding.colour.transfer, encoding.colour.matrix
+    if info.display_matrix:
+        stream.set_display_matrix(info.display_matrix)
+
+
+def _timed_pictures(segments: Sequence[Path], stream: av.VideoStream, info: MediaInfo, render_range: FrameRange, begin_s: Fraction,
+                    delay: int) -> Iterator[tuple[float, av.Packet]]:
+    """(decoding time in s, packet) of every picture, in decoding order across the segments.
+
+    A picture is shown at the source's time of its frame. It is decoded `delay` frames early: the time of the frame that many
+    places before its own place in decoding order, which never lies after its showing.
+    """
+    time_base = stream.time_base
+    count, place, shown_before = len(render_range), 0, 0
+
+    def ticks(local_index: int) -> int:
+        if local_index < 0:
+            step = info.time_s(render_range.start + 1) - info.time_s(render_range.start)
+            return round((info.time_s(render_range.start) + local_index * step - begin_s) / time_base)
+        return round((info.time_s(render_range.start + local_index) - begin_s) / time_base)
+
+    for segment in segments:
+        with av.open(f"file:{segment}") as container:
+            source = container.streams.video[0]
+            in_segment = 0
+            for packet in container.demux(source):
+                if packet.pts is None or packet.size == 0:
+                    continue
+                index = shown_before + round(packet.pts * packet.time_base * info.clip.rate)
+                if index >= count or place >= count:
+                    raise EngineFault("segments-incomplete", f"The segments hold more than the {count} frames of {render_range}.")
+                dts = ticks(place - delay)
+                packet.pts, packet.dts, packet.duration = ticks(index), dts, ticks(index + 1) - ticks(index)
+                if packet.dts > packet.pts:
+                    raise EngineFault("segments-order", f"Segment {segment} reorders its frames further than the first one.")
+                packet.time_base, packet.stream = time_base, stream
+                place, in_segment = place + 1, in_segment + 1
+                yield float(dts * time_base), packet
+            shown_before += in_segment
+    if place != count:
+        raise EngineFault("segments-incomplete", f"The segments hold {place} frames; {render_range} has {count}.")
+
+
+def _place_images(segments: Sequence[Path], encoding: Encoding, render_range: FrameRange) -> None:
+    """Every image stands under its name. A sequence is many files: those already placed are taken back when one fails."""
+    files = encoding.files
+    assert files is not None
+    wanted = {index: segment / str(files.numbers[0] + index) for segment in segments
+              for index in (int(name) - files.numbers[0] for name in os.listdir(segment))}
+    if sorted(wanted) != list(render_range):
+        raise EngineFault("segments-incomplete", f"The segments hold {len(wanted)} images; {render_range} has {len(render_range)}.")
+    placed: list[str] = []
+    try:
+        with write_errors(files.pattern):
+            for index in render_range:
+                name = files.file(index)
+                partial = f"{name}.partial"
+                placed.append(partial)
+                _link_or_copy(wanted[index], partial)
+            for index in render_range:
+                os.replace(f"{files.file(index)}.partial", files.file(index))
+    except (DiskFull, OSError):
+        for name in placed:
+            Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _link_or_copy(source: Path, target: str) -> None:
+    import shutil
+
+    Path(target).unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

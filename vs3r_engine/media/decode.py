@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures out of files: what a file holds (`probe`), and its frames by exact presentation time (`open_source`)."""
+
+from vs3r_engine.media import sequence, video_file
+from vs3r_engine.media.info import MediaInfo
+from vs3r_engine.media.source import VideoSource
+
+__all__ = ["MediaInfo", "VideoSource", "open_source", "probe"]
+
+
+def probe(path: str) -> MediaInfo:
+    """What the file, folder or image sequence at `path` holds.
+
+    Raises: MediaError `media-missing`, `media-empty`, `media-unreadable`, `media-not-video`, `media-truncated`, `media-interlaced`,
+    `media-too-small`, `media-pixel-format`, `media-gap`.
+    """
+    with open_source(path) as source:
+        return source.info
+
+
+def open_source(path: str) -> VideoSource:
+    """The clip at `path`, ready to hand out frames: a file, any file of an image sequence, name.%04d.exr,
+    name.[0001-0100].exr, or a folder that holds one sequence. Close it, or use it in a `with`. Raises: as `probe`."""
+    found = sequence.find(path)
+    return video_file.FileSource(path) if found is None else sequence.SequenceSource(found)

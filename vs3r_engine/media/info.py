@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known of a media file before its pictures are decoded: nouns, and the exact arithmetic of presentation times."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from vs3r_engine.frame import ColourTags, PixelLayout
+from vs3r_engine.timeline import Clip, exact_rate
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSummary:
+    """A stream beside the picture. `kind` is audio, subtitle, data, attachment, video (a second picture) or unknown."""
+
+    index: int
+    kind: str
+    codec: str | None
+    language: str | None = None
+    sample_rate: int | None = None
+    channels: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MasteringDisplay:
+    """SMPTE ST 2086: CIE x, y of the mastering display's primaries and white, its luminance in cd/m2. None = not stated."""
+
+    primaries_rgb: tuple[tuple[Fraction, Fraction], ...] | None
+    white: tuple[Fraction, Fraction] | None
+    luminance: tuple[Fraction, Fraction] | None
+    """(smallest, largest)"""
+
+
+@dataclass(frozen=True, slots=True)
+class ContentLight:
+    """CTA-861.3: the brightest pixel and the brightest frame's average, cd/m2."""
+
+    max_content: int
+    max_frame_average: int
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceName:
+    """An image sequence: files `prefix` + number, zero-padded to `digits`, + `suffix`; None of them missing.
+
+    `numbers` is the first and last file number, both included.
+    """
+
+    prefix: str
+    digits: int
+    suffix: str
+    numbers: tuple[int, int]
+
+    @property
+    def pattern(self) -> str:
+        """The sequence written the way printf counts: name.%04d.exr."""
+        return f"{self.prefix.replace('%', '%%')}%0{self.digits}d{self.suffix.replace('%', '%%')}" if self.digits else self.prefix + self.suffix
+
+    def file(self, frame_index: int) -> str:
+        return f"{self.prefix}{self.numbers[0] + frame_index:0{self.digits}d}{self.suffix}" if self.digits else self.prefix + self.suffix
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MediaInfo:
+    """A clip and everything about its file that has to survive to the output.
+
+    `codec`, `container` and `pixel_format` are FFmpeg's names. `rotation_deg` is how far a player turns the stored picture
+    counter-clockwise; `display_matrix` is its full 3x3 form, None where the file has none. `pts` holds the presentation time of
+    every frame [n] int64 in `time_base` seconds, ascending; `end_pts` is when the last frame's time is over.
+    """
+
+    clip: Clip
+    layout: PixelLayout
+    colour: ColourTags
+    codec: str
+    pts: np.ndarray
+    end_pts: int
+    time_base: Fraction
+    container: str = ""
+    pixel_format: str = ""
+    profile: str | None = None
+    range_is_tagged: bool = True
+    rotation_deg: int = 0
+    display_matrix: tuple[int, ...] | None = None
+    pixel_aspect: Fraction = Fraction(1)
+    start_timecode: str | None = None
+    reel_name: str | None = None
+    is_variable_rate: bool = False
+    streams: tuple[StreamSummary, ...] = ()
+    mastering_display: MasteringDisplay | None = None
+    content_light: ContentLight | None = None
+    sequence: SequenceName | None = None
+    stream_index: int = 0
+    file_origin_s: Fraction = Fraction(0)
+    """Where the file's own time begins: its earliest stream's start."""
+
+    @property
+    def frame_count(self) -> int:
+        return len(self.pts)
+
+    def time_s(self, frame_index: int) -> Fraction:
+        """When a frame is shown, in seconds of the file's own time; `frame_count` gives the end of the last one.
+
+        A constant-rate clip counts exactly (first + index / rate) even where its container rounds times, as Matroska does.
+        """
+        if not self.is_variable_rate:
+            return self.pts[0].item() * self.time_base + frame_index / self.clip.rate
+        ticks = self.end_pts if frame_index == self.frame_count else self.pts[frame_index].item()
+        return ticks * self.time_base
+
+
+def fit_rate(pts: np.ndarray, end_pts: int, time_base: Fraction, stated: list[Fraction]) -> tuple[Fraction, bool]:
+    """(rate, is_variable): the first of the stated rates whose grid every time keeps within a tick, else the average rate.
+
+    Matroska keeps milliseconds: 29.97 then shows as 33, 34, 33 ... which is no variable rate.
+    """
+    count = len(pts)
+    span = Fraction(int(pts[-1] - pts[0])) * time_base
+    if count == 1:
+        length = (end_pts - int(pts[0])) * time_base
+        return (stated[0] if stated else 1 / length if length > 0 else Fraction(25)), False
+    average = (count - 1) / span
+    nominal = exact_rate(float(average))
+    candidates = list(dict.fromkeys([rate for rate in [*stated, average.limit_denominator(1001), nominal] if rate > 0]))
+    for rate in candidates:
+        # |pts_k - pts_0 - k / (rate * time_base)| <= 1 tick, in exact integers
+        ticks_per_frame = 1 / (rate * time_base)
+        numerator, denominator = ticks_per_frame.numerator, ticks_per_frame.denominator
+        if count * numerator < 1 << 62:
+            deviation = np.abs((pts - pts[0]) * denominator - np.arange(count, dtype=np.int64) * numerator)
+            if int(deviation.max()) <= denominator:
+                return rate, False
+    return (nominal if nominal.denominator in (1, 1001) else average.limit_denominator(1001)), True

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finished pieces of a render: each segment is a closed, picture-only file (or a folder of images), there whole or not at all."""
+
+import errno
+import os
+import shutil
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+
+import av
+
+from vs3r_engine.errors import DiskFull, EngineFault, MediaError
+from vs3r_engine.frame import Frame
+from vs3r_engine.media.codecs import Encoding, open_encoder
+from vs3r_engine.media.info import MediaInfo
+from vs3r_engine.media.pixel_formats import name_of_layout, picture_of, planar_format
+
+
+@contextmanager
+def write_errors(path: str | Path):
+    """Foreign errors of writing `path` leave as ours: DiskFull `disk-full`, MediaError `output-unwritable`."""
+    try:
+        yield
+    except (av.FFmpegError, OSError) as error:
+        number = error.errno
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull("disk-full", f"There is no space left to write {path}.", "Free space on that disk, or choose another one.") from error
+        raise MediaError("output-unwritable", f"{path} cannot be written: {error.strerror or error}.",
+                         "Choose another name, or a folder you may write to.") from error
+
+
+class SegmentWriter:
+    """Encodes consecutive frames into one segment. Equal frames and encoding give equal bytes on every machine.
+
+    Until `close` returns, nothing exists under `path`; afterwards the segment is whole. A movie segment counts its frames from 0
+    at the clip's rate, whatever their times: `assemble` knows the times.
+    """
+
+    def __init__(self, path: str | Path, info: MediaInfo, encoding: Encoding) -> None:
+        self._path, self._info, self._encoding = Path(path), info, encoding
+        self._partial = self._path.with_name(self._path.name + ".partial")
+        self._first_index: int | None = None
+        self._count = 0
+        self._container: av.container.OutputContainer | None = None
+        discard(self._partial)
+        if encoding.is_sequence:
+            with write_errors(self._partial):
+                self._partial.mkdir()
+            self._context = _image_context(info, encoding)
+            return
+        with write_errors(self._partial):
+            self._container = av.open(f"file:{self._partial}", "w", format=encoding.segment_format)
+            self._stream = self._container.add_stream(encoding.encoder, rate=info.clip.rate)
+            open_encoder(self._stream.codec_context, info, encoding)
+            self._stream.codec_context.time_base = 1 / info.clip.rate
+            self._container.flags |= av.container.core.Flags.bitexact.value
+
+    def write(self, frame: Frame) -> None:
+        """Raises: EngineFault `frame-order`, `frame-shape`; DiskFull."""
+        if self._first_index is None:
+            self._first_index = frame.frame_index
+        if frame.frame_index != self._first_index + self._count:
+            raise EngineFault("frame-order", f"Frame {frame.frame_index} came where {self._first_index + self._count} belongs.")
+        picture = encodable(frame, self._encoding)
+        picture.pts, picture.time_base = self._count, 1 / self._info.clip.rate
+        with write_errors(self._partial):
+            if self._container is not None:
+                self._container.mux(self._stream.encode(picture))
+            else:
+                self._write_image(picture, frame.frame_index)
+        self._count += 1
+
+    def _write_image(self, picture: av.VideoFrame, frame_index: int) -> None:
+        files = self._encoding.files
+        assert files is not None
+        context = _image_context(self._info, self._encoding)
+        data = b"".join(bytes(packet) for packet in [*context.encode(picture), *context.encode(None)])
+        with open(self._partial / f"{files.numbers[0] + frame_index}", "wb") as file:
+            file.write(data)
+
+    def close(self) -> None:
+        """The segment stands under its name, complete. Raises: EngineFault `segment-empty`; DiskFull."""
+        if self._count == 0:
+            self.abort()
+            raise EngineFault("segment-empty", f"{self._path} was closed before any frame was written.")
+        try:
+            with write_errors(self._partial):
+                if self._container is not None:
+                    self._container.mux(self._stream.encode(None))
+                    self._container.close()
+                    self._container = None
+                if self._path.is_dir():
+                    shutil.rmtree(self._path)
+                os.replace(self._partial, self._path)
+        except BaseException:
+            self.abort()
+            raise
+
+    def abort(self) -> None:
+        """Nothing is left of the segment."""
+        container, self._container = self._container, None
+        if container is not None:
+            try:
+                container.close()
+            except (av.FFmpegError, OSError):
+                pass  # the file is about to go
+        discard(self._partial)
+
+
+def encodable(frame: Frame, encoding: Encoding) -> av.VideoFrame:
+    """The frame as the encoder's picture: its code values as they are where the layout is the encoder's, else converted."""
+    target = encoding.format
+    if frame.layout == target.layout:
+        return picture_of(frame.planes, target)
+    source = planar_format(name_of_layout(frame.layout))
+    assert source is not None
+    picture = picture_of(frame.planes, source)
+    matrix = encoding.colour.matrix if frame.layout.model == "rgb" else frame.colour.matrix
+    colourspace = matrix if matrix not in (0, 2) else (1 if frame.height >= 720 else 5)
+    return picture.reformat(
+        format=target.name, src_colorspace=colourspace, dst_colorspace=colourspace, interpolation="BICUBIC",
+        src_color_range=2 if frame.colour.full_range else 1, dst_color_range=2 if encoding.colour.full_range else 1)
+
+
+def _image_context(info: MediaInfo, encoding: Encoding):
+    context = av.CodecContext.create(encoding.encoder, "w")
+    open_encoder(context, info, encoding)
+    context.time_base = Fraction(1, 25)
+    return context
+
+
+def discard(path: Path) -> None:
+    """Neither file nor folder stands under `path`."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
