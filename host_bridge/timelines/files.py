@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import opentimelineio as otio
 
-from host_bridge.timelines.walk import Root, video_clips
+from host_bridge.timelines.walk import Root, timelines_of, video_clips
 from vs3r_engine.errors import InputError, SetupError
 
 
@@ -60,10 +60,13 @@ def read_timeline(path: str, edl_rate: float | None = None) -> Root:
     except otio.exceptions.UnsupportedSchemaError as error:
         raise InputError("unknown-schema", f"{path} was written by a newer OpenTimelineIO: {error}", "Export it for version 0.17 or older.") from error
     except Exception as error:  # adapters raise whatever their parsers do: ValueError, KeyError, ParseError, AttributeError
+        if "UnknownSchema" in str(error):
+            raise InputError("unknown-schema", f"{path} holds an object of a schema that OpenTimelineIO does not know: {_first_line(error)}",
+                             "Export it without that program's own objects.") from error
         raise InputError("not-a-timeline", f"{path} cannot be read as {kind.label}: {_first_line(error)}", "Export it again.") from error
     if getattr(root, "is_unknown_schema", False):
         raise InputError("unknown-schema", f"{path} holds an object of the unknown schema {root.original_schema_name}.", "Export a Timeline.")
-    if isinstance(root, Root):
+    if isinstance(root, otio.schema.Timeline | otio.schema.SerializableCollection):
         return root
     raise InputError("not-a-timeline", f"{path} holds {type(root).__name__}, not a timeline.", "Export the timeline, not a clip or a bin.")
 
@@ -119,28 +122,24 @@ def losses(root: Root, path: str) -> list[str]:
     return list({"fcp_xml": _fcp_xml_losses, "cmx_3600": _edl_losses, "fcpx_xml": _fcpx_losses}[adapter](root))
 
 
-def _timelines(root: Root) -> list[otio.schema.Timeline]:
-    return [root] if isinstance(root, otio.schema.Timeline) else [item for item in root if isinstance(item, otio.schema.Timeline)]
-
-
 def _retimed(root: Root) -> int:
     return sum(any(isinstance(effect, otio.schema.TimeEffect) for effect in place.clip.effects) for place in video_clips(root))
 
 
 def _transitions(root: Root) -> int:
-    return sum(len(timeline.find_children(descended_from_type=otio.schema.Transition)) for timeline in _timelines(root))
+    return sum(len(timeline.find_children(descended_from_type=otio.schema.Transition)) for timeline in timelines_of(root))
 
 
 def _fcp_xml_losses(root: Root) -> Iterator[str]:
     if count := _retimed(root):
         yield f"The speed of {count} retimed clips is lost: set it again in the editor."
-    if any(track.name for timeline in _timelines(root) for track in timeline.tracks if isinstance(track, otio.schema.Track)):
+    if any(track.name for timeline in timelines_of(root) for track in timeline.tracks if isinstance(track, otio.schema.Track)):
         yield "Track names are lost."
     yield "Only the active media of each clip is written; effects and metadata of other programs are lost."
 
 
 def _edl_losses(root: Root) -> Iterator[str]:
-    for timeline in _timelines(root):
+    for timeline in timelines_of(root):
         if len(timeline.video_tracks()) != 1:
             raise InputError("format-cannot-carry", f"An EDL holds one video track, and this timeline has {len(timeline.video_tracks())}.",
                              "Write an .otio or .xml file.")
@@ -158,6 +157,6 @@ def _fcpx_losses(root: Root) -> Iterator[str]:
         yield f"{count} transitions are lost."
     if count := _retimed(root):
         yield f"The speed of {count} retimed clips is lost: set it again in the editor."
-    if any(timeline.global_start_time is not None and timeline.global_start_time.value for timeline in _timelines(root)):
+    if any(timeline.global_start_time is not None and timeline.global_start_time.value for timeline in timelines_of(root)):
         yield "The start timecode is lost."
     yield "Only the active media of each clip is written; effects and metadata of other programs are lost."

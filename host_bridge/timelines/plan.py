@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 
 import opentimelineio as otio
@@ -53,9 +53,9 @@ class Options:
     """
 
     media_dir: str
-    selection: Selection = Selection()
+    selection: Selection = field(default_factory=Selection)
     handles: int = 0
-    settings: Settings = Settings().with_values({"output.codec": "prores-hq"})
+    settings: Settings = field(default_factory=lambda: Settings().with_values({"output.codec": "prores-hq"}))
     past_end: str = "error"
     only_changed: bool = False
     redo: bool = False

@@ -4,12 +4,13 @@
 import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import opentimelineio as otio
 
 from vs3r_engine.errors import InputError
 
-Root = otio.schema.Timeline | otio.schema.SerializableCollection
+Root: TypeAlias = "otio.schema.Timeline | otio.schema.SerializableCollection"
 """What a timeline file may hold."""
 
 
@@ -30,9 +31,7 @@ class Place:
 
 def video_clips(root: Root) -> Iterator[Place]:
     """Every clip on video tracks, depth first, in the order of tracks and time."""
-    number = 0
-    for steps, track, track_name, clip in _walk(root, (), "", ""):
-        number += 1
+    for number, (steps, track, track_name, clip) in enumerate(_walk(root, (), "", ""), 1):
         yield Place(number, steps, track, track_name, clip)
 
 
@@ -67,6 +66,11 @@ def at(root: Root, steps: tuple[int, ...]) -> otio.schema.Clip:
     return node
 
 
+def timelines_of(root: Root) -> list[otio.schema.Timeline]:
+    """The timeline itself, or those of a collection."""
+    return [root] if isinstance(root, otio.schema.Timeline) else [item for item in root if isinstance(item, otio.schema.Timeline)]
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
     """Which clips: those that satisfy every condition that is not empty.
@@ -89,7 +93,7 @@ def chosen(root: Root, selection: Selection) -> list[Place]:
     places = list(video_clips(root))
     if not places:
         raise InputError("no-clips", "The timeline has no video clips.", "Check that it is the right file, and that its tracks are video tracks.")
-    by_track = {name: False for name in _track_names(root)}
+    by_track = dict.fromkeys(_track_names(root), False)
     for place in places:
         by_track[place.track] = True
         by_track[place.track_name] = True
@@ -113,7 +117,7 @@ def chosen(root: Root, selection: Selection) -> list[Place]:
 
 
 def _track_names(root: Root) -> Iterator[str]:
-    for timeline in [root] if isinstance(root, otio.schema.Timeline) else [item for item in root if isinstance(item, otio.schema.Timeline)]:
+    for timeline in timelines_of(root):
         for number, track in enumerate(timeline.video_tracks(), 1):
             yield from (f"V{number}", track.name)
 

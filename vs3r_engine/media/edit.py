@@ -33,6 +33,8 @@ EFFECT = "VS3R"
 ANALYSIS_HANDLES_S = 6
 """Seconds looked at on either side of what is returned: three standard deviations of the calmest path filter (2 s)."""
 
+DEFAULTS = Settings()
+
 Probe = Callable[[str], Clip]
 """From a path to what the file is; raises MediaError."""
 
@@ -188,7 +190,7 @@ def _check_rate(name: str, what: str, written: TimeRange, found: Clip) -> None:
             continue
         length = found.available_range.duration
         same_count = abs(Fraction(written.duration.value) - length) <= 1
-        too_long = frames_at(written.duration, found.rate) > length + max(1, found.rate / rate)
+        too_long = frames_at(written.duration, found.rate) > length + max(Fraction(1), found.rate / rate)
         if nearly_the_same_rate(rate, found.rate) or (what == "media" and (same_count or too_long)):
             raise RangeError("rate-contradicts", f"The clip {name!r} counts its {what} at {float(rate):.3f} frames per second, but "
                              f"{found.path} has {float(found.rate):.3f}.", "Correct the media's frame rate in the editor, or relink the right file.")
@@ -202,7 +204,7 @@ def _origin_frames(clip: otio.schema.Clip, stated: TimeRange | None, found: Clip
         return timecode
     first = frames_at(claimed.start_time, found.rate)
     end = first + frames_at(claimed.duration, found.rate)
-    if timecode <= first and end <= timecode + length or first == timecode:
+    if first == timecode or (timecode < first and end <= timecode + length):
         return timecode
     if stated is not None and end - first >= length - 1:
         return math.floor(first)
@@ -249,7 +251,7 @@ def used_range(clip: otio.schema.Clip, media: Media, past_end: str = "error") ->
                          "Give it one: its length in the edit is unknown.")
     first = frames_at(span.start_time, media.clip.rate) - media.origin_frames
     length = frames_at(span.duration, media.clip.rate)
-    speed = speed_of(clip)
+    speed = speed_of(clip) if clip.source_range is not None else Fraction(1)  # all of its media, whatever its speed
     if length <= 0:
         raise RangeError("empty-range", f"The clip {clip.name!r} has no frames.", "Remove it from the timeline.")
     if speed is None:
@@ -285,7 +287,7 @@ def settings_effect(values: dict[str, Any], **more: Any) -> otio.schema.Effect:
     return otio.schema.Effect(name=EFFECT, effect_name=EFFECT, metadata={METADATA: {"schema": SCHEMA, "settings": dict(values), **more}})
 
 
-def settings_of(clip: otio.core.Item, base: Settings = Settings()) -> Settings:
+def settings_of(clip: otio.core.Item, base: Settings = DEFAULTS) -> Settings:
     """`base` with what the clip's VS3R effect says: its preset first, then its single values. A disabled effect says nothing.
 
     Raises: SettingsError `newer-settings`, `unknown-setting`, `bad-setting`, `unknown-preset`.
@@ -295,7 +297,7 @@ def settings_of(clip: otio.core.Item, base: Settings = Settings()) -> Settings:
         name = ours.get("preset")
         if name is not None and name not in PRESETS:
             raise SettingsError("unknown-preset", f"The clip {clip.name!r} asks for a preset {name!r}.", f"Choose one of {', '.join(PRESETS)}.")
-        base = base.with_values({**PRESETS.get(name, {}), **dict(ours.get("settings", {}))})
+        base = base.with_values({**(PRESETS[name] if name else {}), **dict(ours.get("settings", {}))})
     return base
 
 
@@ -329,7 +331,7 @@ def clip_of_job(job: Job) -> otio.schema.Clip:
 
 
 def job_of_clip(clip: otio.schema.Clip, *, job_id: str = "", output: str = "", base_dir: str = "", probe: Probe | None = None,
-                base: Settings = Settings()) -> Job:
+                base: Settings = DEFAULTS) -> Job:
     """The job that an OTIO clip describes, whoever wrote it. What the effect does not carry is taken from the arguments.
 
     Without an analysis range, ANALYSIS_HANDLES_S to either side are looked at.

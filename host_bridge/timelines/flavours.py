@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same timeline as a certain editor wants it. Editors differ in how they find media, and on whose clock a clip counts.
+
+Resolve and Kdenlive ignore `available_range` and count from the timecode inside the file; a file without one begins at 0.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
+
+import opentimelineio as otio
+from opentimelineio.opentime import RationalTime, TimeRange
+
+from host_bridge.timelines.apply import with_results
+from host_bridge.timelines.plan import KEY, Plan, PlannedClip
+from host_bridge.timelines.walk import Root, at, video_clips
+from vs3r_engine.errors import InputError
+from vs3r_engine.job import RenderResult
+from vs3r_engine.media.edit import METADATA, SCHEMA, path_of_reference, path_of_url, url_of_path
+from vs3r_engine.timeline import exact_rate, frame_count_of_timecode
+
+MARKER = "VS3R"
+"""Name of the marker that keeps a clip's original in flavours whose clips have one media reference."""
+
+
+def for_editor(editor: str, root: Root, plan: Plan, results: Mapping[str, RenderResult], input_dir: str, output_dir: str) -> Root:
+    """A copy of `root` with the results, as `editor` reads it; "" is the plain one of `with_results`.
+
+    input_dir: what relative paths of `root` count from. Raises: InputError `unknown-editor`.
+    """
+    copy = with_results(root, plan, results, output_dir)
+    if not editor:
+        return copy
+    if editor not in _FLAVOURS:
+        raise InputError("unknown-editor", f"There is no flavour for {editor!r}.", f"Choose one of {', '.join(_FLAVOURS)}.")
+    _FLAVOURS[editor](copy, root, plan, results, input_dir, output_dir)
+    return copy
+
+
+def suffix_for(editor: str) -> str:
+    """What the editor's timeline files are called."""
+    return ".xml" if editor == "premiere" else ".otio"
+
+
+def editor_losses(root: Root, editor: str) -> list[str]:
+    """What the editor itself leaves out of an OTIO file when it opens it, in sentences."""
+    if editor == "kdenlive":
+        return list(_kdenlive_losses(root))
+    if editor == "resolve":
+        return list(_resolve_losses(root))
+    return []
+
+
+def _for_resolve(copy: Root, root: Root, plan: Plan, results: Mapping[str, RenderResult], input_dir: str, output_dir: str) -> None:
+    """One media reference per clip under DEFAULT_MEDIA, bare absolute paths, ranges on the file's own timecode, `_VS3R` in the
+    stabilized clips' names and their original path in a marker."""
+    for clip in _all_clips(copy):
+        _to_one_reference(clip, input_dir, output_dir)
+    for planned in _delivered(plan, results):
+        clip, original = at(copy, planned.place.steps), at(root, planned.place.steps)
+        path = path_of_reference(original.media_references()[planned.key], input_dir)
+        clip.markers.append(otio.schema.Marker(
+            name=MARKER, marked_range=TimeRange(clip.trimmed_range().start_time, RationalTime(1, clip.trimmed_range().duration.rate)),
+            color=otio.schema.MarkerColor.PURPLE, comment=path,
+            metadata={METADATA: {"schema": SCHEMA, "original": path, "digest": planned.digest}, "Resolve_OTIO": {"Note": path}}))
+        clip.name = f"{clip.name}_VS3R"
+        _count_from_file(clip, planned)
+
+
+def _for_kdenlive(copy: Root, root: Root, plan: Plan, results: Mapping[str, RenderResult], input_dir: str, output_dir: str) -> None:
+    """Bare absolute paths everywhere, ranges of stabilized clips on the file's own timecode; the original stays beside."""
+    for clip in _all_clips(copy):
+        for key, reference in clip.media_references().items():
+            _bare(reference, output_dir if key == KEY else input_dir)
+    for planned in _delivered(plan, results):
+        _count_from_file(at(copy, planned.place.steps), planned)
+
+
+def _for_premiere(copy: Root, root: Root, plan: Plan, results: Mapping[str, RenderResult], input_dir: str, output_dir: str) -> None:
+    """What the FCP 7 XML adapter can write: one reference with a file: URL and a range of its own, on exact rates."""
+    for clip in _all_clips(copy):
+        where = output_dir if clip.active_media_reference_key == KEY else input_dir
+        reference = clip.media_reference
+        if isinstance(reference, otio.schema.ExternalReference):
+            reference.target_url = url_of_path(path_of_url(reference.target_url, where))
+            if clip.source_range is None:
+                clip.source_range = reference.available_range
+            reference.available_range = _exact(reference.available_range)
+        clip.source_range = _exact(clip.source_range)
+        clip.set_media_references({"DEFAULT_MEDIA": reference.deepcopy()}, "DEFAULT_MEDIA")
+
+
+_FLAVOURS: dict[str, Callable[[Root, Root, Plan, Mapping[str, RenderResult], str, str], None]] = {
+    "resolve": _for_resolve, "kdenlive": _for_kdenlive, "premiere": _for_premiere,
+}
+
+
+def _all_clips(root: Root) -> list[otio.schema.Clip]:
+    return list(root.find_clips() if isinstance(root, otio.schema.Timeline) else root.find_children(descended_from_type=otio.schema.Clip))
+
+
+def _delivered(plan: Plan, results: Mapping[str, RenderResult]) -> Iterator[PlannedClip]:
+    return (planned for planned in plan.clips if planned.state == "unchanged" or planned.job.job_id in results)
+
+
+def _to_one_reference(clip: otio.schema.Clip, input_dir: str, output_dir: str) -> None:
+    where = output_dir if clip.active_media_reference_key == KEY else input_dir
+    reference = clip.media_reference.deepcopy()
+    _bare(reference, where)
+    clip.set_media_references({otio.schema.Clip.DEFAULT_MEDIA_KEY: reference}, otio.schema.Clip.DEFAULT_MEDIA_KEY)
+
+
+def _bare(reference: otio.core.MediaReference, base_dir: str) -> None:
+    if isinstance(reference, otio.schema.ExternalReference) and reference.target_url:
+        reference.target_url = os.path.abspath(path) if _is_local(path := path_of_url(reference.target_url, base_dir)) else path
+    elif isinstance(reference, otio.schema.ImageSequenceReference) and reference.target_url_base:
+        path = path_of_url(reference.target_url_base, base_dir)
+        reference.target_url_base = (os.path.abspath(path) if _is_local(path) else path).rstrip("/\\") + ("\\" if "\\" in path else "/")
+
+
+def _is_local(path: str) -> bool:
+    return "\\" not in path[:3]
+
+
+def _count_from_file(clip: otio.schema.Clip, planned: PlannedClip) -> None:
+    """The clip's ranges and markers count from the timecode in the stabilized file: the source's, moved on; 0 without one."""
+    source, held = planned.job.clip, planned.job.render_range
+    timecode = frame_count_of_timecode(source.start_timecode, source.rate) if source.start_timecode else -held.start
+    shift_frames = timecode - planned.media.origin_frames
+    reference = clip.media_reference
+    reference.available_range = planned.media.time_range(held)
+    span = clip.source_range or planned.media.time_range(held)
+    reference.available_range = _moved(reference.available_range, shift_frames, source.rate)
+    clip.source_range = _moved(span, shift_frames, source.rate)
+    for marker in clip.markers:
+        marker.marked_range = _moved(marker.marked_range, shift_frames, source.rate)
+
+
+def _moved(span: TimeRange, frames: int, rate: Fraction) -> TimeRange:
+    """`span` later by `frames` of `rate`, in its own rate."""
+    start = Fraction(span.start_time.value) + frames * exact_rate(span.start_time.rate) / rate
+    return TimeRange(RationalTime(float(start), span.start_time.rate), span.duration)
+
+
+def _exact(span: TimeRange | None) -> TimeRange | None:
+    """The same range with 29.97 spelled 30000/1001, which OpenTimelineIO's timecode functions insist on."""
+    if span is None:
+        return None
+    start, duration = (RationalTime(time.value, float(exact_rate(time.rate))) for time in (span.start_time, span.duration))
+    return TimeRange(start, duration)
+
+
+def _kdenlive_losses(root: Root) -> Iterator[str]:
+    retimed = sum(any(isinstance(effect, otio.schema.TimeEffect) for effect in place.clip.effects) for place in video_clips(root))
+    if retimed:
+        yield f"Kdenlive ignores the speed of {retimed} retimed clips."
+    nested = sum(not isinstance(place.clip.parent(), otio.schema.Track) or not isinstance(place.clip.parent().parent(), otio.schema.Stack)
+                 or place.clip.parent().parent().parent() is not None for place in video_clips(root))
+    if nested:
+        yield f"Kdenlive leaves out {nested} clips in nested stacks."
+    if any(isinstance(place.clip.media_reference, otio.schema.ImageSequenceReference) for place in video_clips(root)):
+        yield "Kdenlive leaves out image sequences."
+    yield "Kdenlive ignores effects and shows every transition as a dissolve."
+
+
+def _resolve_losses(root: Root) -> Iterator[str]:
+    speeds = [effect.time_scalar for place in video_clips(root) for effect in place.clip.effects if isinstance(effect, otio.schema.LinearTimeWarp)]
+    if any(speed < 0 or speed > 1 for speed in speeds):
+        yield "Resolve has placed the last frames of sped-up clips, and reversed clips, differently from version to version: check them."
+    if any(isinstance(place.clip.media_reference, otio.schema.MissingReference) for place in video_clips(root)):
+        yield "Resolve refuses timelines with titles and other clips without media: remove them before importing."
+    yield "Resolve drops metadata of other programs."
