@@ -115,7 +115,8 @@ def resampled(plane: np.ndarray, at: np.ndarray, layout: PixelLayout, interpolat
 
 def remapped(image: np.ndarray, at: np.ndarray, interpolation: int) -> np.ndarray:
     """cv2.remap with one two-channel map and a border that repeats."""
-    return cv2.remap(image, at, np.empty(0, np.float32), interpolation, borderMode=cv2.BORDER_REPLICATE)
+    # OpenCV's type stubs do not know that the second map may be None; an empty one reads uninitialised memory (5.0).
+    return cv2.remap(image, at, None, interpolation, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
 
 
 def whole(width: int, height: int) -> Region:

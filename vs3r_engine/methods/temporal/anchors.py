@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Anchors: the source frames that fillings are taken from. They sit at fixed indices, so that neighbouring output frames
+draw on the same ones, and how much each counts changes smoothly with time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vs3r_engine.camera import inverse
+from vs3r_engine.methods.temporal.cells import Cells
+from vs3r_engine.scene import Target, View
+from vs3r_engine.stages.complete import Views
+from vs3r_engine.stages.render import inverse_depth
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Anchor:
+    """A source frame and what is asked of it again and again.
+
+    small: [h, w, planes] its small picture. still: [h, w] small, 0 on and close to what moves by itself, or None where
+    nothing does. nearness: median 1 / depth.
+    """
+
+    view: View
+    small: np.ndarray
+    still: np.ndarray | None
+    nearness: float
+
+    @property
+    def frame_index(self) -> int:
+        return self.view.frame.frame_index
+
+
+class Anchors:
+    """The anchors around the frame being completed, remembered while in reach."""
+
+    def __init__(self, views: Views, step_frames: int, reach_frames: int) -> None:
+        self._views, self._step, self._reach = views, step_frames, reach_frames
+        self._held: dict[int, Anchor | None] = {}
+
+    def around(self, frame_index: int, cells: Cells) -> list[Anchor]:
+        """Those within reach of a frame and in its shot: every multiple of the step, and the shot's first and last frame."""
+        if self._reach and self._views.view(frame_index - 1) is None:
+            self._held.clear()
+        low, high = frame_index - self._reach, frame_index + self._reach
+        for index in [held for held in self._held if held < low]:
+            del self._held[index]
+        found: list[Anchor] = []
+        after = range(-(-(frame_index + 1) // self._step) * self._step, high + 1, self._step)
+        before = range((frame_index - 1) // self._step * self._step, low - 1, -self._step)
+        for indices, back in ((after, -1), (before, 1)):
+            for index in indices:
+                anchor = self._anchor(index, cells)
+                if anchor is None:
+                    # The shot ends within this step: its last frame stands in.
+                    nearer = range(index + back, index + back * self._step, back)
+                    anchor = next((a for i in nearer if (i - frame_index) * back < 0 and (a := self._anchor(i, cells))), None)
+                    found += [anchor] if anchor else []
+                    break
+                found.append(anchor)
+        return found
+
+    def _anchor(self, index: int, cells: Cells) -> Anchor | None:
+        if index not in self._held:
+            view = self._views.view(index)
+            self._held[index] = None if view is None else Anchor(
+                view, cells.small_picture(view.frame), cells.still(view.dynamic_mask), float(np.median(inverse_depth(view.depth))))
+        return self._held[index]
+
+
+def prior_weight(distance_frames: np.ndarray, step_frames: int, reach_frames: int) -> np.ndarray:
+    """How much an anchor counts for its distance in time alone: falls by half per step, to nothing at the reach's end."""
+    distance = np.abs(distance_frames)
+    return np.exp2(-distance / step_frames) * np.clip((reach_frames + 1 - distance) / step_frames, 0, 1)
+
+
+def rough_positions(target: Target, anchors: Sequence[Anchor], pixels: np.ndarray) -> np.ndarray:
+    """[anchors, n, 2] where each anchor sees the target's pixels [n, 2], with one depth each and no residual paths."""
+    camera = target.camera
+    K = np.stack([anchor.view.camera.K for anchor in anchors])
+    world_from_anchor = np.stack([anchor.view.camera.world_from_camera for anchor in anchors])
+    anchor_from_target = inverse(world_from_anchor) @ camera.world_from_camera
+    ray = K @ anchor_from_target[:, :3, :3] @ np.linalg.inv(camera.K)
+    offset = (K @ anchor_from_target[:, :3, 3:])[..., 0]
+    seen = np.concatenate([pixels, np.ones((len(pixels), 1))], 1) @ ray.transpose(0, 2, 1)
+    seen = seen[..., :2] / np.where(seen[..., 2:] > 1e-6, seen[..., 2:], np.nan)
+    nearness = np.array([anchor.nearness for anchor in anchors])[:, None, None]
+    return seen + (offset[:, None, :2] - offset[:, None, 2:] * seen) * nearness
