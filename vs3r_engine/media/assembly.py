@@ -3,20 +3,22 @@
 
 import heapq
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import av
 
-from vs3r_engine.errors import DiskFull, EngineFault, RangeError
-from vs3r_engine.media import companions
+from vs3r_engine.errors import DiskFull, EngineFault
+from vs3r_engine.media import companions, mov_boxes
 from vs3r_engine.media.codecs import Encoding, check_output
 from vs3r_engine.media.info import MediaInfo
 from vs3r_engine.media.segments import discard, write_errors
-from vs3r_engine.timeline import FrameRange, frame_count_of_timecode, timecode_of_frame_count
+from vs3r_engine.timeline import FrameRange
 
-_TICKS_PER_SECOND = {"matroska": 1000}
+_INTERLEAVING_US = "1000000"
+"""How far FFmpeg waits for a stream that has nothing to say, so that seconds of pictures never pile up in memory."""
 
 
 def assemble(segments: Sequence[Path], output: str, info: MediaInfo, encoding: Encoding, render_range: FrameRange,
@@ -29,7 +31,7 @@ def assemble(segments: Sequence[Path], output: str, info: MediaInfo, encoding: E
     Raises: EngineFault `segments-incomplete`; MediaError as `check_output`; DiskFull. On every error, nothing new stands under
     `output`, and what stood there before still does.
     """
-    check_output(info, output, overwrite)
+    check_output(info, output, overwrite, render_range)
     if encoding.is_sequence:
         _place_images(segments, encoding, render_range)
         return list(encoding.notes)
@@ -52,39 +54,34 @@ def origin_s(info: MediaInfo, render_range: FrameRange) -> Fraction:
     return first if abs(info.file_origin_s - first) < Fraction(1, 50000) else info.file_origin_s
 
 
-def start_timecode(info: MediaInfo, render_range: FrameRange) -> str | None:
-    """The source's timecode, moved on to the range's first frame. A timecode that does not count at the clip's rate stays as it is."""
-    if info.start_timecode is None or render_range.start == 0:
-        return info.start_timecode
-    try:
-        count = frame_count_of_timecode(info.start_timecode, info.clip.rate)
-        return timecode_of_frame_count(count + render_range.start, info.clip.rate, ";" in info.start_timecode or "," in info.start_timecode)
-    except RangeError:
-        return info.start_timecode
-
-
 def _mux(segments: Sequence[Path], partial: Path, info: MediaInfo, encoding: Encoding, render_range: FrameRange,
          extra_metadata: Mapping[str, str]) -> list[str]:
     begin_s = origin_s(info, render_range)
-    options = {"movflags": "+use_metadata_tags"} if extra_metadata and encoding.container in ("mp4", "mov") else {}
-    with av.open(f"file:{segments[0]}") as first, \
-            av.open(f"file:{partial}", "w", format=encoding.container, container_options=options) as container:
-        stream = container.add_stream_from_template(first.streams.video[0], opaque=True)
-        _describe_picture(stream, info, encoding)
-        timecode = start_timecode(info, render_range)
-        if timecode:
-            stream.metadata["timecode"] = timecode
-        if info.reel_name:
-            stream.metadata["reel_name"] = info.reel_name
-        stream.time_base = _output_time_base(info, encoding)
-        with companions.open_companions(info, encoding, render_range, begin_s, container) as others:
-            container.metadata.update(others.file_metadata)
-            container.metadata.update(extra_metadata)
+    with companions.open_companions(info, encoding, render_range, begin_s) as others, \
+            av.open(f"file:{segments[0]}") as first:
+        file_metadata = {**others.file_metadata, **extra_metadata}
+        options = {"max_interleave_delta": _INTERLEAVING_US}
+        if encoding.container in ("mp4", "mov") and any("." in key for key in file_metadata):
+            options["movflags"] = "+use_metadata_tags"  # without it MOV keeps a fixed list of keys only
+        with av.open(f"file:{partial}", "w", format=encoding.container, container_options=options) as container:
+            template = first.streams.video[0]
+            stream = container.add_stream_from_template(template, opaque=True)
+            _describe_picture(stream, info, encoding)
+            timecode = info.timecode_at(render_range.start)
+            stream.metadata.update({"timecode": timecode} if timecode else {})
+            stream.metadata.update({"reel_name": info.reel_name} if info.reel_name else {})
+            stream.time_base = _output_time_base(info, encoding)
+            others.add_to(container)
+            container.metadata.update(file_metadata)
             container.start_encoding()
-            pictures = _timed_pictures(segments, stream, info, render_range, begin_s, first.streams.video[0].codec_context.reorder_depth)
+            pictures = _timed_pictures(segments, stream, info, render_range, begin_s, template.codec_context.reorder_depth)
             for _, packet in heapq.merge(pictures, others.packets(), key=lambda item: item[0]):
                 container.mux_one(packet)
-            return others.lost
+    if encoding.container in ("mp4", "mov"):
+        mov_boxes.add_hdr(partial, info.mastering_display, info.content_light)
+    elif (info.mastering_display or info.content_light) and encoding.codec not in ("h264", "h265"):
+        return [*others.lost, f"{encoding.codec} in this container does not keep the HDR mastering metadata."]
+    return others.lost
 
 
 def _output_time_base(info: MediaInfo, encoding: Encoding) -> Fraction:
@@ -147,8 +144,8 @@ def _place_images(segments: Sequence[Path], encoding: Encoding, render_range: Fr
     """Every image stands under its name. A sequence is many files: those already placed are taken back when one fails."""
     files = encoding.files
     assert files is not None
-    wanted = {index: segment / str(files.numbers[0] + index) for segment in segments
-              for index in (int(name) - files.numbers[0] for name in os.listdir(segment))}
+    wanted = {index: Path(segment) / str(index) for segment in segments
+              for index in map(int, os.listdir(segment))}
     if sorted(wanted) != list(render_range):
         raise EngineFault("segments-incomplete", f"The segments hold {len(wanted)} images; {render_range} has {len(render_range)}.")
     placed: list[str] = []
@@ -168,8 +165,6 @@ def _place_images(segments: Sequence[Path], encoding: Encoding, render_range: Fr
 
 
 def _link_or_copy(source: Path, target: str) -> None:
-    import shutil
-
     Path(target).unlink(missing_ok=True)
     try:
         os.link(source, target)

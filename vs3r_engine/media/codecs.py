@@ -14,6 +14,7 @@ from vs3r_engine.media import sequence
 from vs3r_engine.media.info import MediaInfo
 from vs3r_engine.media.pixel_formats import PlanarFormat, frame_format, planar_format
 from vs3r_engine.settings import OutputSettings
+from vs3r_engine.timeline import FrameRange
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".mxf": "mxf"}
 """What a movie's suffix means to FFmpeg."""
@@ -250,24 +251,37 @@ def _resolve_images(info: MediaInfo, output_path: str, codec: str, settings: Out
     return _tried(info, encoding, output_path)
 
 
-def check_output(info: MediaInfo, output_path: str, overwrite: bool) -> None:
-    """Nothing stands in the way of writing `output_path`. Raises: MediaError `output-is-input`, `output-exists`, `output-unwritable`."""
+def check_output(info: MediaInfo, output_path: str, overwrite: bool, render_range: FrameRange | None = None) -> None:
+    """Nothing stands in the way of writing `output_path`. For an image sequence, that is every file of `render_range`.
+
+    Raises: MediaError `output-is-input`, `output-exists`, `output-unwritable`.
+    """
     folder = os.path.dirname(os.path.abspath(output_path))
     if not os.path.isdir(folder):
         raise MediaError("output-unwritable", f"The folder {folder} does not exist.", "Create it, or choose another folder.")
     if not os.access(folder, os.W_OK | os.X_OK) or os.path.isdir(output_path):
-        raise MediaError("output-unwritable", f"{output_path} cannot be written.", "Choose another name, or a folder you may write to.")
-    name = sequence.output_name(output_path, info) if Path(output_path).suffix.lower() in IMAGE_CODECS else None
-    first = name.file(0) if name else output_path
-    source_first = info.sequence.file(0) if info.sequence else info.clip.path
-    if os.path.exists(first) and os.path.exists(source_first) and os.path.samefile(first, source_first):
-        raise MediaError("output-is-input", f"{output_path} is the source itself.", "Choose another name for the result.")
-    if os.path.exists(first) and not overwrite:
-        raise MediaError("output-exists", f"{first} exists.", "Choose another name, or allow overwriting it.")
+        raise MediaError("output-unwritable", f"{output_path} cannot be written.",
+                         "Choose another name, or a folder you may write to.")
+    outputs, sources = [output_path], [info.clip.path]
+    if Path(output_path).suffix.lower() in IMAGE_CODECS:
+        name = sequence.output_name(output_path, info)
+        outputs = [name.file(index) for index in render_range or info.clip.available_range]
+    if info.sequence is not None:
+        sources = [info.sequence.file(index) for index in info.clip.available_range]
+    existing = [output for output in outputs if os.path.exists(output)]
+    if existing:
+        places = {(status.st_dev, status.st_ino) for status in map(os.stat, filter(os.path.exists, sources))}
+        for output in existing:
+            status = os.stat(output)
+            if (status.st_dev, status.st_ino) in places:
+                raise MediaError("output-is-input", f"{output} is the source itself.", "Choose another name for the result.")
+        if not overwrite:
+            raise MediaError("output-exists", f"{existing[0]} exists.", "Choose another name, or allow overwriting it.")
 
 
 def open_encoder(context, info: MediaInfo, encoding: Encoding) -> None:
-    """Give the codec context everything but its time base."""
+    """Tell the codec context everything it has to know before it opens. Times count frames."""
+    context.time_base = 1 / info.clip.rate
     context.width, context.height, context.pix_fmt = info.clip.width, info.clip.height, encoding.encoder_format
     context.framerate = info.clip.rate
     context.sample_aspect_ratio = info.pixel_aspect
@@ -284,7 +298,6 @@ def _tried(info: MediaInfo, encoding: Encoding, output_path: str) -> Encoding:
     """`encoding`, after its encoder opened with this clip's size. Raises: MediaError `output-codec`."""
     context = av.CodecContext.create(encoding.encoder, "w")
     open_encoder(context, info, encoding)
-    context.time_base = 1 / info.clip.rate
     try:
         context.open()
     except (av.FFmpegError, ValueError) as error:

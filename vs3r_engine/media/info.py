@@ -6,8 +6,9 @@ from fractions import Fraction
 
 import numpy as np
 
+from vs3r_engine.errors import RangeError
 from vs3r_engine.frame import ColourTags, PixelLayout
-from vs3r_engine.timeline import Clip, exact_rate
+from vs3r_engine.timeline import Clip, exact_rate, frame_count_of_timecode, timecode_of_frame_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,16 @@ class MediaInfo:
             return self.pts[0].item() * self.time_base + frame_index / self.clip.rate
         ticks = self.end_pts if frame_index == self.frame_count else self.pts[frame_index].item()
         return ticks * self.time_base
+
+    def timecode_at(self, frame_index: int) -> str | None:
+        """The timecode of a frame; the start timecode as it is where it does not count at the clip's rate, None without one."""
+        start, rate = self.start_timecode, self.clip.rate
+        if start is None or frame_index == 0:
+            return start
+        try:
+            return timecode_of_frame_count(frame_count_of_timecode(start, rate) + frame_index, rate, ";" in start or "," in start)
+        except RangeError:
+            return start
 
 
 def fit_rate(pts: np.ndarray, end_pts: int, time_base: Fraction, stated: list[Fraction]) -> tuple[Fraction, bool]:

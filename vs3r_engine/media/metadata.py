@@ -24,21 +24,29 @@ def timecode_and_reel(container: av.container.InputContainer, video: av.VideoStr
     return found.get("timecode"), found.get("reel_name")
 
 
+def _side_data(picture: av.VideoFrame, kind: SideDataType) -> bytes | None:
+    try:
+        data = picture.side_data.get(kind)
+    except ValueError:  # PyAV refuses to list anything once FFmpeg attached a kind it does not know, such as EXIF
+        return None
+    return None if data is None else bytes(data)
+
+
 def display_matrix(picture: av.VideoFrame) -> tuple[int, ...] | None:
     """The nine numbers of the display matrix; None where there is none or it does nothing."""
-    data = picture.side_data.get(SideDataType.DISPLAYMATRIX)
+    data = _side_data(picture, SideDataType.DISPLAYMATRIX)
     if data is None:
         return None
-    matrix = struct.unpack("=9i", bytes(data)[:36])
+    matrix = struct.unpack("=9i", data[:36])
     return None if matrix == (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30) else matrix
 
 
 def mastering_display(picture: av.VideoFrame) -> MasteringDisplay | None:
-    data = picture.side_data.get(SideDataType.MASTERING_DISPLAY_METADATA)
+    data = _side_data(picture, SideDataType.MASTERING_DISPLAY_METADATA)
     if data is None:
         return None
     # libavutil's struct: ten rationals (R, G, B, white as x y; smallest, largest luminance), then two flags
-    numbers = struct.unpack("=22i", bytes(data)[:88])
+    numbers = struct.unpack("=22i", data[:88])
     ratios = [Fraction(n, d) if d else Fraction(0) for n, d in zip(numbers[0:20:2], numbers[1:20:2], strict=True)]
     red, green, blue, white = ((ratios[i], ratios[i + 1]) for i in (0, 2, 4, 6))
     return MasteringDisplay((red, green, blue) if numbers[20] else None, white if numbers[20] else None,
@@ -46,8 +54,8 @@ def mastering_display(picture: av.VideoFrame) -> MasteringDisplay | None:
 
 
 def content_light(picture: av.VideoFrame) -> ContentLight | None:
-    data = picture.side_data.get(SideDataType.CONTENT_LIGHT_LEVEL)
-    return None if data is None else ContentLight(*struct.unpack("=2I", bytes(data)[:8]))
+    data = _side_data(picture, SideDataType.CONTENT_LIGHT_LEVEL)
+    return None if data is None else ContentLight(*struct.unpack("=2I", data[:8]))
 
 
 def stream_summaries(container: av.container.InputContainer, video: av.VideoStream) -> tuple[StreamSummary, ...]:

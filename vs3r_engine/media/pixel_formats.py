@@ -15,6 +15,7 @@ _CHROMA_SHIFTS = {"420": (1, 1), "422": (1, 0), "444": (0, 0), "440": (0, 1)}
 _PLANAR_YUV = re.compile(r"^yuv(?P<j>j?)(?P<alpha>a?)(?P<sub>420|422|444|440)p(?P<bits>9|10|12|14|16)?(?:le)?$")
 _PLANAR_RGB = re.compile(r"^gbr(?P<alpha>a?)p(?P<bits>9|10|12|14|16|f32)?(?:le)?$")
 _GRAY = re.compile(r"^gray(?P<bits>8|9|10|12|14|16|f32)?(?:le)?$")
+_HALF_FLOAT = {"gbrpf16le": "gbrpf32le", "gbrapf16le": "gbrapf32le", "grayf16le": "grayf32le"}
 _SEMI_PLANAR = {
     "nv12": ("yuv420p", 0, False), "nv21": ("yuv420p", 0, True), "nv16": ("yuv422p", 0, False), "nv20le": ("yuv422p10le", 0, False),
     "nv24": ("yuv444p", 0, False), "nv42": ("yuv444p", 0, True),
@@ -27,7 +28,7 @@ _SEMI_PLANAR = {
 # The planar format that holds every code value of a packed one; swscale moves bytes only.
 _PLANAR_EQUAL = {
     "rgb24": "gbrp", "bgr24": "gbrp", "rgb0": "gbrp", "bgr0": "gbrp", "0rgb": "gbrp", "0bgr": "gbrp",
-    "rgba": "gbrap", "bgra": "gbrap", "argb": "gbrap", "abgr": "gbrap", "pal8": "gbrap",
+    "rgba": "gbrap", "bgra": "gbrap", "argb": "gbrap", "abgr": "gbrap", "pal8": "gbrp",
     "rgb48le": "gbrp16le", "rgb48be": "gbrp16le", "bgr48le": "gbrp16le", "bgr48be": "gbrp16le",
     "rgba64le": "gbrap16le", "rgba64be": "gbrap16le", "bgra64le": "gbrap16le", "bgra64be": "gbrap16le",
     "x2rgb10le": "gbrp10le", "x2bgr10le": "gbrp10le",
@@ -76,11 +77,11 @@ def _bits(text: str | None) -> int:
 def frame_format(name: str) -> PlanarFormat:
     """The planar format that frames of FFmpeg's pixel format `name` are handed out in.
 
-    Raises: MediaError `media-pixel-format` for formats nothing here can hold (Bayer, half float pixels, palettes of video).
+    Raises: MediaError `media-pixel-format` for formats nothing here can hold (Bayer, packed floats).
     """
     if name in _SEMI_PLANAR:
         name = _SEMI_PLANAR[name][0]
-    name = _PLANAR_EQUAL.get(name, name)
+    name = _HALF_FLOAT.get(name) or _PLANAR_EQUAL.get(name, name)
     if name.endswith("be"):
         name = name[:-2] + "le"
     found = planar_format(name)
@@ -110,6 +111,9 @@ def planes_of(picture: av.VideoFrame) -> tuple[np.ndarray, ...]:
     name = picture.format.name
     if name in _SEMI_PLANAR:
         planes = _split_chroma(picture, name)
+    elif name in _HALF_FLOAT:
+        order = frame_format(name).plane_order
+        planes = tuple(_view(picture.planes[i], np.float16).astype(np.float32) for i in order)
     else:
         wanted = planar_format(name)
         if wanted is None:

@@ -5,7 +5,6 @@ import errno
 import os
 import shutil
 from contextlib import contextmanager
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -13,6 +12,7 @@ import av
 from vs3r_engine.errors import DiskFull, EngineFault, MediaError
 from vs3r_engine.frame import Frame
 from vs3r_engine.media.codecs import Encoding, open_encoder
+from vs3r_engine.media.image_headers import ImageHeader, with_header
 from vs3r_engine.media.info import MediaInfo
 from vs3r_engine.media.pixel_formats import name_of_layout, picture_of, planar_format
 
@@ -47,13 +47,14 @@ class SegmentWriter:
         if encoding.is_sequence:
             with write_errors(self._partial):
                 self._partial.mkdir()
-            self._context = _image_context(info, encoding)
+            self._context = av.CodecContext.create(encoding.encoder, "w")
+            open_encoder(self._context, info, encoding)
             return
         with write_errors(self._partial):
             self._container = av.open(f"file:{self._partial}", "w", format=encoding.segment_format)
             self._stream = self._container.add_stream(encoding.encoder, rate=info.clip.rate)
-            open_encoder(self._stream.codec_context, info, encoding)
-            self._stream.codec_context.time_base = 1 / info.clip.rate
+            self._context = self._stream.codec_context
+            open_encoder(self._context, info, encoding)
             self._container.flags |= av.container.core.Flags.bitexact.value
 
     def write(self, frame: Frame) -> None:
@@ -65,19 +66,21 @@ class SegmentWriter:
         picture = encodable(frame, self._encoding)
         picture.pts, picture.time_base = self._count, 1 / self._info.clip.rate
         with write_errors(self._partial):
-            if self._container is not None:
-                self._container.mux(self._stream.encode(picture))
-            else:
-                self._write_image(picture, frame.frame_index)
+            self._store(self._context.encode(picture))
         self._count += 1
 
-    def _write_image(self, picture: av.VideoFrame, frame_index: int) -> None:
-        files = self._encoding.files
-        assert files is not None
-        context = _image_context(self._info, self._encoding)
-        data = b"".join(bytes(packet) for packet in [*context.encode(picture), *context.encode(None)])
-        with open(self._partial / f"{files.numbers[0] + frame_index}", "wb") as file:
-            file.write(data)
+    def _store(self, packets: list[av.Packet]) -> None:
+        if self._container is not None:
+            for packet in packets:
+                packet.stream = self._stream
+                self._container.mux_one(packet)
+            return
+        for packet in packets:  # of an image encoder: whole files
+            assert self._first_index is not None and packet.pts is not None
+            frame_index = self._first_index + packet.pts
+            header = ImageHeader(self._info.timecode_at(frame_index), self._info.clip.rate, self._info.reel_name)
+            with open(self._partial / str(frame_index), "wb") as file:
+                file.write(with_header(bytes(packet), header))
 
     def close(self) -> None:
         """The segment stands under its name, complete. Raises: EngineFault `segment-empty`; DiskFull."""
@@ -86,8 +89,8 @@ class SegmentWriter:
             raise EngineFault("segment-empty", f"{self._path} was closed before any frame was written.")
         try:
             with write_errors(self._partial):
+                self._store(self._context.encode(None))
                 if self._container is not None:
-                    self._container.mux(self._stream.encode(None))
                     self._container.close()
                     self._container = None
                 if self._path.is_dir():
@@ -121,13 +124,6 @@ def encodable(frame: Frame, encoding: Encoding) -> av.VideoFrame:
     return picture.reformat(
         format=target.name, src_colorspace=colourspace, dst_colorspace=colourspace, interpolation="BICUBIC",
         src_color_range=2 if frame.colour.full_range else 1, dst_color_range=2 if encoding.colour.full_range else 1)
-
-
-def _image_context(info: MediaInfo, encoding: Encoding):
-    context = av.CodecContext.create(encoding.encoder, "w")
-    open_encoder(context, info, encoding)
-    context.time_base = Fraction(1, 25)
-    return context
 
 
 def discard(path: Path) -> None:
