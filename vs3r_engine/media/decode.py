@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures out of files: what a file holds (`probe`), and its frames by exact presentation time (`open_source`)."""
 
-from vs3r_engine.media import sequence, video_file
+from vs3r_engine.media import raw_frames, raw_source, sequence, video_file
 from vs3r_engine.media.info import MediaInfo
 from vs3r_engine.media.source import VideoSource
 
@@ -21,5 +21,7 @@ def probe(path: str) -> MediaInfo:
 def open_source(path: str) -> VideoSource:
     """The clip at `path`, ready to hand out frames: a file, any file of an image sequence, name.%04d.exr,
     name.[0001-0100].exr, or a folder that holds one sequence. Close it, or use it in a `with`. Raises: as `probe`."""
+    if raw_frames.is_raw_frames(path):
+        return raw_source.RawFramesSource(path)
     found = sequence.find(path)
     return video_file.FileSource(path) if found is None else sequence.SequenceSource(found)
