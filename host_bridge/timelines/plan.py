@@ -28,6 +28,7 @@ from vs3r_engine.media.edit import (
     path_of_reference,
     settings_of,
     speed_of,
+    url_of_path,
     used_range,
 )
 from vs3r_engine.settings import GROUPS, Settings
@@ -130,7 +131,7 @@ def plan(root: Root, options: Options, search: MediaSearch, probe: Probe, finger
     if not drafts:
         raise InputError("no-media", "None of the chosen clips has media.", "Relink them in the editor and export again.")
     for draft in drafts:
-        draft.digest = _digest(draft, fingerprint(draft.media.clip.path))
+        draft.digest = _digest(draft, fingerprint(draft.media.clip.path), search.base_dir)
     _share_analysis(drafts)
     jobs: dict[str, Job] = {}
     planned = []
@@ -197,8 +198,9 @@ def _share_analysis(drafts: list[_Draft]) -> None:
                 run = [draft]
 
 
-def _digest(draft: _Draft, source: str) -> str:
-    facts = [SCHEMA, os.path.basename(draft.media.clip.path), source, draft.render_range.start, draft.render_range.duration,
+def _digest(draft: _Draft, source: str, base_dir: str) -> str:
+    """Of the source file (its place as seen from the timeline, so that a project may move), the frames and the settings."""
+    facts = [SCHEMA, url_of_path(draft.media.clip.path, "relative", base_dir), source, draft.render_range.start, draft.render_range.duration,
              draft.settings.digest(*GROUPS)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 

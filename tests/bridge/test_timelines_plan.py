@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which clips, which frames, which files: the plan of a timeline."""
+
+import os
+import resource
+import time
+from fractions import Fraction
+
+import opentimelineio as otio
+import pytest
+from opentimelineio.opentime import RationalTime, TimeRange
+
+from host_bridge.timelines.media_search import MediaSearch, fingerprint
+from host_bridge.timelines.plan import Options, plan
+from host_bridge.timelines.run import run
+from host_bridge.timelines.walk import Selection
+from tests.fakes.timeline_engine import TimelineEngine
+from vs3r_engine.errors import Cancelled, InputError, MediaError, RangeError, VS3RError, WeightsMissing
+from vs3r_engine.media.edit import settings_effect
+from vs3r_engine.timeline import Clip, FrameRange
+
+
+def span(start, duration, rate=24.0) -> TimeRange:
+    return TimeRange(RationalTime(start, rate), RationalTime(duration, rate))
+
+
+def shot(path, start, duration, name="shot", **more) -> otio.schema.Clip:
+    return otio.schema.Clip(name=name, media_reference=otio.schema.ExternalReference(target_url=path, available_range=span(0, 1000)),
+                            source_range=span(start, duration), **more)
+
+
+def dissolve(before, after, rate=24.0) -> otio.schema.Transition:
+    return otio.schema.Transition(transition_type="SMPTE_Dissolve", in_offset=RationalTime(before, rate), out_offset=RationalTime(after, rate))
+
+
+def edit(*tracks) -> otio.schema.Timeline:
+    timeline = otio.schema.Timeline(name="cut")
+    for number, children in enumerate(tracks, 1):
+        timeline.tracks.append(otio.schema.Track(name=f"Video {number}", children=list(children)))
+    return timeline
+
+
+@pytest.fixture
+def engine():
+    return TimelineEngine()
+
+
+@pytest.fixture
+def media(engine, tmp_path):
+    return engine.add(str(tmp_path / "a.mov"))
+
+
+@pytest.fixture
+def make(engine, tmp_path):
+    """The plan of an edit, with options."""
+    def make(timeline, search=(), **options):
+        return plan(timeline, Options(media_dir=str(tmp_path / "out"), **options), MediaSearch(str(tmp_path), tuple(search)), engine.probe)
+
+    return make
+
+
+def ranges(work) -> list[str]:
+    return [str(each.job.render_range) for each in work.clips]
+
+
+def test_a_dissolve_takes_media_from_both_clips_and_handles_come_on_top(make, media):
+    timeline = edit([shot(media, 100, 50), dissolve(5, 8), shot(media, 500, 50)])
+    assert ranges(make(timeline)) == ["100..158", "495..550"]
+    assert ranges(make(timeline, handles=10)) == ["90..168", "485..560"]
+    assert ranges(make(timeline, handles=900)) == ["0..1000", "0..1000"], "no frames that do not exist"
+
+
+def test_a_dissolve_on_a_fast_and_on_a_reversed_clip_takes_what_it_shows(make, media):
+    fast = shot(media, 100, 50, effects=[otio.schema.LinearTimeWarp(time_scalar=2)])
+    reversed_ = shot(media, 500, 50, effects=[otio.schema.LinearTimeWarp(time_scalar=-1)])
+    assert ranges(make(edit([fast, dissolve(5, 8), shot(media, 800, 50)]))) == ["100..216", "795..850"]
+    assert ranges(make(edit([shot(media, 10, 20), dissolve(5, 8), reversed_]))) == ["10..38", "451..555"]
+
+
+def test_a_dissolve_in_seconds_of_another_rate_is_counted_in_source_frames(make, engine, tmp_path):
+    fifty = engine.add(str(tmp_path / "50.mov"), rate=Fraction(50))
+    clip = otio.schema.Clip(media_reference=otio.schema.ExternalReference(fifty, span(0, 1000, 50.0)), source_range=span(100, 50, 25.0))
+    assert ranges(make(edit([clip, dissolve(5, 8, 25.0), shot(fifty, 0, 1)]), selection=Selection(clips=("1",)))) == ["200..316"]
+
+
+def test_equal_clips_share_a_job_and_overlapping_ones_their_analysis(make, engine, media):
+    timeline = edit([shot(media, 300, 50, "x"), shot(media, 300, 50, "y"), shot(media, 340, 50), shot(media, 900, 50)])
+    work = make(timeline)
+    assert [each.job.job_id for each in work.clips][0] == work.clips[1].job.job_id
+    assert len(work.jobs) == 3
+    assert len({str(job.analysis_range) for job in work.jobs[:2]}) == 1, "analysed once"
+    assert work.jobs[0].analysis_range == FrameRange.between(300 - 144, 390 + 144)
+    assert work.jobs[2].analysis_range == FrameRange.between(900 - 144, 1000)
+    assert engine.probed == [media], "every file is opened once"
+
+
+def test_other_analysis_settings_are_analysed_apart(make, media):
+    other = shot(media, 340, 50, effects=[settings_effect({"analysis.focal_mm": 35.0})])
+    work = make(edit([shot(media, 300, 50), other]))
+    assert work.jobs[0].analysis_range != work.jobs[1].analysis_range
+    assert work.jobs[1].settings.analysis.focal_mm == 35.0
+
+
+def test_a_clips_effect_outranks_the_command_line_which_outranks_the_preset(make, media):
+    base = Options(media_dir="").settings.with_values({"path.smoothness": 30.0, "path.strength": 90.0})
+    work = make(edit([shot(media, 0, 5), shot(media, 10, 5, effects=[settings_effect({"path.smoothness": 80.0})])]), settings=base)
+    assert [(job.settings.path.smoothness, job.settings.path.strength) for job in work.jobs] == [(30.0, 90.0), (80.0, 90.0)]
+    assert {job.settings.output.codec for job in work.jobs} == {"prores-hq"}
+
+
+@pytest.mark.parametrize(("selection", "chosen"), [
+    (Selection(), [1, 2, 3, 4, 5]), (Selection(tracks=("V1",)), [1, 2]), (Selection(tracks=("Video 2", "V1")), [1, 2, 3, 4, 5]),
+    (Selection(clips=("b",)), [2, 4]), (Selection(clips=("5", "a")), [1, 5]), (Selection(tracks=("V1",), clips=("b",)), [2]),
+    (Selection(marker="red"), [2]), (Selection(marker="stabilize me"), [2]), (Selection(marker="GREEN"), [2, 4, 5])])
+def test_clips_are_chosen_by_track_name_number_and_marker(make, media, selection, chosen):
+    marked = shot(media, 100, 10, "b", markers=[otio.schema.Marker(name="Stabilize me", color="RED", marked_range=span(100, 0))])
+    nested = otio.schema.Stack(name="compound", children=[otio.schema.Track(children=[shot(media, 300, 20, "b"), shot(media, 400, 20, "e")])])
+    timeline = edit([shot(media, 0, 10, "a"), marked], [shot(media, 200, 10, "c"), nested])
+    timeline.tracks.markers.append(otio.schema.Marker(name="range", color="GREEN", marked_range=span(15, 16)))  # a and c end at 10
+    assert [each.place.number for each in make(timeline, selection=selection).clips] == chosen
+
+
+@pytest.mark.parametrize(("selection", "code"), [
+    (Selection(tracks=("V3",)), "no-such-track"), (Selection(tracks=("V2",)), "empty-track"), (Selection(clips=("shott",)), "no-such-clip"),
+    (Selection(clips=("9",)), "no-such-clip"), (Selection(marker="PINK"), "no-such-marker")])
+def test_a_choice_of_nothing_is_an_error(make, media, selection, code):
+    with pytest.raises(InputError) as caught:
+        make(edit([shot(media, 0, 10)], []), selection=selection)
+    assert caught.value.code == code
+
+
+def test_a_timeline_without_clips_or_without_media_is_an_error(make):
+    with pytest.raises(InputError, match="no-clips"):
+        make(edit([], [otio.schema.Gap(source_range=span(0, 10))]))
+    with pytest.raises(InputError, match="no-media"):
+        make(edit([otio.schema.Clip(name="title", source_range=span(0, 10))]))
+
+
+def test_titles_and_generators_are_skipped_and_said(make, media):
+    title = otio.schema.Clip(name="title", media_reference=otio.schema.MissingReference(), source_range=span(0, 10))
+    work = make(edit([shot(media, 0, 10), title]))
+    assert [(place.clip.name, reason) for place, reason in work.skipped] == [("title", "no media (MissingReference)")]
+
+
+def test_missing_media_is_listed_with_the_search_done(make, media, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    timeline = edit([shot(media, 0, 10), shot("/lost/one.mov", 0, 10), shot("/lost/two.mov", 0, 10), shot("/lost/one.mov", 20, 10)])
+    with pytest.raises(MediaError) as caught:
+        make(timeline, search=[str(elsewhere)])
+    assert caught.value.code == "media-missing"
+    for fact in ("/lost/one.mov", "/lost/two.mov", "clip 2, clip 4", "clip 3"):
+        assert fact in caught.value.message
+    assert str(elsewhere) in caught.value.hint and str(tmp_path) in caught.value.hint
+
+
+def test_moved_media_is_found_beside_the_timeline_and_in_searched_folders(make, engine, tmp_path):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    beside, below = engine.add(str(tmp_path / "one.mov")), engine.add(str(tmp_path / "deep" / "er" / "Two.mov"))
+    work = make(edit([shot("C:\\lost\\one.mov", 0, 10), shot("/lost/two.mov", 0, 10)]), search=[str(tmp_path / "deep")])
+    assert [each.job.clip.path for each in work.clips] == [beside, below]
+    assert len(work.notes) == 2, "said, not silent"
+    (tmp_path / "deep" / "two.mov").touch()
+    with pytest.raises(MediaError, match="media-ambiguous"):
+        make(edit([shot("/lost/two.mov", 0, 10)]), search=[str(tmp_path / "deep")])
+
+
+def test_every_fault_is_named_at_once(make, engine, tmp_path, media):
+    slow = engine.add(str(tmp_path / "b.mov"), rate=Fraction(24000, 1001))
+    with pytest.raises(VS3RError) as caught:
+        make(edit([shot(media, 990, 20), shot(slow, 0, 10), shot("/lost.mov", 0, 10)]))
+    assert caught.value.code == "timeline-unplannable" and isinstance(caught.value, RangeError)
+    for fact in ("990..1010", "23.976", "/lost.mov", "clip 1", "clip 2", "clip 3"):
+        assert fact in caught.value.message
+    assert ranges(make(edit([shot(media, 990, 20)]), past_end="trim")) == ["990..1000"]
+
+
+def test_names_come_from_clip_reel_and_range_and_never_collide(make, engine, tmp_path, media):
+    other = engine.add(str(tmp_path / "other" / "a.mov")) if (tmp_path / "other").mkdir() is None else ""
+    reel = shot(media, 0, 10, "Scène 1/2: <take> 3.mov", metadata={"cmx_3600": {"reel": "A001 C002"}})
+    work = make(edit([reel, shot(media, 0, 11, "a"), shot(other, 0, 11, "a"), shot(media, 0, 11, "a", effects=[settings_effect({"path.smoothness": 9})])]))
+    names = [os.path.basename(job.output) for job in work.jobs]
+    assert names[0].startswith("Scène_1_2_take_3_A001_C002_0-10_") and names[0].endswith(".mov")
+    assert len(set(names)) == 4
+
+
+@pytest.mark.parametrize(("codec", "source", "suffix"), [("prores-hq", "a.mp4", ".mov"), ("auto", "a.mp4", ".mp4"), ("auto", "a.mxf", ".mxf"),
+                                                        ("auto", "a.braw", ".mov"), ("exr", "a.mov", ".%07d.exr")])
+def test_the_files_suffix_follows_the_codec(make, engine, tmp_path, codec, source, suffix):
+    path = engine.add(str(tmp_path / source))
+    work = make(edit([shot(path, 0, 10)]), settings=Options(media_dir="").settings.with_values({"output.codec": codec}))
+    assert work.jobs[0].output.endswith(suffix)
+
+
+def test_an_image_sequence_is_found_planned_and_delivered(make, engine, tmp_path):
+    for number in range(1001, 1011):
+        (tmp_path / f"sh.{number}.exr").touch()
+    pattern = str(tmp_path / "sh.%04d.exr")
+    engine.media[pattern] = Clip(pattern, Fraction(24), 64, 48, FrameRange(0, 10), None)
+    reference = otio.schema.ImageSequenceReference(target_url_base="./", name_prefix="sh.", name_suffix=".exr", start_frame=1001, frame_step=1,
+                                                   rate=24, frame_zero_padding=4, available_range=span(1001, 10))
+    clip = otio.schema.Clip(name="seq", media_reference=reference, source_range=span(1003, 5))
+    work = make(edit([clip]))
+    assert (work.jobs[0].clip.path, str(work.jobs[0].render_range)) == (pattern, "2..7")
+
+
+def test_a_foreign_reference_under_our_key_is_left_alone(make, media):
+    clip = shot(media, 0, 10)
+    clip.set_media_references({**clip.media_references(), "VS3R": otio.schema.ExternalReference("/theirs.mov")}, "DEFAULT_MEDIA")
+    with pytest.raises(InputError, match="key-taken"):
+        make(edit([clip]))
+
+
+def test_a_changed_source_makes_new_work(make, engine, media):
+    timeline = edit([shot(media, 0, 10)])
+    before = make(timeline).jobs[0]
+    with open(media, "w") as file:
+        file.write("longer")
+    after = make(timeline).jobs[0]
+    assert before.output != after.output and before.job_id != after.job_id
+    assert fingerprint(media) == fingerprint(media)
+
+
+def drain(steps):
+    events = []
+    while True:
+        try:
+            events.append(next(steps))
+        except StopIteration as stop:
+            return events, stop.value
+
+
+def test_progress_is_of_the_whole_timeline_and_a_fault_does_not_stop_the_others(make, engine, media, tmp_path):
+    bad = engine.add(str(tmp_path / "bad.mov"))
+    engine.faults[bad] = WeightsMissing("weights-missing", "No weights.", "Fetch them.")
+    work = make(edit([shot(bad, 0, 30, "bad"), shot(media, 0, 10, "good")]))
+    events, outcome = drain(run(work, engine))
+    assert [event.fraction for event in events] == sorted(event.fraction for event in events) and events[-1].fraction == 1
+    assert [(event.name, event.index, event.total) for event in events] == [("bad", 1, 2), ("good", 2, 2), ("good", 2, 2)]
+    assert list(outcome.failures) == [work.jobs[0].job_id] and list(outcome.results) == [work.jobs[1].job_id]
+
+
+def test_an_interrupted_run_resumes_with_what_is_missing(make, engine, media, tmp_path):
+    second = engine.add(str(tmp_path / "b.mov"))
+    timeline = edit([shot(media, 0, 30), shot(second, 0, 30)])
+    engine.faults[second] = Cancelled()
+    with pytest.raises(Cancelled):
+        drain(run(make(timeline), engine))
+    engine.faults.clear()
+    engine.submitted.clear()
+    work = make(timeline)
+    _, outcome = drain(run(work, engine))
+    assert [job.clip.path for job in engine.submitted] == [second]
+    assert len(outcome.results) == 2
+    assert [each.state for each in make(timeline, redo=True).clips] == ["render", "render"]
+
+
+def test_five_hundred_clips_over_twenty_files_are_planned_in_two_seconds_and_little_memory(make, engine, tmp_path):
+    files = [engine.add(str(tmp_path / f"{number}.mov"), frames=20000) for number in range(20)]
+    tracks = []
+    for number in range(4):
+        children = []
+        for index in range(125):
+            if index:
+                children.append(dissolve(4, 4))
+            children.append(shot(files[(index * 7 + number) % 20], 100 + index * 150, 40, f"shot {number} {index}"))
+            children[-1].media_reference.available_range = span(0, 20000)
+        tracks.append(children)
+    timeline = edit(*tracks)
+    before_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    started = time.process_time()
+    work = make(timeline)
+    seconds = time.process_time() - started
+    grown_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before_mib
+    print(f"500 clips planned in {seconds:.2f} s, {grown_mib:.1f} MiB more")
+    assert len(work.clips) == 500 and len(engine.probed) == 20
+    assert seconds < 2 and grown_mib < 50
