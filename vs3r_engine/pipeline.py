@@ -91,7 +91,7 @@ def stabilize(job: Job, store: Store) -> Iterator[Progress | RenderResult]:
         with store.workspace("chunks", key) as workspace:
             holes: list[float] = []
             chunks = job.render_range.chunks(CHUNK_FRAMES)
-            segments = [workspace / f"{chunk.start:08d}{encoding.segment_suffix}" for chunk in chunks]
+            segments = [workspace / f"{chunk.start:08d}.segment" for chunk in chunks]
             is_done = [segment.exists() and segment.with_suffix(".json").exists() for segment in segments]
             frames: Iterator[Frame] | None = None
             for chunk, segment, done in zip(chunks, segments, is_done, strict=True):
@@ -117,8 +117,8 @@ def stabilize(job: Job, store: Store) -> Iterator[Progress | RenderResult]:
                 segment.with_suffix(".json").write_text(json.dumps(shares))
                 holes += shares
                 writer.close()
-            findings = analysis.findings | {"hole_percent": round(100 * float(np.mean(holes)), 2)}
-            assemble(segments, job.output, source.info, encoding, job.render_range, overwrite=job.overwrite,
+            findings: dict[str, Any] = analysis.findings | {"hole_percent": round(100 * float(np.mean(holes)), 2)}
+            findings["notes"] = assemble(segments, job.output, source.info, encoding, job.render_range, overwrite=job.overwrite,
                      extra_metadata={"comment": f"Stabilized by VS3R {__version__}"})
             timings_s = {"analyze": analyzed_s - started_s, "render": time.monotonic() - analyzed_s}
             sidecar = _write_sidecar(job, analysis, path, holes, findings, timings_s)

@@ -34,5 +34,5 @@ def choose_methods(settings: Settings, rate: Fraction) -> Methods:
     from vs3r_engine.methods.temporal import TemporalCompleter
     from vs3r_engine.methods.warp import WarpRenderer
 
-    return Methods("geometric+dis", "no weights are needed", GeometricReconstructor(settings.analysis), DisFlow(), 256, WarpRenderer(),
+    return Methods("geometric-dis", "no weights are needed", GeometricReconstructor(settings.analysis), DisFlow(), 256, WarpRenderer(),
                    TemporalCompleter(settings.fill, rate))
