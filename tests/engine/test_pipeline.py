@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole engine on small exact clips: what comes out, what is kept, what an interruption loses."""
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.synthetic import make_clip
+from vs3r_engine import pipeline
+from vs3r_engine.errors import MediaError, RangeError
+from vs3r_engine.job import Progress, RenderResult
+from vs3r_engine.media.decode import open_source
+from vs3r_engine.methods.choice import choose_methods
+from vs3r_engine.service.cache import DiskStore
+from vs3r_engine.settings import Settings
+from vs3r_engine.timeline import FrameRange
+
+
+@pytest.fixture(scope="module")
+def shaky_clip(tmp_path_factory) -> Path:
+    return make_clip("regular", frames=70, width=192, height=108, seed=3).write(tmp_path_factory.mktemp("clip") / "shaky.mp4")
+
+
+@pytest.fixture
+def store(tmp_path) -> DiskStore:
+    return DiskStore(tmp_path / "cache")
+
+
+def run(job, store) -> tuple[list[Progress], RenderResult]:
+    *progress, result = pipeline.stabilize(job, store)
+    return progress, result
+
+
+def decoded(path) -> list[np.ndarray]:
+    with open_source(str(path)) as source:
+        return [frame.planes[0].copy() for frame in source.frames(source.info.clip.available_range)]
+
+
+def test_a_clip_comes_out_whole_with_its_sidecar(shaky_clip, store, tmp_path):
+    job = pipeline.plan(str(shaky_clip), str(tmp_path / "out.mp4"), Settings())
+    progress, result = run(job, store)
+    frames = decoded(result.output)
+    assert len(frames) == 70 and frames[0].shape == (108, 192)
+    fractions = [step.fraction for step in progress]
+    assert fractions == sorted(fractions) and fractions[-1] == 1.0
+    assert {step.stage for step in progress} == {"analyze", "render"}
+    sidecar = json.loads(Path(result.sidecar).read_text())
+    assert len(sidecar["measured"]["K"]) == len(sidecar["hole_percent"]) == 70
+    assert sidecar["settings"]["path.smoothness"] == 50.0
+    assert {"method", "moving_percent", "hole_percent", "shots"} <= set(result.findings)
+
+
+def test_no_pixel_stays_empty(shaky_clip, store, tmp_path):
+    edges = pipeline.plan(str(shaky_clip), str(tmp_path / "edges.mkv"), Settings().with_values({"frame.framing": "show-edges"}))
+    _, result = run(edges, store)
+    assert result.findings["hole_percent"] > 0.5  # there was something to fill
+    full = pipeline.plan(str(shaky_clip), str(tmp_path / "full.mkv"), Settings())
+    analysis = list(pipeline.analyze(full, store))[-1]
+    methods = choose_methods(full.settings, full.clip.rate)
+    with open_source(str(shaky_clip)) as source:
+        path = pipeline.smoothed_path(full, analysis)
+        for frame in pipeline.render_frames(full, analysis, path, FrameRange(0, 70), source, methods):
+            assert frame.planes[0].min() > 0
+
+
+def test_smoothness_zero_returns_the_input_untouched(shaky_clip, store):
+    job = pipeline.plan(str(shaky_clip), "unused.mp4", Settings().with_values({"path.smoothness": 0}))
+    analysis = list(pipeline.analyze(job, store))[-1]
+    with open_source(str(shaky_clip)) as source:
+        methods = choose_methods(job.settings, job.clip.rate)
+        out = pipeline.render_frames(job, analysis, pipeline.smoothed_path(job, analysis), FrameRange(0, 10), source, methods)
+        for stable, original in zip(out, decoded(shaky_clip), strict=False):
+            assert np.array_equal(stable.planes[0], original)
+
+
+def test_another_smoothness_does_not_analyse_again(shaky_clip, store, tmp_path):
+    run(pipeline.plan(str(shaky_clip), str(tmp_path / "a.mp4"), Settings()), store)
+    progress, _ = run(pipeline.plan(str(shaky_clip), str(tmp_path / "b.mp4"), Settings().with_values({"path.smoothness": 80})), store)
+    assert {step.stage for step in progress} == {"render"}
+
+
+def test_a_frame_does_not_depend_on_where_the_render_began(shaky_clip, store):
+    job = pipeline.plan(str(shaky_clip), "unused.mp4", Settings())
+    analysis = list(pipeline.analyze(job, store))[-1]
+    path = pipeline.smoothed_path(job, analysis)
+    with open_source(str(shaky_clip)) as source:
+        def rendered(start, duration):
+            methods = choose_methods(job.settings, job.clip.rate)
+            return list(pipeline.render_frames(job, analysis, path, FrameRange(start, duration), source, methods))
+
+        whole = rendered(0, 70)
+        for start in (1, 33, 50, 69):
+            for late in rendered(start, min(6, 70 - start)):
+                for a, b in zip(late.planes, whole[late.frame_index].planes, strict=True):
+                    assert np.array_equal(a, b), late.frame_index
+
+
+def test_an_interrupted_job_goes_on_and_ends_the_same(shaky_clip, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "CHUNK_FRAMES", 25)
+    undisturbed = pipeline.plan(str(shaky_clip), str(tmp_path / "a.mp4"), Settings())
+    run(undisturbed, DiskStore(tmp_path / "other"))
+    job = pipeline.plan(str(shaky_clip), str(tmp_path / "b.mp4"), Settings())
+    work = pipeline.stabilize(job, store)
+    rendered = 0
+    for step in work:
+        rendered += step.stage == "render"
+        if rendered == 40:  # the first chunk is done, the second is not
+            break
+    work.close()
+    assert not (tmp_path / "b.mp4").exists() and not list(tmp_path.glob("*.part*"))
+    progress, result = run(job, store)
+    assert sum(step.stage == "render" for step in progress) == 70 - 25
+    assert all(np.array_equal(a, b) for a, b in zip(decoded(tmp_path / "a.mp4"), decoded(result.output), strict=True))
+    assert len(json.loads(Path(result.sidecar).read_text())["hole_percent"]) == 70
+
+
+def test_a_range_is_rendered_with_handles_and_equals_that_part_of_the_whole(shaky_clip, store, tmp_path):
+    job = pipeline.plan(str(shaky_clip), str(tmp_path / "part.mp4"), Settings(), range_text="20..45")
+    assert (job.render_range, job.analysis_range) == (FrameRange(20, 25), FrameRange(0, 70))
+    _, result = run(job, store)
+    assert len(decoded(result.output)) == 25
+
+
+def test_a_range_past_the_end_is_an_input_error_before_any_work(shaky_clip):
+    with pytest.raises(RangeError) as error:
+        pipeline.plan(str(shaky_clip), "out.mp4", Settings(), range_text="60..90")
+    assert error.value.code == "range-past-media"
+
+
+def test_nothing_is_overwritten_unasked(shaky_clip, store, tmp_path):
+    target = tmp_path / "taken.mp4"
+    target.write_bytes(b"precious")
+    with pytest.raises(MediaError) as error:
+        run(pipeline.plan(str(shaky_clip), str(target), Settings()), store)
+    assert error.value.code == "output-exists" and target.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3])
+@pytest.mark.parametrize("size", [(160, 90), (159, 91)])
+def test_the_shortest_clips_and_odd_sizes_come_out(frames, size, store, tmp_path):
+    source = make_clip("crowd", frames=frames, width=size[0], height=size[1], seed=1).write(tmp_path / "in.mkv", pix_fmt="yuv444p")
+    _, result = run(pipeline.plan(str(source), str(tmp_path / "out.mkv"), Settings()), store)
+    assert [plane.shape for plane in decoded(result.output)] == [(size[1], size[0])] * frames
+
+
+def test_shots_are_stabilized_by_themselves(store, tmp_path):
+    import av
+
+    from tests.synthetic import video_frame
+
+    first, second = (make_clip(category, frames=30, width=160, height=90, seed=5) for category in ("regular", "crowd"))
+    path = tmp_path / "cut.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", 30)
+        stream.width, stream.height, stream.pix_fmt = 160, 90, "yuv420p"
+        for i, frame in enumerate(itertools.chain(first.frames, second.frames)):
+            picture = video_frame(frame)
+            picture.pts = i
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    _, result = run(pipeline.plan(str(path), str(tmp_path / "out.mkv"), Settings()), store)
+    sidecar = json.loads(Path(result.sidecar).read_text())
+    assert sidecar["shots"] == [[0, 30], [30, 60]]
+    assert len(decoded(result.output)) == 60
