@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vs3r_engine.errors import EngineFault
+from vs3r_engine.lens import Lens, output_lens
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -14,12 +15,14 @@ class Camera:
     """One camera at one moment.
 
     K: [3, 3], for a picture of exactly width x height pixels. world_from_camera: [4, 4], rotation det +1, scene units.
+    lens: None = perspective; else the model between rays and the plane that K maps to pixels (see lens.py).
     """
 
     K: np.ndarray
     width: int
     height: int
     world_from_camera: np.ndarray
+    lens: Lens | None = None
 
     def resized(self, width: int, height: int) -> "Camera":
         K = self.K.copy()
@@ -36,7 +39,7 @@ class Trajectory:
     residual_px: [n, rows, columns, 2] float32 or None: the path of the picture itself that K and world_from_camera do
     not explain (parallax without depth, rolling shutter, lens errors), as an (x, y) displacement in pixels at a grid of
     vertices that spans the picture from corner to corner. A static point that a rigid prediction puts at p is seen at
-    p + residual_px(p). Only differences over time mean anything.
+    p + residual_px(p). Only differences over time mean anything. lens: of every frame (see Camera).
     """
 
     first_frame: int
@@ -45,6 +48,7 @@ class Trajectory:
     K: np.ndarray
     world_from_camera: np.ndarray
     residual_px: np.ndarray | None = None
+    lens: Lens | None = None
 
     def __post_init__(self) -> None:
         n = len(self.K)
@@ -58,7 +62,7 @@ class Trajectory:
 
     def camera(self, frame_index: int) -> Camera:
         i = frame_index - self.first_frame
-        return Camera(self.K[i], self.width, self.height, self.world_from_camera[i])
+        return Camera(self.K[i], self.width, self.height, self.world_from_camera[i], self.lens)
 
     def residual(self, frame_index: int) -> np.ndarray | None:
         """[rows, columns, 2] at one frame, or None."""
@@ -70,6 +74,14 @@ class Trajectory:
             raise EngineFault("trajectory-slice", f"Frames {start}..{end_exclusive} of a path of {len(self)} from {self.first_frame}.")
         residual = None if self.residual_px is None else self.residual_px[a:b]
         return replace(self, first_frame=start, K=self.K[a:b], world_from_camera=self.world_from_camera[a:b], residual_px=residual)
+
+
+def output_camera(camera: Camera, name: str) -> Camera:
+    """The camera with the output lens `name` (see FrameSettings.lens) in place of its own; as-shot leaves it as it is."""
+    if name == "as-shot":
+        return camera
+    K, lens = output_lens(name, camera.K, camera.width, camera.height)
+    return replace(camera, K=K, lens=lens)
 
 
 def inverse(target_from_source: np.ndarray) -> np.ndarray:
