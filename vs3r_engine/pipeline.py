@@ -134,6 +134,12 @@ def analyze(job: Job, store: Store) -> Iterator[Progress | Analysis]:
     yield analysis
 
 
+def open_analysis(job: Job, store: Store) -> Analysis | None:
+    """The finished analysis of `job.analysis_range`, or None where `analyze` has to find it first."""
+    found = store.find("analysis", _analysis_key(job, choose_methods(job.settings, job.clip.rate)))
+    return None if found is None else Analysis(found)
+
+
 def smoothed_path(job: Job, analysis: Analysis) -> Trajectory:
     """The path the output is seen from, for every analysed frame: smoothed, then framed."""
     rate, settings = job.clip.rate, job.settings

@@ -21,7 +21,7 @@ from vs3r_engine.errors import DiskFull, EngineFault, ResourceError, SetupError
 
 DEFAULT_LIMIT_BYTES = 40 * 2**30
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
-_OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
+OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class DiskStore:
                 try:
                     temporary.rename(path)
                 except OSError as error:
-                    if not path.is_dir() or error.errno in _OUT_OF_SPACE:
+                    if not path.is_dir() or error.errno in OUT_OF_SPACE:
                         raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -214,7 +214,7 @@ def _disk_full_translated(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _OUT_OF_SPACE:
+        if error.errno not in OUT_OF_SPACE:
             raise
         raise DiskFull("disk-full", f"The disk of {error.filename or root} is full.",
                        "Free some space, run `vs3r cache clear`, or name another cache with VS3R_CACHE_DIR.") from error

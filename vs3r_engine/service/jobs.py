@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server's book of jobs: who asked for what, what waits, what runs, how far it is. No sockets, no processes."""
+
+import time
+import uuid
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+
+from vs3r_engine.errors import InputError, ResourceError
+from vs3r_engine.job import JobState
+from vs3r_engine.service.protocol import Error, JobReport, SettingsChoice, Source
+from vs3r_engine.service.worker import JobEnded, JobOrder, JobProgress, Lost
+
+REMEMBERED = 256
+WORKER_DEATHS = 3
+"""Times the worker may die in one job before the job counts as the cause."""
+
+
+@dataclass(slots=True)
+class JobRecord:
+    """A job and its state. `owners`: sessions that want it; None = detached, nobody's."""
+
+    order: JobOrder
+    shown_source: Source
+    owners: set[str] | None
+    created_unix_s: float = field(default_factory=time.time)
+    state: JobState = JobState.QUEUED
+    stage: str = ""
+    done: int = 0
+    total: int = 0
+    fraction: float = 0.0
+    found: dict[str, Any] = field(default_factory=dict)
+    error: Error | None = None
+    result: dict[str, Any] | None = None
+    deaths: int = 0
+    is_cancelling: bool = False
+    started: tuple[float, float] | None = None
+    """(monotonic seconds, fraction) at this run's first progress: what the time left is reckoned from."""
+
+    @property
+    def is_final(self) -> bool:
+        return self.state in (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
+
+    def eta_s(self) -> float | None:
+        """Seconds left at this run's own speed; None while there is too little to tell."""
+        if self.state is not JobState.RUNNING or self.started is None:
+            return None
+        elapsed_s, gained = time.monotonic() - self.started[0], self.fraction - self.started[1]
+        return round(elapsed_s * (1 - self.fraction) / gained, 1) if gained > 0.005 and elapsed_s > 0.5 else None
+
+    def report(self) -> JobReport:
+        return JobReport(self.order.job_id, self.order.kind, self.state.value, self.stage, self.done, self.total,  # type: ignore[arg-type]
+                         self.fraction, self.eta_s(), self.found, self.shown_source.name(), self.order.output, self.error,
+                         self.result, self.created_unix_s)
+
+
+class JobBook:
+    """All jobs of this engine; one runs at a time."""
+
+    def __init__(self, queue_limit: int) -> None:
+        self._queue_limit = queue_limit
+        self._jobs: OrderedDict[str, JobRecord] = OrderedDict()
+        self.running: JobRecord | None = None
+
+    def submit(self, kind: str, job_id: str | None, source: Source, shown_source: Source, settings: SettingsChoice,
+               output: str | None, overwrite: bool, session: str, detached: bool) -> JobRecord:
+        """The job, queued; or as it stands where the same was submitted before.
+
+        Raises: InputError `job-id-taken`, ResourceError `queue-full`.
+        """
+        order = JobOrder(job_id or f"j-{uuid.uuid4().hex[:12]}", kind, source, settings, output, overwrite)
+        record = self._jobs.get(order.job_id)
+        if record is not None:
+            if record.order != order:
+                raise InputError("job-id-taken", f"The job id {order.job_id} belongs to another job.", "Choose another id.")
+            if record.owners is not None:
+                record.owners.add(session)
+            if record.state not in (JobState.FAILED, JobState.CANCELLED):
+                return record
+            del self._jobs[order.job_id]
+        if self.queued_count >= self._queue_limit:
+            raise ResourceError("queue-full", f"{self.queued_count} jobs are waiting already.", "Try again when one is done.")
+        record = JobRecord(order, shown_source, None if detached else {session})
+        self._jobs[order.job_id] = record
+        self._forget_oldest()
+        return record
+
+    def get(self, job_id: str) -> JobRecord:
+        """Raises: InputError `unknown-job`."""
+        if job_id not in self._jobs:
+            raise InputError("unknown-job", f"There is no job {job_id}.", "`vs3r jobs` lists them.")
+        return self._jobs[job_id]
+
+    def newest_first(self) -> list[JobRecord]:
+        return list(reversed(self._jobs.values()))
+
+    @property
+    def queued_count(self) -> int:
+        return sum(record.state is JobState.QUEUED for record in self._jobs.values())
+
+    def start_next(self) -> JobRecord | None:
+        """The job that shall run now, if none runs and one waits."""
+        if self.running is not None:
+            return None
+        record = next((record for record in self._jobs.values() if record.state is JobState.QUEUED), None)
+        if record is not None:
+            record.state, record.started = JobState.RUNNING, None
+            self.running = record
+        return record
+
+    def progressed(self, progress: JobProgress) -> JobRecord | None:
+        """The record brought up to date; None where the job is no longer the running one."""
+        record = self.running
+        if record is None or record.order.job_id != progress.job_id:
+            return None
+        if record.started is None and progress.done > 0:
+            record.started = (time.monotonic(), progress.fraction)
+        record.stage, record.done, record.total = progress.stage, progress.done, progress.total
+        record.fraction = min(1.0, max(record.fraction, progress.fraction))
+        record.found = progress.found or record.found
+        return record
+
+    def ended(self, end: JobEnded) -> JobRecord | None:
+        record = self.running
+        if record is None or record.order.job_id != end.job_id:
+            return None
+        self.running = None
+        record.state, record.error, record.result = JobState(end.state), end.error, end.result
+        if record.state is JobState.DONE:
+            record.fraction = 1.0
+            record.found = (end.result or {}).get("findings") or record.found
+        return record
+
+    def worker_lost(self, lost: Lost) -> JobRecord | None:
+        """The job that was running: queued again first in line, or failed where it keeps killing workers."""
+        record = self.running
+        if record is None:
+            return None
+        self.running = None
+        record.deaths += 1
+        if record.is_cancelling:
+            record.state = JobState.CANCELLED
+        elif record.deaths >= WORKER_DEATHS:
+            record.state = JobState.FAILED
+            record.error = Error("worker-died", f"The computing process ended {record.deaths} times in this job (exit code "
+                                 f"{lost.exit_code}).", "Memory may have run out: try --draft, a shorter range, or close other "
+                                 "programs. `vs3r engine logs` has the details.", "fault")
+        else:
+            record.state, record.stage = JobState.QUEUED, ""
+            self._jobs.move_to_end(record.order.job_id, last=False)
+        return record
+
+    def cancel(self, record: JobRecord) -> bool:
+        """True where the worker has to be told; a waiting job is cancelled at once."""
+        if record.state is JobState.QUEUED:
+            record.state = JobState.CANCELLED
+        record.is_cancelling = not record.is_final
+        return record is self.running
+
+    def disowned(self, session: str) -> list[JobRecord]:
+        """Unfinished jobs that nobody wants any more now that `session` is gone."""
+        orphans = []
+        for record in self._jobs.values():
+            if record.owners is not None and session in record.owners:
+                record.owners.discard(session)
+                if not record.owners and not record.is_final:
+                    orphans.append(record)
+        return orphans
+
+    def unfinished(self) -> list[JobRecord]:
+        return [record for record in self._jobs.values() if not record.is_final]
+
+    def _forget_oldest(self) -> None:
+        finished = [job_id for job_id, record in self._jobs.items() if record.is_final]
+        for job_id in finished[:max(0, len(finished) - REMEMBERED)]:
+            del self._jobs[job_id]

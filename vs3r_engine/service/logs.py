@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine's log: one JSON object a line, with the job's id on every line, in a file that rotates."""
+
+import json
+import logging
+import logging.handlers
+import time
+from pathlib import Path
+
+import platformdirs
+
+FILE_BYTES = 4 << 20
+FILES = 5
+
+
+def log_file() -> Path:
+    """Where the engine writes its log: next to the connection file's user, in the per-user log directory."""
+    return Path(platformdirs.user_log_dir("vs3r", appauthor=False)) / "engine.log"
+
+
+class JsonLines(logging.Formatter):
+    """A record as {"time", "level", "engine", "job", "message"}; `job` is "-" where a line belongs to none."""
+
+    def __init__(self, engine: str) -> None:
+        super().__init__()
+        self._engine = engine
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
+        message = record.getMessage()
+        if record.exc_info:
+            message += "\n" + self.formatException(record.exc_info)
+        return json.dumps({"time": moment, "level": record.levelname.lower(), "engine": self._engine,
+                           "job": getattr(record, "job_id", "-"), "message": message}, ensure_ascii=False)
+
+
+def engine_log(engine: str, file: Path) -> logging.Logger:
+    """The logger of this engine, writing to `file` (0600)."""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file.touch(mode=0o600)
+    handler = logging.handlers.RotatingFileHandler(file, maxBytes=FILE_BYTES, backupCount=FILES - 1, encoding="utf-8")
+    handler.setFormatter(JsonLines(engine))
+    logger = logging.getLogger("vs3r.engine")
+    for old in list(logger.handlers):
+        logger.removeHandler(old)
+        old.close()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    return logger

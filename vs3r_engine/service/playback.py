@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Single stabilized frames, in the worker: clips kept open between requests, rendering that goes on where it stopped,
+and the pixels as the protocol sends them. Also: what a Source and a SettingsChoice come to as a Job."""
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from vs3r_engine.errors import RangeError
+from vs3r_engine.frame import Frame
+from vs3r_engine.job import Job
+from vs3r_engine.media.edit import ANALYSIS_HANDLES_S, job_of_clip, read_clip
+from vs3r_engine.service.protocol import SampleFormat, SettingsChoice, Source
+from vs3r_engine.service.worker import FrameOrder
+from vs3r_engine.timeline import FrameRange, parse_range
+
+OPEN_CLIPS = 4
+"""Clips whose source and analysis stay open."""
+OPEN_RUNS = 3
+"""Renderings per clip that can be continued: one forward play per viewer."""
+SKIP_FRAMES = 3
+"""A frame this little ahead of an open rendering is reached by rendering on; further ahead a new one is begun."""
+
+
+def job_of(pipeline: Any, source: Source, choice: SettingsChoice, job_id: str, output: str, overwrite: bool) -> Job:
+    """The Job meant by a request. Raises: MediaError, RangeError, SettingsError, InputError."""
+    if source.clip is not None:
+        from vs3r_engine.settings import preset
+
+        job = job_of_clip(read_clip(source.clip), job_id=job_id, output=output, probe=lambda path: pipeline.probe(path).clip,
+                          base=preset(choice.preset))
+        job = replace(job, output=output, overwrite=overwrite, settings=job.settings.with_values(choice.values))
+    else:
+        clip = pipeline.probe(source.path).clip
+        whole = clip.available_range
+        job = Job(job_id, clip, whole, whole, output, choice.settings(), overwrite)
+    clip = job.clip
+    if source.range is not None:
+        if isinstance(source.range, str):
+            render_range = parse_range(source.range, clip.rate, clip.available_range, clip.start_timecode)
+        else:
+            render_range = _within(FrameRange.between(*source.range), clip.available_range)
+        handles = math.ceil(ANALYSIS_HANDLES_S * clip.rate)
+        job = replace(job, render_range=render_range, analysis_range=render_range.padded(handles, clip.available_range))
+    if source.analysis_range is not None:
+        analysis_range = _within(FrameRange.between(*source.analysis_range), clip.available_range)
+        if not analysis_range.contains_range(job.render_range):
+            raise RangeError("bad-range", f"The frames to look at, {analysis_range}, do not hold {job.render_range}.",
+                             "Leave the analysis range out.")
+        job = replace(job, analysis_range=analysis_range)
+    return job
+
+
+def _within(wanted: FrameRange, available: FrameRange) -> FrameRange:
+    if not available.contains_range(wanted):
+        raise RangeError("range-past-media", f"The range {wanted} asks for frames that do not exist: the media holds {available}.",
+                         "Trim the range, or relink the full-length file.")
+    return wanted
+
+
+class Playback:
+    """One clip with one choice of settings, open for frames in any order."""
+
+    def __init__(self, pipeline: Any, job: Job, analysis: Any) -> None:
+        self._pipeline, self.job, self._analysis = pipeline, job, analysis
+        self._path = pipeline.smoothed_path(job, analysis)
+        self._methods = pipeline.choose_methods(job.settings, job.clip.rate)
+        self._runs: list[tuple[int, Any, Iterator[Frame]]] = []
+        """(next frame, source, frames), least recently used first."""
+        self._recent: OrderedDict[int, Frame] = OrderedDict()
+
+    def frame(self, frame_index: int) -> Frame:
+        """The stabilized frame. Raises: RangeError `range-past-media`, and what rendering raises."""
+        if frame_index not in self.job.render_range:
+            raise RangeError("range-past-media", f"Frame {frame_index} is outside the range {self.job.render_range}.",
+                             "Ask for a frame of the range.")
+        if frame_index not in self._recent:
+            self._render(frame_index)
+        return self._recent[frame_index]
+
+    def close(self) -> None:
+        for _, source, frames in self._runs:
+            frames.close()  # type: ignore[attr-defined]
+            source.close()
+        self._runs.clear()
+
+    def _render(self, frame_index: int) -> None:
+        run = next((run for run in self._runs if 0 <= frame_index - run[0] <= SKIP_FRAMES), None)
+        if run is not None:
+            self._runs.remove(run)
+            position, source, frames = run
+        else:
+            position, source = frame_index, self._pipeline.open_source(self.job.clip.path)
+            wanted = FrameRange.between(frame_index, self.job.render_range.end_exclusive)
+            frames = self._pipeline.render_frames(self.job, self._analysis, self._path, wanted, source, self._methods)
+        try:
+            for frame in frames:
+                self._remember(frame)
+                position += 1
+                if frame.frame_index == frame_index:
+                    break
+        except BaseException:
+            source.close()
+            raise
+        self._runs.append((position, source, frames))
+        for _, old_source, old_frames in self._runs[:-OPEN_RUNS]:
+            old_frames.close()  # type: ignore[attr-defined]
+            old_source.close()
+        del self._runs[:-OPEN_RUNS]
+
+    def _remember(self, frame: Frame) -> None:
+        self._recent[frame.frame_index] = frame
+        while len(self._recent) > SKIP_FRAMES + 1:
+            self._recent.popitem(last=False)
+
+
+class Playbacks:
+    """The clips that are open, least recently used closed first."""
+
+    def __init__(self, pipeline: Any, store: Any) -> None:
+        self._pipeline, self._store = pipeline, store
+        self._open: OrderedDict[str, Playback] = OrderedDict()
+
+    def frame(self, order: FrameOrder) -> tuple[int, int, memoryview] | None:
+        """(width, height, RGBA pixels) of one frame; None where its clip has not been analysed."""
+        playback = self._open.get(order.key.clip)
+        if playback is None:
+            job = job_of(self._pipeline, order.source, order.settings, "", "-", False)
+            analysis = self._pipeline.open_analysis(job, self._store)
+            if analysis is None:
+                return None
+            playback = self._open[order.key.clip] = Playback(self._pipeline, job, analysis)
+        self._open.move_to_end(order.key.clip)
+        while len(self._open) > OPEN_CLIPS:
+            self._open.popitem(last=False)[1].close()
+        try:
+            frame = playback.frame(order.key.frame_index)
+        except BaseException:
+            # Nothing of a clip that failed is used again: its file or its analysis may have gone.
+            self._open.pop(order.key.clip).close()
+            raise
+        return rgba_pixels(frame, order.key.format, order.key.reduction)
+
+
+def rgba_pixels(frame: Frame, format: SampleFormat, reduction: int) -> tuple[int, int, memoryview]:
+    """(width, height, interleaved RGBA rows from the top) at 1 / reduction of the size, rounded up."""
+    width, height = -(-frame.width // reduction), -(-frame.height // reduction)
+    frame = frame.resized(width, height)
+    rgba = np.empty((height, width, 4), np.float32)
+    rgba[..., :3] = frame.to_rgb()
+    rgba[..., 3] = frame.planes[-1] / np.float32(frame.layout.peak) if frame.layout.has_alpha else 1.0
+    if format in ("uint8", "uint16"):
+        peak = 255 if format == "uint8" else 65535
+        rgba = np.rint(np.clip(rgba, 0, 1) * np.float32(peak))
+    pixels = rgba.astype({"uint8": np.uint8, "uint16": np.uint16, "half": np.float16, "float32": np.float32}[format], copy=False)
+    return width, height, pixels.reshape(-1).view(np.uint8).data

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inside the worker process: one job at a time, step by step, and single frames between the steps.
+
+The reading thread takes orders, cancels and probes at once; the main thread computes. The worker ends when its pipe does.
+"""
+
+import importlib
+import logging
+import os
+import queue
+import signal
+import threading
+import traceback
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+from vs3r_engine.errors import DiskFull, EngineFault, OutOfMemory, VS3RError
+from vs3r_engine.service.protocol import Error, ProbeReply, error_of
+from vs3r_engine.service.worker import (
+    CancelOrder,
+    FrameDone,
+    FrameFailed,
+    FrameOrder,
+    JobEnded,
+    JobOrder,
+    JobProgress,
+    LogLine,
+    Probed,
+    ProbeOrder,
+    Ready,
+)
+
+
+def main(pipe: Connection, pipeline: str, cache_root: str, cache_limit_bytes: int) -> None:
+    """The worker process's whole life."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is the server's to handle
+    Worker(pipe, pipeline, cache_root, cache_limit_bytes).run()
+
+
+class Worker:
+    def __init__(self, pipe: Connection, pipeline: str, cache_root: str, cache_limit_bytes: int) -> None:
+        from pathlib import Path
+
+        from vs3r_engine.service.cache import DiskStore
+        from vs3r_engine.service.playback import Playbacks
+
+        self._pipe = pipe
+        self._sending = threading.Lock()
+        self._orders: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._cancelled: set[str] = set()
+        self._job: JobOrder | None = None
+        self._steps: Iterator[JobProgress | JobEnded] = iter(())
+        logging.getLogger().addHandler(_ToServer(self))
+        logging.getLogger().setLevel(logging.INFO)
+        self._pipeline: Any = importlib.import_module(pipeline)
+        self._store = DiskStore(Path(cache_root), cache_limit_bytes)
+        self._playbacks = Playbacks(self._pipeline, self._store)
+
+    def run(self) -> None:
+        threading.Thread(target=self._read, name="orders", daemon=True).start()
+        self.send(Ready("cpu"))
+        while True:
+            try:
+                order = self._orders.get(block=self._job is None)
+            except queue.Empty:
+                self._step()
+            else:
+                if isinstance(order, JobOrder):
+                    self._job, self._steps = order, self._run(order)
+                else:
+                    self._render(order)
+
+    @property
+    def job_id(self) -> str:
+        return self._job.job_id if self._job else "-"
+
+    def send(self, report: Any, pixels: memoryview | None = None) -> None:
+        with self._sending:
+            self._pipe.send(report)
+            if pixels is not None:
+                self._pipe.send_bytes(pixels)
+
+    def _read(self) -> None:
+        try:
+            while (order := self._pipe.recv()) is not None:
+                if isinstance(order, CancelOrder):
+                    self._cancelled.add(order.job_id)
+                elif isinstance(order, ProbeOrder):
+                    self.send(Probed(order.ticket, self._probe(order)))
+                else:
+                    self._orders.put(order)
+        except (EOFError, OSError):
+            pass
+        os._exit(0)  # the server is gone or wants us gone; finished chunks are already safe
+
+    def _probe(self, order: ProbeOrder) -> ProbeReply | Error:
+        from vs3r_engine.service.playback import job_of
+        from vs3r_engine.service.protocol import SettingsChoice
+
+        try:
+            job = job_of(self._pipeline, order.source, SettingsChoice(), "", "-", False)
+        except Exception as error:
+            return error_of(translated(error))
+        clip = job.clip
+        available, render = clip.available_range, job.render_range
+        return ProbeReply(order.source.name(), clip.width, clip.height, str(clip.rate), (available.start, available.end_exclusive),
+                          (render.start, render.end_exclusive), clip.start_timecode)
+
+    def _step(self) -> None:
+        """One step of the job, or its end."""
+        if self._job is None:
+            return
+        if self._job.job_id in self._cancelled:
+            self._steps.close()  # type: ignore[attr-defined]
+            self._end(JobEnded(self._job.job_id, "cancelled"))
+            return
+        report = next(self._steps)
+        if isinstance(report, JobEnded):
+            self._end(report)
+        else:
+            self.send(report)
+
+    def _end(self, report: JobEnded) -> None:
+        self._cancelled.discard(report.job_id)
+        self._store.release()
+        self._job, self._steps = None, iter(())
+        self.send(report)
+
+    def _run(self, order: JobOrder) -> Iterator[JobProgress | JobEnded]:
+        from vs3r_engine.job import Progress, RenderResult
+        from vs3r_engine.service.playback import job_of
+
+        try:
+            yield JobProgress(order.job_id, "open", 0, 0, 0.0, {})
+            job = job_of(self._pipeline, order.source, order.settings, order.job_id, order.output or "-", order.overwrite)
+            work = self._pipeline.stabilize if order.kind == "stabilize" else self._pipeline.analyze
+            for item in work(job, self._store):
+                if isinstance(item, Progress):
+                    yield JobProgress(order.job_id, item.stage, item.done, item.total, item.fraction, _plain(item.found))
+                elif isinstance(item, RenderResult):
+                    yield JobEnded(order.job_id, "done", _plain({
+                        "output": item.output, "sidecar": item.sidecar, "findings": item.findings, "timings_s": item.timings_s,
+                        "render_range": [item.render_range.start, item.render_range.end_exclusive]}))
+                else:
+                    yield JobEnded(order.job_id, "done", _plain({"findings": item.findings}))
+        except Exception as error:
+            yield JobEnded(order.job_id, "failed", error=error_of(translated(error)))
+
+    def _render(self, order: FrameOrder) -> None:
+        try:
+            found = self._playbacks.frame(order)
+        except Exception as error:
+            self.send(FrameFailed(order.key, error_of(translated(error))))
+            return
+        if found is None:
+            self.send(FrameFailed(order.key, None))
+        else:
+            width, height, pixels = found
+            self.send(FrameDone(order.key, width, height), pixels)
+
+
+def translated(error: Exception) -> VS3RError:
+    """`error` as one of ours; what nobody expected is an EngineFault, with its traceback in the log."""
+    from vs3r_engine.service.cache import OUT_OF_SPACE
+
+    if isinstance(error, VS3RError):
+        return error
+    if isinstance(error, MemoryError):
+        return OutOfMemory("out-of-memory", "Memory ran out.", "Close other programs, or use --draft.")
+    if isinstance(error, OSError) and error.errno in OUT_OF_SPACE:
+        return DiskFull("disk-full", f"The disk of {error.filename or 'the output'} is full.", "Free some space and run again.")
+    logging.getLogger("vs3r").error("".join(traceback.format_exception(error)))
+    return EngineFault("engine-fault", f"{type(error).__name__}: {error}", "`vs3r engine logs` has the details; please report it.")
+
+
+def _plain(value: Any) -> Any:
+    """`value` with numbers, texts, lists and dicts only, ready for JSON; numpy scalars and NaN included."""
+    import math
+
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+class _ToServer(logging.Handler):
+    """Every log record of the worker becomes a line of the engine's log."""
+
+    def __init__(self, worker: Worker) -> None:
+        super().__init__()
+        self._worker = worker
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._worker.send(LogLine(record.levelno, self._worker.job_id, record.getMessage()))
+        except OSError:
+            self.handleError(record)
