@@ -5,12 +5,11 @@ The stabilized media sits beside the original under its own key and is active; n
 """
 
 import os
-import re
 from collections.abc import Mapping
 
 import opentimelineio as otio
 
-from host_bridge.timelines.plan import IMAGE_SUFFIXES, KEY, Plan, PlannedClip
+from host_bridge.timelines.plan import FIRST_IMAGE, IMAGE_SUFFIXES, KEY, Plan, PlannedClip
 from host_bridge.timelines.walk import Root, at, video_clips
 from vs3r_engine.errors import InputError
 from vs3r_engine.job import RenderResult
@@ -49,12 +48,12 @@ def stabilized_reference(planned: PlannedClip, result: RenderResult, original: o
                            "render_range": [result.render_range.start, result.render_range.duration],
                            "settings": planned.job.settings.changed()}}
     like = original.target_url if isinstance(original, otio.schema.ExternalReference) else original.target_url_base
-    numbered = re.fullmatch(r"(.*)%0(\d+)d(\.\w+)", os.path.basename(result.output))
-    if numbered and os.path.splitext(result.output)[1].lower() in IMAGE_SUFFIXES:
-        prefix, digits, suffix = numbered.groups()
+    stem, suffix = os.path.splitext(os.path.basename(result.output))
+    if suffix in IMAGE_SUFFIXES:
         return otio.schema.ImageSequenceReference(
-            target_url_base=url_of_path(os.path.dirname(result.output), like, output_dir) + "/", name_prefix=prefix, name_suffix=suffix,
-            start_frame=result.render_range.start, frame_step=1, rate=planned.media.otio_rate, frame_zero_padding=int(digits),
+            target_url_base=url_of_path(os.path.dirname(result.output), like, output_dir) + "/", name_prefix=stem.removesuffix(FIRST_IMAGE),
+            name_suffix=suffix,
+            start_frame=result.render_range.start, frame_step=1, rate=planned.media.otio_rate, frame_zero_padding=len(FIRST_IMAGE),
             available_range=available_range, metadata=metadata)
     reference = otio.schema.ExternalReference(target_url=url_of_path(result.output, like, output_dir), available_range=available_range, metadata=metadata)
     reference.name = os.path.basename(result.output)

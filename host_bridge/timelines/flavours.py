@@ -16,8 +16,8 @@ from host_bridge.timelines.plan import KEY, Plan, PlannedClip
 from host_bridge.timelines.walk import Root, at, video_clips
 from vs3r_engine.errors import InputError
 from vs3r_engine.job import RenderResult
-from vs3r_engine.media.edit import METADATA, SCHEMA, path_of_reference, path_of_url, url_of_path
-from vs3r_engine.timeline import exact_rate, frame_count_of_timecode
+from vs3r_engine.media.edit import METADATA, SCHEMA, path_of_reference, path_of_url, start_of_file, url_of_path
+from vs3r_engine.timeline import exact_rate
 
 MARKER = "VS3R"
 """Name of the marker that keeps a clip's original in flavours whose clips have one media reference."""
@@ -124,14 +124,11 @@ def _is_local(path: str) -> bool:
 
 def _count_from_file(clip: otio.schema.Clip, planned: PlannedClip) -> None:
     """The clip's ranges and markers count from the timecode in the stabilized file: the source's, moved on; 0 without one."""
-    source, held = planned.job.clip, planned.job.render_range
-    timecode = frame_count_of_timecode(source.start_timecode, source.rate) if source.start_timecode else -held.start
-    shift_frames = timecode - planned.media.origin_frames
-    reference = clip.media_reference
-    reference.available_range = planned.media.time_range(held)
-    span = clip.source_range or planned.media.time_range(held)
-    reference.available_range = _moved(reference.available_range, shift_frames, source.rate)
-    clip.source_range = _moved(span, shift_frames, source.rate)
+    source, held = planned.job.clip, planned.media.time_range(planned.job.render_range)
+    start = start_of_file(source)
+    shift_frames = (-planned.job.render_range.start if start is None else start) - planned.media.origin_frames
+    clip.media_reference.available_range = _moved(held, shift_frames, source.rate)
+    clip.source_range = _moved(clip.source_range or held, shift_frames, source.rate)
     for marker in clip.markers:
         marker.marked_range = _moved(marker.marked_range, shift_frames, source.rate)
 

@@ -12,7 +12,7 @@ from functools import cache
 
 import opentimelineio as otio
 
-from host_bridge.timelines.media_search import MediaSearch, fingerprint
+from host_bridge.timelines.media_search import MediaSearch, exists, fingerprint
 from host_bridge.timelines.walk import Place, Root, Selection, chosen
 from vs3r_engine.errors import InputError, MediaError, VS3RError
 from vs3r_engine.job import Job
@@ -41,6 +41,8 @@ CODECS = {"same": "auto", "prores": "prores-hq", "dnxhr": "dnxhr", "h265": "h265
 _SUFFIXES = {"prores": ".mov", "prores-hq": ".mov", "prores-4444": ".mov", "dnxhr": ".mov", "h264": ".mov", "h265": ".mov", "ffv1": ".mkv",
              "exr": ".exr", "png": ".png", "tiff": ".tiff", "dpx": ".dpx"}
 IMAGE_SUFFIXES = {".exr", ".png", ".tiff", ".tif", ".dpx", ".jpg", ".jpeg"}
+FIRST_IMAGE = "0000000"
+"""The number that frame 0 of the source has, or would have, in a stabilized image sequence."""
 _WRITABLE_CONTAINERS = {".mov", ".mp4", ".mkv", ".mxf", ".avi", ".webm", ".m4v"}
 
 
@@ -144,8 +146,6 @@ def plan(root: Root, options: Options, search: MediaSearch, probe: Probe, finger
 
 
 def _draft(place: Place, reference: otio.core.MediaReference, options: Options, search: MediaSearch, probe: Probe, notes: list[str]) -> _Draft:
-    wanted = path_of_reference(reference, search.base_dir)
-
     def located(path: str):
         found = search.find(path)
         if found is None:
@@ -155,8 +155,6 @@ def _draft(place: Place, reference: otio.core.MediaReference, options: Options, 
         return probe(found)
 
     media = media_of(place.clip, reference, search.base_dir, located)
-    if media.clip.path != wanted and not os.path.exists(media.clip.path):
-        raise MediaError("media-missing", f"{media.clip.path} does not exist.", "Relink the clip.")
     shown = used_range(place.clip, media, options.past_end)
     before, after = _transition_frames(place.clip, media)
     available = media.clip.available_range
@@ -212,7 +210,7 @@ def _job(draft: _Draft, options: Options) -> Job:
                                   f"{draft.render_range.start}-{draft.render_range.end_exclusive}", draft.digest[:8])))
     suffix = _SUFFIXES.get(draft.settings.output.codec) or os.path.splitext(source.path)[1].lower()
     if suffix in IMAGE_SUFFIXES:
-        output = os.path.join(options.media_dir, name, f"{name}.%07d{suffix}")
+        output = os.path.join(options.media_dir, name, f"{name}.{FIRST_IMAGE}{suffix}")
     else:
         output = os.path.join(options.media_dir, name + (suffix if suffix in _WRITABLE_CONTAINERS else ".mov"))
     return Job(f"tl-{draft.digest}", source, draft.render_range, draft.analysis_range, os.path.abspath(output), draft.settings, options.redo)
@@ -222,9 +220,18 @@ def _state(draft: _Draft, job: Job, options: Options, base_dir: str) -> str:
     if options.only_changed:
         ours = draft.place.clip.media_references().get(KEY)
         if ours is not None and dict(ours.metadata.get(METADATA, {})).get("digest") == draft.digest \
-                and MediaSearch(base_dir).find(path_of_reference(ours, base_dir)):
+                and exists(path_of_reference(ours, base_dir)):
             return "unchanged"
-    return "finished" if not options.redo and MediaSearch(base_dir).find(job.output) == job.output else "render"
+    return "finished" if not options.redo and is_complete(job) else "render"
+
+
+def is_complete(job: Job) -> bool:
+    """The result stands whole under its name. A movie appears by a rename; of an image sequence every file must be there."""
+    stem, suffix = os.path.splitext(job.output)
+    if suffix not in IMAGE_SUFFIXES:
+        return os.path.exists(job.output)
+    stem = stem.removesuffix(FIRST_IMAGE)
+    return all(os.path.exists(f"{stem}{number:0{len(FIRST_IMAGE)}d}{suffix}") for number in job.render_range)
 
 
 def reel_of(clip: otio.schema.Clip) -> str:

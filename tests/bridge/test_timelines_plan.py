@@ -86,7 +86,7 @@ def test_a_dissolve_in_seconds_of_another_rate_is_counted_in_source_frames(make,
 def test_equal_clips_share_a_job_and_overlapping_ones_their_analysis(make, engine, media):
     timeline = edit([shot(media, 300, 50, "x"), shot(media, 300, 50, "y"), shot(media, 340, 50), shot(media, 900, 50)])
     work = make(timeline)
-    assert [each.job.job_id for each in work.clips][0] == work.clips[1].job.job_id
+    assert work.clips[0].job.job_id == work.clips[1].job.job_id
     assert len(work.jobs) == 3
     assert len({str(job.analysis_range) for job in work.jobs[:2]}) == 1, "analysed once"
     assert work.jobs[0].analysis_range == FrameRange.between(300 - 144, 390 + 144)
@@ -184,7 +184,7 @@ def test_names_come_from_clip_reel_and_range_and_never_collide(make, engine, tmp
 
 
 @pytest.mark.parametrize(("codec", "source", "suffix"), [("prores-hq", "a.mp4", ".mov"), ("auto", "a.mp4", ".mp4"), ("auto", "a.mxf", ".mxf"),
-                                                        ("auto", "a.braw", ".mov"), ("exr", "a.mov", ".%07d.exr")])
+                                                        ("auto", "a.braw", ".mov"), ("exr", "a.mov", ".0000000.exr")])
 def test_the_files_suffix_follows_the_codec(make, engine, tmp_path, codec, source, suffix):
     path = engine.add(str(tmp_path / source))
     work = make(edit([shot(path, 0, 10)]), settings=Options(media_dir="").settings.with_values({"output.codec": codec}))

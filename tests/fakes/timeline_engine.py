@@ -40,7 +40,9 @@ class TimelineEngine:
             raise fault
         yield Progress("encode", 2, 2, 1.0)
         os.makedirs(os.path.dirname(job.output), exist_ok=True)
-        path = job.output % 0 if "%0" in job.output else job.output
-        with open(path, "w") as file:
-            file.write(str(job.render_range))
+        stem, suffix = os.path.splitext(job.output)
+        paths = [f"{stem[:-7]}{number:07d}{suffix}" for number in job.render_range] if suffix == ".exr" else [job.output]
+        for path in paths:
+            with open(path, "w") as file:
+                file.write(str(job.render_range))
         yield RenderResult(job.output, f"{job.output}.json", job.render_range, {}, {})

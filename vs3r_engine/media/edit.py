@@ -182,6 +182,14 @@ def media_of(clip: otio.schema.Clip, reference: otio.core.MediaReference, base_d
     return Media(found, _origin_frames(clip, stated, found), otio_rate)
 
 
+def start_of_file(clip: Clip) -> int | None:
+    """What the file's own timecode calls its first frame; None without a timecode, or with one that does not count at its rate."""
+    try:
+        return frame_count_of_timecode(clip.start_timecode, clip.rate) if clip.start_timecode else None
+    except RangeError:
+        return None
+
+
 def _check_rate(name: str, what: str, written: TimeRange, found: Clip) -> None:
     """The file's rate stands. Another rate may spell the same time (25 for a 50 fps file), not another count of the same frames."""
     for time in (written.start_time, written.duration):
@@ -197,7 +205,7 @@ def _check_rate(name: str, what: str, written: TimeRange, found: Clip) -> None:
 
 
 def _origin_frames(clip: otio.schema.Clip, stated: TimeRange | None, found: Clip) -> int:
-    timecode = frame_count_of_timecode(found.start_timecode, found.rate) if found.start_timecode else 0
+    timecode = start_of_file(found) or 0
     length = found.available_range.duration
     claimed = stated or clip.source_range
     if claimed is None:
@@ -319,8 +327,7 @@ def _ours(metadata: Any) -> dict[str, Any]:
 def clip_of_job(job: Job) -> otio.schema.Clip:
     """The job as an OTIO clip: anything that reads OTIO sees the media, the frames and the settings. Inverse of `job_of_clip`."""
     source = job.clip
-    origin = frame_count_of_timecode(source.start_timecode, source.rate) if source.start_timecode else 0
-    media = Media(source, origin, float(source.rate))
+    media = Media(source, start_of_file(source) or 0, float(source.rate))
     reference = otio.schema.ExternalReference(
         target_url=url_of_path(source.path), available_range=media.time_range(source.available_range),
         metadata={METADATA: {"schema": SCHEMA, "width": source.width, "height": source.height, "start_timecode": source.start_timecode}})
