@@ -17,6 +17,8 @@ from vs3r_engine.errors import InputError
 
 _ITERATIONS = 12
 _TINY = 1e-12
+_FAR = 10.0
+"""No lens puts a ray this far out on its plane: beyond, the search for one must not run away."""
 
 PARAMETERS: dict[str, tuple[str, ...]] = {
     "fisheye": ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2", "s1", "s2", "s3", "s4"),
@@ -241,10 +243,10 @@ def _undistorted(u: Any, v: Any, parameters: tuple[float, ...], largest_rad: flo
     """Inverse of `_distorted`: the decentred part by fixed-point iteration, the radius by Newton's method."""
     if not any(parameters):
         return u, v
-    x, y = u, v
+    x, y = u, v = xp.clip(u, -_FAR, _FAR), xp.clip(v, -_FAR, _FAR)
     for _ in range(_ITERATIONS if any(parameters[6:]) else 0):
         across, down = _decentred(x, y, parameters)
-        x, y = u - across, v - down
+        x, y = xp.clip(u - across, -_FAR, _FAR), xp.clip(v - down, -_FAR, _FAR)
     radius = xp.sqrt(x * x + y * y)
     theta = xp.where(radius > largest_rad, largest_rad, radius)
     for _ in range(_ITERATIONS):
