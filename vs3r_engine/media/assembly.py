@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
+from math import lcm
 from pathlib import Path
 
 import av
@@ -63,6 +64,9 @@ def _mux(segments: Sequence[Path], partial: Path, info: MediaInfo, encoding: Enc
         options = {"max_interleave_delta": _INTERLEAVING_US}
         if encoding.container in ("mp4", "mov") and any("." in key for key in file_metadata):
             options["movflags"] = "+use_metadata_tags"  # without it MOV keeps a fixed list of keys only
+        if encoding.container in ("mp4", "mov"):
+            # Edit lists count in this unit; FFmpeg's default of 1/1000 s would round 29.97's durations.
+            options["movie_timescale"] = str(min(lcm(_output_time_base(info, encoding).denominator, 48000), (1 << 31) - 1))
         with av.open(f"file:{partial}", "w", format=encoding.container, container_options=options) as container:
             template = first.streams.video[0]
             stream = container.add_stream_from_template(template, opaque=True)

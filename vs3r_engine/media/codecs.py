@@ -3,7 +3,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import av
@@ -94,29 +94,37 @@ def resolve_encoding(info: MediaInfo, output_path: str, settings: OutputSettings
             holders = [s for s, c in CONTAINERS.items() if settings.codec in _CONTAINER_HOLDS[c]]
             raise MediaError("output-codec", f"{settings.codec} cannot be stored as {suffix}.", f"End the output's name in {' or '.join(holders)}.")
         return _tried(info, _encoding(info, settings.codec, container, settings), output_path)
-    refusal: MediaError | None = None
+    refusals: list[MediaError] = []
     for codec in _automatic(info, container):
         try:
-            return _tried(info, _encoding(info, codec, container, settings), output_path)
+            found = _tried(info, _encoding(info, codec, container, settings), output_path)
         except MediaError as error:
-            refusal = refusal or error
-    assert refusal is not None
-    raise refusal
+            refusals.append(error)
+            continue
+        if _own_codec(info) == codec:
+            return found
+        why = f": {refusals[0].message}" if refusals else "."
+        return replace(found, notes=(f"The source's {info.codec} is written as {codec}{why}", *found.notes))
+    raise refusals[0]
 
 
 def _automatic(info: MediaInfo, container: str) -> Iterator[str]:
     """Codecs to try, best first: the source's own, then what keeps its depth."""
     holds = _CONTAINER_HOLDS[container]
     is_444 = info.layout.model == "rgb" or info.layout.has_alpha or (info.layout.model == "yuv" and not info.layout.chroma_shift_x)
-    own = {"h264": "h264", "hevc": "h265", "dnxhd": "dnxhr", "ffv1": "ffv1"}.get(info.codec)
-    if info.codec == "prores":
-        own = "prores-4444" if _prores_profile(info) >= 4 else "prores-hq" if _prores_profile(info) == 3 else "prores"
+    own = _own_codec(info)
     deep = ["prores-4444" if is_444 else "prores-hq", "h265"] if container == "mov" else ["ffv1", "h265", "dnxhr", "prores-4444"]
     if container == "mp4":
         deep = ["h265"]
     order = [own] if own else []
     order += [*deep, "h264"] if info.layout.bit_depth > 8 or info.layout.has_alpha else ["h264", "h265", *deep]
     yield from (codec for codec in dict.fromkeys(order) if codec in holds)
+
+
+def _own_codec(info: MediaInfo) -> str | None:
+    if info.codec == "prores":
+        return "prores-4444" if _prores_profile(info) >= 4 else "prores-hq" if _prores_profile(info) == 3 else "prores"
+    return {"h264": "h264", "hevc": "h265", "dnxhd": "dnxhr", "ffv1": "ffv1"}.get(info.codec)
 
 
 def _prores_profile(info: MediaInfo) -> int:
@@ -147,7 +155,9 @@ def _encoding(info: MediaInfo, codec: str, container: str, settings: OutputSetti
     elif codec == "dnxhr":
         options = {"profile": _dnxhr_profile(info, format.layout, settings)}
     elif codec == "ffv1":
-        options = {"level": "3", "slices": "16", "slicecrc": "1", "g": "1"}
+        options = {"level": "3", "slicecrc": "1", "g": "1"}
+        if _divides(format.layout, clip.width, clip.height):  # FFV1 cannot cut odd chroma planes as it likes
+            options["slices"] = "16"
     if format.layout.bit_depth < info.layout.bit_depth:
         notes.append(f"{codec} is written with {format.layout.bit_depth} bits; the source has {info.layout.bit_depth}.")
     if format.layout.model == "yuv" and info.layout.model == "rgb":
@@ -172,11 +182,13 @@ def _choose_format(info: MediaInfo, codec: str, encoder: str) -> str:
     source = info.layout
     offered = [format.name for format in av.Codec(encoder, "w").video_formats or ()]
     # The full-range twins differ in name only; the range is a tag.
-    offered = [name for name in offered if not name.startswith(("yuvj", "nv", "pal", "mono", "ya"))]
+    offered = [name for name in offered if not name.startswith(("yuvj", "nv", "pal", "mono", "ya")) and "f16" not in name]
     if codec in ("h264", "h265"):
         offered = [name for name in offered if not name.startswith(("gbr", "yuva")) and _divides(frame_format(name).layout, info.clip.width, info.clip.height)]
     elif codec in ("prores", "prores-hq"):
         offered = ["yuv422p10le"]
+    elif codec == "ffv1":
+        offered = [name for name in offered if frame_format(name).layout.bit_depth < 32]  # its float needs the experimental version 4
     elif codec == "prores-4444":
         offered = ["yuva444p10le"] if source.has_alpha else ["yuv444p10le"]
     layouts = {name: frame_format(name).layout for name in offered}

@@ -130,10 +130,11 @@ def fit_rate(pts: np.ndarray, end_pts: int, time_base: Fraction, stated: list[Fr
     span = Fraction(int(pts[-1] - pts[0])) * time_base
     if count == 1:
         length = (end_pts - int(pts[0])) * time_base
-        return (stated[0] if stated else 1 / length if length > 0 else Fraction(25)), False
+        return _broadcast_rate(stated[0] if stated else 1 / length if length > 0 else Fraction(25)), False
     average = (count - 1) / span
     nominal = exact_rate(float(average))
-    candidates = list(dict.fromkeys([rate for rate in [*stated, average.limit_denominator(1001), nominal] if rate > 0]))
+    candidates = [rate for rate in [*stated, average.limit_denominator(1001), nominal] if rate > 0]
+    candidates = list(dict.fromkeys([*map(_broadcast_rate, candidates), *candidates]))
     for rate in candidates:
         # |pts_k - pts_0 - k / (rate * time_base)| <= 1 tick, in exact integers
         ticks_per_frame = 1 / (rate * time_base)
@@ -143,3 +144,10 @@ def fit_rate(pts: np.ndarray, end_pts: int, time_base: Fraction, stated: list[Fr
             if int(deviation.max()) <= denominator:
                 return rate, False
     return (nominal if nominal.denominator in (1, 1001) else average.limit_denominator(1001)), True
+
+
+def _broadcast_rate(rate: Fraction) -> Fraction:
+    """The usual rate within 0.02 % of `rate`, else itself: FFmpeg reads Matroska's 59.94 as 19001/317."""
+    usual = [Fraction(n) for n in (24, 25, 30, 48, 50, 60, 100, 120, 240)] + [Fraction(n * 1000, 1001) for n in (24, 30, 48, 60, 120, 240)]
+    nearest = min(usual, key=lambda candidate: abs(candidate - rate))
+    return nearest if abs(nearest - rate) < nearest / 5000 else rate

@@ -16,6 +16,9 @@ from vs3r_engine.media.image_headers import ImageHeader, with_header
 from vs3r_engine.media.info import MediaInfo
 from vs3r_engine.media.pixel_formats import name_of_layout, picture_of, planar_format
 
+_MOST_REORDERED = 16
+"""No codec decodes a picture more than this many places before it is shown."""
+
 
 @contextmanager
 def write_errors(path: str | Path):
@@ -41,7 +44,7 @@ class SegmentWriter:
         self._path, self._info, self._encoding = Path(path), info, encoding
         self._partial = self._path.with_name(self._path.name + ".partial")
         self._first_index: int | None = None
-        self._count = 0
+        self._count = self._packets = 0
         self._container: av.container.OutputContainer | None = None
         discard(self._partial)
         if encoding.is_sequence:
@@ -72,8 +75,11 @@ class SegmentWriter:
     def _store(self, packets: list[av.Packet]) -> None:
         if self._container is not None:
             for packet in packets:
+                # Only the order counts, and libx265 leaves this time unset in segments shorter than its reordering.
+                packet.dts = self._packets - _MOST_REORDERED
                 packet.stream = self._stream
                 self._container.mux_one(packet)
+                self._packets += 1
             return
         for packet in packets:  # of an image encoder: whole files
             assert self._first_index is not None and packet.pts is not None
