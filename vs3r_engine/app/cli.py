@@ -2,6 +2,7 @@
 """`vs3r-engine`: the engine's own command line. Runs jobs in this process, serves hosts, evaluates, trains, fetches weights."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -43,6 +44,17 @@ def stabilize(
             print(event.output)
         elif event.done == event.total or event.done % 25 == 0:
             print(f"{event.fraction:4.0%} {event.stage} {event.done}/{event.total}", file=sys.stderr)
+
+
+@app.command("demo-clip")
+def demo_clip(output: Annotated[str, typer.Argument(help="Where the clip goes.")]) -> None:
+    """Render the demo clip: a hand-held shot of a painted town."""
+    from pathlib import Path
+
+    from vs3r_engine.app.demo import render_demo_clip
+
+    render_demo_clip(Path(output))
+    print(output)
 
 
 @app.command()
@@ -110,6 +122,8 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 def main() -> None:
     """Entry point of `vs3r-engine`."""
+    # Our matrices are small: a second BLAS thread only spins, and costs as much CPU as the work.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     sys.exit(run(app))
 
 
