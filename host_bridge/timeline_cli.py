@@ -25,7 +25,7 @@ def timeline_command(open_engine: OpenEngine):
 
     def timeline(
         source: Annotated[str, typer.Argument(metavar="IN", help="The timeline: .otio, .xml (FCP 7), .edl, .fcpxml or .aaf.")],
-        output: Annotated[str, typer.Option("-o", "--output", help="The stabilized timeline: .otio, or .xml, .edl, .fcpxml.")] = "",
+        output: Annotated[str, typer.Option("-o", "--output", help="The stabilized timeline: .otio, or .xml (FCP 7).")] = "",
         tracks: Annotated[str, typer.Option(help="Only these tracks: V1,V2 or their names.")] = "",
         clips: Annotated[list[str], typer.Option(help="Only the clips of this name or number. Repeat for more.")] = [],  # noqa: B006
         marker: Annotated[str, typer.Option(help="Only clips under a marker of this colour or name.")] = "",
@@ -48,13 +48,14 @@ def timeline_command(open_engine: OpenEngine):
         """Stabilize the clips of an edit; everything else of it comes back as it was."""
         from host_bridge.timelines import apply, files, flavours
         from host_bridge.timelines.media_search import MediaSearch
-        from host_bridge.timelines.plan import CODECS, Options, plan
+        from host_bridge.timelines.plan import CODECS, Options, Plan, plan
         from host_bridge.timelines.run import ClipProgress, Outcome, run
         from host_bridge.timelines.walk import Selection
 
         if not output and not dry_run:
             raise InputError("no-output", "Where should the stabilized timeline go?", "Give -o OUT.otio.")
         output = output or f"{os.path.splitext(source)[0]}.vs3r{flavours.suffix_for(editor)}"
+        editor = flavours.editor_of(editor, output)
         if os.path.abspath(output) == os.path.abspath(source):
             raise InputError("output-is-input", f"{source} would be overwritten.", "Give the result another name.")
         if codec not in CODECS:
@@ -70,9 +71,10 @@ def timeline_command(open_engine: OpenEngine):
             return
 
         report = _Report(as_json)
-        for loss in [*files.losses(root, output), *flavours.editor_losses(root, editor)]:
-            report.note(loss)
         input_dir, output_dir = os.path.dirname(os.path.abspath(source)), os.path.dirname(os.path.abspath(output))
+        as_written = flavours.for_editor(editor, root, Plan(()), {}, input_dir, output_dir)
+        for loss in [*files.losses(as_written, output), *flavours.editor_losses(root, editor)]:
+            report.note(loss)
         options = Options(
             media_dir=media_dir or f"{os.path.splitext(os.path.abspath(output))[0]}_media",
             selection=Selection(tuple(filter(None, tracks.split(","))), tuple(clips), marker), handles=handles,

@@ -43,11 +43,11 @@ def stabilized_reference(planned: PlannedClip, result: RenderResult, original: o
     Where the clip has no source range its length is its media's, which is then stated exactly as before.
     """
     whole = planned.place.clip.source_range is None
-    available_range = original.available_range if whole else planned.media.time_range(result.render_range)
+    available_range = original.available_range if whole and original.available_range is not None else planned.media.time_range(result.render_range)
     metadata = {METADATA: {"schema": SCHEMA, "previous_key": planned.key, "digest": planned.digest, "source": os.path.basename(planned.job.clip.path),
                            "render_range": [result.render_range.start, result.render_range.duration],
                            "settings": planned.job.settings.changed()}}
-    like = original.target_url if isinstance(original, otio.schema.ExternalReference) else original.target_url_base
+    like = getattr(original, "target_url", "") or getattr(original, "target_url_base", "") or "file:///"
     stem, suffix = os.path.splitext(os.path.basename(result.output))
     if suffix in IMAGE_SUFFIXES:
         return otio.schema.ImageSequenceReference(

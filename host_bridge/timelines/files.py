@@ -2,13 +2,17 @@
 """Timeline files: which adapter reads and writes each kind, and what a kind cannot carry."""
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 
 import opentimelineio as otio
 
-from host_bridge.timelines.walk import Root, timelines_of, video_clips
-from vs3r_engine.errors import InputError, SetupError
+from host_bridge.timelines.walk import Place, Root, timelines_of, video_clips
+from vs3r_engine.errors import InputError, SetupError, VS3RError
+from vs3r_engine.media.edit import speed_of
+from vs3r_engine.timeline import exact_rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +28,12 @@ class Format:
 FORMATS = {
     ".otio": Format("otio_json", "OpenTimelineIO"),
     ".xml": Format("fcp_xml", "Final Cut Pro 7 XML", "otio-fcp-adapter"),
-    ".edl": Format("cmx_3600", "EDL (CMX 3600)", "otio-cmx3600-adapter"),
-    ".fcpxml": Format("fcpx_xml", "FCPXML", "otio-fcpx-xml-adapter"),
+    ".edl": Format("cmx_3600", "EDL (CMX 3600)", "otio-cmx3600-adapter", writes=False),
+    ".fcpxml": Format("fcpx_xml", "FCPXML", "otio-fcpx-xml-adapter", writes=False),
     ".aaf": Format("AAF", "AAF", "otio-aaf-adapter", writes=False),
 }
+"""Written and read back with OpenTimelineIO 0.18.1: EDL loses tracks and the start timecode and cannot be read again at 29.97, FCPXML
+gives other frames at 29.97 and 23.976, AAF refuses. They are read only."""
 
 
 def format_of(path: str) -> Format:
@@ -54,9 +60,13 @@ def read_timeline(path: str, edl_rate: float | None = None) -> Root:
         raise InputError("timeline-missing", f"There is no file {path}.", "Check the path.")
     if kind.adapter == "cmx_3600" and edl_rate is None:
         raise InputError("edl-rate", f"{path} is an EDL, which does not state its frame rate.", "Give it, such as --rate 25.")
-    arguments = {"rate": edl_rate} if kind.adapter == "cmx_3600" else {}
+    arguments = {"rate": float(exact_rate(edl_rate))} if kind.adapter == "cmx_3600" and edl_rate is not None else {}
     try:
+        if kind.adapter == "fcpx_xml":
+            _refuse_ntsc_fcpxml(path)
         root = otio.adapters.read_from_file(path, kind.adapter, **arguments)
+    except VS3RError:
+        raise
     except otio.exceptions.UnsupportedSchemaError as error:
         raise InputError("unknown-schema", f"{path} was written by a newer OpenTimelineIO: {error}", "Export it for version 0.17 or older.") from error
     except Exception as error:  # adapters raise whatever their parsers do: ValueError, KeyError, ParseError, AttributeError
@@ -107,56 +117,54 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
+def _refuse_ntsc_fcpxml(path: str) -> None:
+    """The FCPXML adapter (1.0.0) reads 1001/30000s as 29 frames per second, and every frame number wrong."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        if re.search(r"""frameDuration=["']1001/""", file.read()):
+            raise InputError("fcpxml-rate", f"{path} runs at 23.976, 29.97 or 59.94 frames per second, which cannot be read exactly from FCPXML.",
+                             "Export an .otio or an FCP 7 .xml file.")
+
+
 # --- what a format cannot carry --------------------------------------------------------------------------------------
 
 def losses(root: Root, path: str) -> list[str]:
-    """What of this timeline gets lost when it is written to `path`, in sentences; empty when nothing is.
+    """What of this timeline gets lost when it is written to `path`, in sentences: found by writing it and reading it back.
 
-    The facts are those of the adapters' versions named in the `timelines` extra, found by writing and reading back.
-
-    Raises: InputError `format-cannot-carry` where the adapter would fail.
+    Raises: InputError `format-cannot-carry` where it cannot be written, or would come back with other frames.
     """
-    adapter = format_of(path).adapter
-    if adapter == "otio_json":
+    kind = format_of(path)
+    if kind.adapter == "otio_json":
         return []
-    return list({"fcp_xml": _fcp_xml_losses, "cmx_3600": _edl_losses, "fcpx_xml": _fcpx_losses}[adapter](root))
+    try:
+        back = otio.adapters.read_from_string(otio.adapters.write_to_string(root, kind.adapter), kind.adapter)
+    except Exception as error:  # as in read_timeline: whatever the adapter raises
+        raise InputError("format-cannot-carry", f"The timeline cannot be written as {kind.label}: {_first_line(error)}", "Write an .otio file.") from error
+    before, after = list(video_clips(root)), list(video_clips(back))
+    if [_frames(place.clip) for place in before] != [_frames(place.clip) for place in after]:
+        raise InputError("format-cannot-carry", f"As {kind.label} the clips would come back with other frames.", "Write an .otio file.")
+    return list(_differences(before, after, root, back))
 
 
-def _retimed(root: Root) -> int:
-    return sum(any(isinstance(effect, otio.schema.TimeEffect) for effect in place.clip.effects) for place in video_clips(root))
+def _frames(clip: otio.schema.Clip) -> tuple[Fraction, ...]:
+    span = clip.trimmed_range()
+    return tuple(Fraction(time.value) / exact_rate(time.rate) for time in (span.start_time, span.duration))
 
 
-def _transitions(root: Root) -> int:
-    return sum(len(timeline.find_children(descended_from_type=otio.schema.Transition)) for timeline in timelines_of(root))
-
-
-def _fcp_xml_losses(root: Root) -> Iterator[str]:
-    if count := _retimed(root):
-        yield f"The speed of {count} retimed clips is lost: set it again in the editor."
-    if any(track.name for timeline in timelines_of(root) for track in timeline.tracks if isinstance(track, otio.schema.Track)):
+def _differences(before: list[Place], after: list[Place], root: Root, back: Root) -> Iterator[str]:
+    if slowed := sum(speed_of(was.clip) != speed_of(now.clip) for was, now in zip(before, after, strict=True)):
+        yield f"The speed of {slowed} retimed clips is lost: set it again in the editor."
+    for what, schema in (("transitions", otio.schema.Transition), ("generators", otio.schema.GeneratorReference)):
+        lost = _count(root, schema) - _count(back, schema)
+        if lost > 0:
+            yield f"{lost} {what} are lost."
+    if [place.track_name for place in before] != [place.track_name for place in after]:
         yield "Track names are lost."
-    yield "Only the active media of each clip is written; effects and metadata of other programs are lost."
+    if sum(len(place.clip.markers) for place in before) > sum(len(place.clip.markers) for place in after):
+        yield "Markers are lost."
+    yield "Only the active media of each clip is written; effects and metadata of other programs may be lost."
 
 
-def _edl_losses(root: Root) -> Iterator[str]:
-    for timeline in timelines_of(root):
-        if len(timeline.video_tracks()) != 1:
-            raise InputError("format-cannot-carry", f"An EDL holds one video track, and this timeline has {len(timeline.video_tracks())}.",
-                             "Write an .otio or .xml file.")
-        if any(isinstance(child, otio.schema.Stack) for child in timeline.video_tracks()[0]):
-            raise InputError("format-cannot-carry", "An EDL holds no nested or compound clips.", "Write an .otio or .xml file.")
-        if timeline.global_start_time is not None and timeline.global_start_time.value:
-            yield "The start timecode is lost: the EDL begins at 00:00:00:00."
-        if timeline.audio_tracks():
-            yield "Audio tracks may be lost."
-    yield "Only the active media of each clip is written; track names, effects and metadata are lost."
-
-
-def _fcpx_losses(root: Root) -> Iterator[str]:
-    if count := _transitions(root):
-        yield f"{count} transitions are lost."
-    if count := _retimed(root):
-        yield f"The speed of {count} retimed clips is lost: set it again in the editor."
-    if any(timeline.global_start_time is not None and timeline.global_start_time.value for timeline in timelines_of(root)):
-        yield "The start timecode is lost."
-    yield "Only the active media of each clip is written; effects and metadata of other programs are lost."
+def _count(root: Root, schema: type) -> int:
+    if schema is otio.schema.GeneratorReference:
+        return sum(isinstance(place.clip.media_reference, schema) for place in video_clips(root))
+    return sum(len(timeline.find_children(descended_from_type=schema)) for timeline in timelines_of(root))

@@ -13,7 +13,7 @@ from opentimelineio.opentime import RationalTime, TimeRange
 
 from host_bridge.timelines.apply import with_results
 from host_bridge.timelines.plan import KEY, Plan, PlannedClip
-from host_bridge.timelines.walk import Root, at, video_clips
+from host_bridge.timelines.walk import Root, at, timelines_of, video_clips
 from vs3r_engine.errors import InputError
 from vs3r_engine.job import RenderResult
 from vs3r_engine.media.edit import METADATA, SCHEMA, path_of_reference, path_of_url, start_of_file, url_of_path
@@ -26,13 +26,11 @@ MARKER = "VS3R"
 def for_editor(editor: str, root: Root, plan: Plan, results: Mapping[str, RenderResult], input_dir: str, output_dir: str) -> Root:
     """A copy of `root` with the results, as `editor` reads it; "" is the plain one of `with_results`.
 
-    input_dir: what relative paths of `root` count from. Raises: InputError `unknown-editor`.
+    input_dir: what relative paths of `root` count from. editor: as `editor_of` gives it.
     """
     copy = with_results(root, plan, results, output_dir)
     if not editor:
         return copy
-    if editor not in _FLAVOURS:
-        raise InputError("unknown-editor", f"There is no flavour for {editor!r}.", f"Choose one of {', '.join(_FLAVOURS)}.")
     _FLAVOURS[editor](copy, root, plan, results, input_dir, output_dir)
     return copy
 
@@ -40,6 +38,19 @@ def for_editor(editor: str, root: Root, plan: Plan, results: Mapping[str, Render
 def suffix_for(editor: str) -> str:
     """What the editor's timeline files are called."""
     return ".xml" if editor == "premiere" else ".otio"
+
+
+def editor_of(editor: str, output: str) -> str:
+    """The flavour to write: FCP 7 XML has one of its own, which only it has.
+
+    Raises: InputError `unknown-editor`, `editor-needs-other-file`.
+    """
+    if editor and editor not in _FLAVOURS:
+        raise InputError("unknown-editor", f"There is no flavour for {editor!r}.", f"Choose one of {', '.join(_FLAVOURS)}.")
+    is_xml = output.lower().endswith(".xml")
+    if editor and is_xml != (suffix_for(editor) == ".xml"):
+        raise InputError("editor-needs-other-file", f"{output} is not what {editor} opens.", f"Name it {suffix_for(editor)}.")
+    return "premiere" if is_xml else editor
 
 
 def editor_losses(root: Root, editor: str) -> list[str]:
@@ -78,6 +89,10 @@ def _for_kdenlive(copy: Root, root: Root, plan: Plan, results: Mapping[str, Rend
 
 def _for_premiere(copy: Root, root: Root, plan: Plan, results: Mapping[str, RenderResult], input_dir: str, output_dir: str) -> None:
     """What the FCP 7 XML adapter can write: one reference with a file: URL and a range of its own, on exact rates."""
+    for timeline in timelines_of(copy):
+        timeline.global_start_time = _exact_time(timeline.global_start_time)
+        for stack in timeline.find_children(descended_from_type=otio.schema.Stack):
+            stack.source_range = stack.trimmed_range()
     for clip in _all_clips(copy):
         where = output_dir if clip.active_media_reference_key == KEY else input_dir
         reference = clip.media_reference
@@ -143,8 +158,11 @@ def _exact(span: TimeRange | None) -> TimeRange | None:
     """The same range with 29.97 spelled 30000/1001, which OpenTimelineIO's timecode functions insist on."""
     if span is None:
         return None
-    start, duration = (RationalTime(time.value, float(exact_rate(time.rate))) for time in (span.start_time, span.duration))
-    return TimeRange(start, duration)
+    return TimeRange(_exact_time(span.start_time), _exact_time(span.duration))
+
+
+def _exact_time(time: RationalTime | None) -> RationalTime | None:
+    return None if time is None else RationalTime(time.value, float(exact_rate(time.rate)))
 
 
 def _kdenlive_losses(root: Root) -> Iterator[str]:

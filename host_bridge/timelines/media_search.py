@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from vs3r_engine.errors import MediaError
 
+MOVIES = {".mov", ".mp4", ".m4v", ".mxf", ".mkv", ".avi", ".mts", ".m2ts", ".ts", ".mpg", ".wmv", ".webm"}
+"""What a clip that an EDL only names may be."""
 _NUMBERED = re.compile(r"%0?(\d*)d")
 
 
@@ -38,22 +40,40 @@ class MediaSearch:
                              "Search a narrower folder, or relink the clip in the editor.")
         return found[0] if found else None
 
+    def find_named(self, names: list[str]) -> str | None:
+        """The one movie under the folders that is called like one of `names`, with or without its suffix; None where there is none.
+
+        Raises: MediaError `media-ambiguous`.
+        """
+        wanted = {name.lower() for name in names if name}
+        found = sorted({path for each, paths in self._all().items() for path in paths
+                        if (each in wanted or os.path.splitext(each)[0] in wanted) and os.path.splitext(each)[1] in MOVIES})
+        if len(found) > 1:
+            raise MediaError("media-ambiguous", f"{len(found)} files are called like {' or '.join(names)}: {', '.join(found[:4])}.",
+                             "Search a narrower folder, or relink the clip in the editor.")
+        return found[0] if found else None
+
     def searched(self) -> str:
         """Where `find` looks, for people."""
         places = ["where the timeline says", f"beside the timeline in {self.base_dir or '.'}", *(f"in {folder} and below" for folder in self.folders)]
         return ", ".join(places)
 
-    def _named(self, name: str) -> list[str]:
+    def _all(self) -> dict[str, list[str]]:
+        """Every file under the folders, by its name in lower case."""
         if self._index is None:
             self._index = {}
             for folder in self.folders:
                 for where, _, names in os.walk(folder):
                     for each in names:
                         self._index.setdefault(each.lower(), []).append(os.path.join(where, each))
+        return self._index
+
+    def _named(self, name: str) -> list[str]:
+        index = self._all()
         pattern = sequence_pattern(name.lower())
         if pattern is None:
-            return sorted(set(self._index.get(name.lower(), [])))
-        places = {os.path.dirname(paths[0]) for each, paths in self._index.items() if pattern.fullmatch(each)}
+            return sorted(set(index.get(name.lower(), [])))
+        places = {os.path.dirname(paths[0]) for each, paths in index.items() if pattern.fullmatch(each)}
         return [os.path.join(place, name) for place in sorted(places)]
 
 

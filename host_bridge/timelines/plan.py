@@ -119,11 +119,12 @@ def plan(root: Root, options: Options, search: MediaSearch, probe: Probe, finger
     probe, fingerprint = cache(probe), cache(fingerprint)
     drafts, skipped, faults = [], [], []
     for place in chosen(root, options.selection):
-        reference = place.clip.media_references()[original_key(place.clip)]
-        if not isinstance(reference, otio.schema.ExternalReference | otio.schema.ImageSequenceReference):
-            skipped.append((place, f"no media ({type(reference).__name__})"))
-            continue
         try:
+            reference = _reference(place.clip, search, notes)
+            if reference is None:
+                missing = type(place.clip.media_references()[original_key(place.clip)]).__name__
+                skipped.append((place, f"no media ({missing})"))
+                continue
             _refuse_foreign_key(place)
             drafts.append(_draft(place, reference, options, search, probe, notes))
         except VS3RError as error:
@@ -143,6 +144,17 @@ def plan(root: Root, options: Options, search: MediaSearch, probe: Probe, finger
     if shared := len(planned) - len(jobs):
         notes.append(f"{shared} clips show the same frames as others and share their media.")
     return Plan(tuple(planned), tuple(skipped), tuple(dict.fromkeys(notes)))
+
+
+def _reference(clip: otio.schema.Clip, search: MediaSearch, notes: list[str]) -> otio.core.MediaReference | None:
+    """The media to stabilize: the clip's own; for a clip that an EDL only names, a file of that name in the searched folders."""
+    reference = clip.media_references()[original_key(clip)]
+    if isinstance(reference, otio.schema.ExternalReference | otio.schema.ImageSequenceReference):
+        return reference
+    if isinstance(reference, otio.schema.MissingReference) and (found := search.find_named([clip.name, reel_of(clip)])):
+        notes.append(f"The clip {clip.name!r} names no file; {found} is called like it.")
+        return otio.schema.ExternalReference(target_url=found)
+    return None
 
 
 def _draft(place: Place, reference: otio.core.MediaReference, options: Options, search: MediaSearch, probe: Probe, notes: list[str]) -> _Draft:

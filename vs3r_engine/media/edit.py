@@ -229,15 +229,20 @@ def _origin_frames(clip: otio.schema.Clip, stated: TimeRange | None, found: Clip
 def speed_of(item: otio.core.Item) -> Fraction | None:
     """Source frames per shown frame from the item's own time effects: 1 without, 0 frozen, negative reversed.
 
-    None where a time effect's map is not in the standard schema (speed ramps).
+    None where a time effect's map is not in the standard schema: speed ramps, and the time remapping of FCP 7 XML.
     """
     speed = Fraction(1)
     for effect in item.effects:
         if isinstance(effect, otio.schema.LinearTimeWarp):  # FreezeFrame is one, with scalar 0
             speed *= Fraction(effect.time_scalar).limit_denominator(1_000_000)
-        elif isinstance(effect, otio.schema.TimeEffect):
+        elif isinstance(effect, otio.schema.TimeEffect) or _is_time_remap(effect):
             return None
     return speed
+
+
+def _is_time_remap(effect: otio.schema.Effect) -> bool:
+    xml = effect.metadata.get("fcp_xml")
+    return hasattr(xml, "get") and xml.get("effectid") == "timeremap"
 
 
 def used_range(clip: otio.schema.Clip, media: Media, past_end: str = "error") -> FrameRange:
