@@ -5,26 +5,23 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-import cv2
 import numpy as np
 
 from vs3r_engine.camera import Trajectory
 from vs3r_engine.frame import Frame
-from vs3r_engine.methods.geometric.motion import pair_motion, rotation_from_vector, turned, vector_from_rotation, votes_of
-from vs3r_engine.methods.geometric.residual import ResidualField
-from vs3r_engine.methods.geometric.tracks import PairTracks, Tracker
+from vs3r_engine.methods.geometric.bundle import ROTATION_TRANSLATION
+from vs3r_engine.methods.geometric.chain import Chain, Link
+from vs3r_engine.methods.geometric.depth import DepthMap
+from vs3r_engine.methods.geometric.motion import rotation_from_vector, vector_from_rotation
+from vs3r_engine.methods.geometric.residual import SmoothField
+from vs3r_engine.methods.geometric.windows import Node, Windows
 from vs3r_engine.scene import Reconstruction
 from vs3r_engine.settings import AnalysisSettings
 
-_ANALYSIS_WIDTH_PX = 640
-_PIECE_FRAMES = 30
-_LONGEST_BRIDGE_FRAMES = 12
-"""Bad frames in a row over which tracks are still looked for; after more, the path goes on from where it stood."""
-_RESTART_AFTER_FRAMES = 3
-_FEWEST_TRACKS = 12
-_LOWEST_INLIER_SHARE = 0.25
+_PIECE_FRAMES = 24
+_LONGEST_WAIT_FRAMES = 96
+"""Frames that wait for a window to fill: a picture that stands still gives no new good frames."""
 _VERTEX_ROWS, _VERTEX_COLUMNS = 10, 17
-_DEPTH_SHAPE = (36, 64)
 _FALLBACK_FOCAL = 0.9
 """Focal length over the longer side where nothing better is known: a phone's or camera's usual video lens."""
 
@@ -36,153 +33,151 @@ class GeometricReconstructor:
         self._settings = settings
 
     def reconstruct(self, frames: Iterable[Frame], rate: Fraction) -> Iterator[Reconstruction]:
-        """See `stages.reconstruct.Reconstructor`. Memory: one piece of small arrays and two small pictures."""
+        """See `stages.reconstruct.Reconstructor`. Memory: two windows of tracks, two small pictures."""
         shot: _Shot | None = None
         for frame in frames:
             if shot is None:
                 shot = _Shot(frame, self._settings)
             shot.see(frame)
-            if len(shot) >= _PIECE_FRAMES:
+            if shot.final_count >= _PIECE_FRAMES:
                 yield shot.taken()
         if shot is not None:
-            shot.settle()
-            if len(shot):
-                yield shot.taken()
+            shot.finish()
+            yield shot.taken()
 
 
 @dataclass(slots=True, eq=False)
 class _State:
     """What is known of one frame."""
 
-    frame_index: int
+    link: Link
     world_from_camera: np.ndarray
+    focal_px: float
     residual_px: np.ndarray
-    track_count: int
-    inlier_share: float
+    depth: np.ndarray
+    confidence: np.ndarray
     residual_rms_px: float
-    is_bridged: bool
+    has_parallax: bool
 
 
 class _Shot:
-    """The path of one shot so far: final states, and frames that wait for the far side of a gap."""
+    """One shot: links come in, final states go out in order."""
 
     def __init__(self, first: Frame, settings: AnalysisSettings) -> None:
-        self.width, self.height = first.width, first.height
-        scale = min(1.0, _ANALYSIS_WIDTH_PX / first.width)
-        self._small_size = max(1, round(first.width * scale)), max(1, round(first.height * scale))
-        self._px = first.width / self._small_size[0]
-        """Pixels of the clip per analysed pixel; analysed points are made square with the height's own factor."""
-        self._square = np.array([1.0, first.height / self._small_size[1] / self._px])
-        self._extent = np.array(self._small_size) * self._square
+        self._width, self._height = first.width, first.height
         long_side = max(first.width, first.height)
         if settings.focal_mm > 0:
-            self.focal_px, self.focal_source = settings.focal_mm / 36.0 * long_side, "user"
+            self._focal_px, self._focal_source = settings.focal_mm / 36.0 * long_side, "user"
         else:
-            self.focal_px, self.focal_source = _FALLBACK_FOCAL * long_side, "assumed"
-        self._focal = self.focal_px / self._px
-        self._tracker = Tracker(*self._small_size)
-        self._field = ResidualField(*self._extent, _VERTEX_ROWS, _VERTEX_COLUMNS)
-        self._rotation = np.eye(3)
+            self._focal_px, self._focal_source = _FALLBACK_FOCAL * long_side, "assumed"
+        self._chain = Chain(first.width, first.height, self._focal_px)
+        self._px = self._chain.px
+        self._windows = Windows(self._focal_px / self._px)
+        self._field = SmoothField(*self._chain.extent, _VERTEX_ROWS, _VERTEX_COLUMNS)
+        self._depth = DepthMap(*self._chain.extent)
         self._residual = np.zeros((_VERTEX_ROWS, _VERTEX_COLUMNS, 2))
-        self._expected = np.eye(3), 0.0
-        self._trust_ids, self._trust_values = np.zeros(0, np.int64), np.zeros(0)
+        self._waiting: list[Link] = []
+        self._node: Node | None = None
         self._final: list[_State] = []
-        self._waiting: list[_State] = []
 
-    def __len__(self) -> int:
+    @property
+    def final_count(self) -> int:
         return len(self._final)
 
     def see(self, frame: Frame) -> None:
         """Adds the next frame."""
-        picture = cv2.resize(frame.luma8(), self._small_size, interpolation=cv2.INTER_AREA)
-        index = frame.frame_index
-        if self._tracker.picture is None:
-            self._tracker.begin(picture)
-            self._final.append(self._state(index, 0, 1.0, False))
-            return
-        if np.array_equal(picture, self._tracker.picture):
-            self._hold_waiting()
-            self._final.append(self._state(index, 0, 1.0, True))
-            return
-        pair = self._followed(picture)
-        motion = None
-        if len(pair) >= _FEWEST_TRACKS:
-            points_from, points_to = self._centred(pair.xy_from), self._centred(pair.xy_to)
-            trust = self._trusted(pair.ids)
-            votes = votes_of(points_from, trust, *self._extent)
-            motion = pair_motion(points_from, points_to, votes, self._focal, self._expected, index)
-            if motion.inlier_share < _LOWEST_INLIER_SHARE:
-                motion = None
-        if motion is None:
-            self._waiting.append(self._state(index, len(pair), 0.0, True))
-            if len(self._waiting) >= _RESTART_AFTER_FRAMES and self._tracker.begin(picture) >= _FEWEST_TRACKS \
-                    or len(self._waiting) >= _LONGEST_BRIDGE_FRAMES:
-                self._hold_waiting()
-            return
-        rotated = turned(points_from, self._focal, motion.to_from)
-        left_over = points_to - rotated
-        field = self._field.fit(0.5 * (points_to + rotated), left_over, votes * (0.1 + motion.weights), max(2.0, 3 * motion.spread_px))
-        self._advance(motion.to_from, field * self._px)
-        self._trust_ids, self._trust_values = pair.ids, 0.8 * trust + 0.2 * motion.weights
-        self._expected = motion.to_from, motion.log_zoom
-        self._tracker.accept(picture, pair)
-        rms = float(np.sqrt(np.mean(field**2))) * self._px
-        self._final.append(self._state(index, len(pair), motion.inlier_share, False, rms))
+        link = self._chain.link(frame)
+        self._waiting.append(link)
+        if link.kind in ("linked", "start"):
+            self._settle(self._windows.add(link))
+        if len(self._waiting) > _LONGEST_WAIT_FRAMES:
+            self._settle(self._windows.finish())
 
-    def settle(self) -> None:
+    def finish(self) -> None:
         """Makes every frame final: the shot has ended."""
-        self._hold_waiting()
+        self._settle(self._windows.finish())
+        self._final += [self._standing(link) for link in self._waiting]
+        self._waiting = []
 
     def taken(self) -> Reconstruction:
         """The final frames as a piece; they are forgotten here."""
         states, self._final = self._final, []
-        n = len(states)
-        K = np.array([[self.focal_px, 0, self.width / 2], [0, self.focal_px, self.height / 2], [0, 0, 1.0]])
-        trajectory = Trajectory(states[0].frame_index, self.width, self.height, np.tile(K, (n, 1, 1)),
-                                np.stack([s.world_from_camera for s in states]), np.stack([s.residual_px for s in states]))
-        return Reconstruction(
-            trajectory, np.ones((n, *_DEPTH_SHAPE), np.float32), np.full((n, *_DEPTH_SHAPE), 0.1, np.float32), None,
-            {"track_count": np.array([s.track_count for s in states]), "inlier_share": np.array([s.inlier_share for s in states]),
-             "residual_rms_px": np.array([s.residual_rms_px for s in states]),
-             "is_bridged": np.array([s.is_bridged for s in states]), "has_parallax": np.zeros(n, bool)},
-            {"focal_px": self.focal_px, "focal_confidence": 0.0 if self.focal_source == "assumed" else 1.0, "focal_source": self.focal_source})
+        K = np.zeros((len(states), 3, 3))
+        K[:, 0, 0] = K[:, 1, 1] = [state.focal_px for state in states]
+        K[:, 0, 2], K[:, 1, 2], K[:, 2, 2] = self._width / 2, self._height / 2, 1.0
+        trajectory = Trajectory(
+            states[0].link.frame_index, self._width, self._height, K,
+            np.stack([state.world_from_camera for state in states]), np.stack([state.residual_px for state in states]))
+        diagnostics = {
+            "track_count": np.array([len(state.link.ids) for state in states]),
+            "inlier_share": np.array([state.link.inlier_share for state in states]),
+            "is_bridged": np.array([state.link.kind in ("bad", "repeated") for state in states]),
+            "has_parallax": np.array([state.has_parallax for state in states]),
+            "residual_rms_px": np.array([state.residual_rms_px for state in states]),
+        }
+        findings: dict[str, float | str] = {
+            "focal_px": round(self._focal_px, 1), "focal_source": self._focal_source,
+            "focal_confidence": 1.0 if self._focal_source == "user" else 0.0}
+        return Reconstruction(trajectory, np.stack([state.depth for state in states]),
+                              np.stack([state.confidence for state in states]), None, diagnostics, findings)
 
-    def _state(self, index: int, tracks: int, inlier_share: float, is_bridged: bool, rms: float = 0.0) -> _State:
-        world_from_camera = np.eye(4)
-        world_from_camera[:3, :3] = self._rotation
-        return _State(index, world_from_camera, self._residual.astype(np.float32), tracks, inlier_share, rms, is_bridged)
+    def _settle(self, nodes: list[Node]) -> None:
+        for node in nodes:
+            between = []
+            while self._waiting[0] is not node.link:
+                between.append(self._waiting.pop(0))
+            self._waiting.pop(0)
+            field_px, rms_px = self._advanced(node)
+            steps = 1 + sum(link.kind == "bad" for link in between)
+            step = 0
+            for link in between:
+                # A repeated picture stands where it was taken; a bad one lies on the way to the next good one.
+                step += link.kind == "bad"
+                self._final.append(self._on_the_way(link, node, step / steps if node.link.kind == "linked" else 0.0, field_px))
+            self._residual = self._residual + field_px
+            self._node = node
+            self._final.append(self._standing(node.link, rms_px))
 
-    def _hold_waiting(self) -> None:
-        self._final += self._waiting
-        self._waiting = []
+    def _advanced(self, node: Node) -> tuple[np.ndarray, float]:
+        """(left-over motion [rows, columns, 2] of the clip's pixels since the last node, its RMS); the depth map is the
+        new node's afterwards."""
+        before, link = self._node, node.link
+        field_px = np.zeros_like(self._residual)
+        focal = [self._focal_px / self._px * np.exp(n.log_zoom) for n in (before or node, node)]
+        if before is not None and link.kind == "linked":
+            to_from = node.rotation.T @ before.rotation
+            offset = node.rotation.T @ (before.centre - node.centre)
+            rays = np.concatenate([link.xy_from / focal[0], np.ones((len(link.ids), 1))], axis=1)
+            points = rays @ to_from.T + self._depth.at(link.xy_from)[:, None] * offset
+            predicted = points[:, :2] * (focal[1] / np.maximum(points[:, 2:], 1e-3))
+            field = self._field.fit(0.5 * (predicted + link.xy_to), link.xy_to - predicted, link.votes * (0.1 + link.weights),
+                                    max(2.0, 3 * link.spread_px))
+            field_px = field * self._px
+            self._depth.carry(to_from, *focal)
+        if node.model == ROTATION_TRANSLATION:
+            self._depth.learn(node.xy, node.inverse_depth, node.agreement)
+        else:
+            self._depth.flatten()
+        return field_px, float(np.sqrt(np.mean(field_px**2)))
 
-    def _advance(self, to_from: np.ndarray, field_px: np.ndarray) -> None:
-        """Moves the path on by one measured motion; frames waiting inside it share it evenly."""
-        vector = vector_from_rotation(to_from)
-        steps = len(self._waiting) + 1
-        for k, state in enumerate(self._waiting):
-            share = (k + 1) / steps
-            state.world_from_camera[:3, :3] = self._rotation @ rotation_from_vector(share * vector).T
+    def _on_the_way(self, link: Link, node: Node, share: float, field_px: np.ndarray) -> _State:
+        state = self._standing(link)
+        if share > 0 and self._node is not None:
+            vector = vector_from_rotation(self._node.rotation.T @ node.rotation)
+            state.world_from_camera[:3, :3] = self._node.rotation @ rotation_from_vector(share * vector)
+            state.world_from_camera[:3, 3] += share * (node.centre - self._node.centre)
+            state.focal_px *= float(np.exp(share * (node.log_zoom - self._node.log_zoom)))
             state.residual_px = (self._residual + share * field_px).astype(np.float32)
-        self._hold_waiting()
-        rotation = self._rotation @ to_from.T
-        u, _, vt = np.linalg.svd(rotation)
-        self._rotation = u @ vt
-        self._residual = self._residual + field_px
+        return state
 
-    def _followed(self, picture: np.ndarray) -> PairTracks:
-        to_from, log_zoom = self._expected
-        expected = turned(self._centred(self._tracker.xy), self._focal, to_from, log_zoom)
-        return self._tracker.follow(picture, expected / self._square + 0.5 * np.array(self._small_size))
-
-    def _centred(self, xy: np.ndarray) -> np.ndarray:
-        return (xy - 0.5 * np.array(self._small_size)) * self._square
-
-    def _trusted(self, ids: np.ndarray) -> np.ndarray:
-        """[m] in [0, 1]: how static tracks have been so far; 0.5 for new ones. Ids rise, so a sorted search finds them."""
-        trust = np.full(len(ids), 0.5)
-        if len(self._trust_ids):
-            at = np.minimum(np.searchsorted(self._trust_ids, ids), len(self._trust_ids) - 1)
-            known = self._trust_ids[at] == ids
-            trust[known] = self._trust_values[at[known]]
-        return trust
+    def _standing(self, link: Link, rms_px: float = 0.0) -> _State:
+        """A frame at the last node's camera."""
+        world_from_camera = np.eye(4)
+        focal_px = self._focal_px
+        has_parallax = False
+        if self._node is not None:
+            world_from_camera[:3, :3], world_from_camera[:3, 3] = self._node.rotation, self._node.centre
+            focal_px *= float(np.exp(self._node.log_zoom))
+            has_parallax = self._node.model == ROTATION_TRANSLATION
+        return _State(link, world_from_camera, focal_px, self._residual.astype(np.float32),
+                      (1.0 / self._depth.inverse).astype(np.float32), self._depth.confidence.astype(np.float32), rms_px, has_parallax)

@@ -14,8 +14,8 @@ _BENDING = 0.02
 _SHRINK = 3e-4
 
 
-class ResidualField:
-    """Fits fields for pictures of one size; the vertices span the picture from corner to corner."""
+class SmoothField:
+    """Fits smooth fields for pictures of one size; the vertices span the picture from corner to corner."""
 
     def __init__(self, width: float, height: float, vertex_rows: int, vertex_columns: int) -> None:
         self._size = np.array([width, height])
@@ -40,18 +40,18 @@ class ResidualField:
         vertices = np.stack([x.ravel(), y.ravel()], axis=1) * self._size
         self._vertex_basis = self._basis(vertices)
         self._vertex_affine = self._affine(vertices)
-        self._shape = (vertex_rows, vertex_columns, 2)
+        self._shape = (vertex_rows, vertex_columns)
 
     def fit(self, points: np.ndarray, flow: np.ndarray, votes: np.ndarray, scale_px: float) -> np.ndarray:
-        """[rows, columns, 2] px at the vertices, of left-over motion `flow` [m, 2] seen at centred points [m, 2].
+        """[rows, columns, c] at the vertices, of values `flow` [m, c] seen at centred points [m, 2].
 
-        votes: [m] >= 0, how much each track is taken to be static. scale_px: disagreement that halves a vote.
+        votes: [m] >= 0, how much each track is taken to be static. scale_px: disagreement that quarters a vote.
         """
         votes = votes / max(float(votes.sum()), 1e-12)
         affine, basis = self._affine(points), self._basis(points)
         left = flow
-        slope = np.zeros((3, 2))
-        coefficients = np.zeros((basis.shape[1], 2))
+        slope = np.zeros((3, flow.shape[1]))
+        coefficients = np.zeros((basis.shape[1], flow.shape[1]))
         for step in range(4):
             scale = scale_px * (2.0, 1.4, 1.0, 1.0)[step]
             share = votes / (1.0 + np.einsum("ij,ij->i", left, left) / scale**2) ** 2
@@ -62,7 +62,7 @@ class ResidualField:
                 weighted = basis * share[:, None]
                 coefficients = np.linalg.solve(weighted.T @ basis + self._penalty, weighted.T @ rest)
             left = rest - basis @ coefficients
-        return (self._vertex_affine @ slope + self._vertex_basis @ coefficients).reshape(self._shape)
+        return (self._vertex_affine @ slope + self._vertex_basis @ coefficients).reshape(*self._shape, -1)
 
     def _affine(self, points: np.ndarray) -> np.ndarray:
         return np.concatenate([np.ones((len(points), 1)), points / self._size], axis=1)

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The chain of a shot: frame by frame, which tracks arrived from the last good picture and how the camera turned, and which
+frames are no good (black, blurred, textureless, repeated)."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from vs3r_engine.frame import Frame
+from vs3r_engine.methods.geometric.motion import pair_motion, turned, votes_of
+from vs3r_engine.methods.geometric.tracks import PairTracks, Tracker
+
+ANALYSIS_WIDTH_PX = 640
+FEWEST_TRACKS = 12
+
+_LOWEST_INLIER_SHARE = 0.25
+_RESTART_AFTER_FRAMES = 3
+"""Bad frames in a row after which a textured picture is taken as the new start; the motion across the gap stays unknown."""
+_LONGEST_GAP_FRAMES = 12
+_GUIDE_WIDTH_PX = 64
+
+
+@dataclass(slots=True, eq=False)
+class Link:
+    """One frame's place in the chain.
+
+    kind: "linked" to the last good frame; "start" of a chain (the first frame, or unknown motion before it);
+    "repeated" (the same picture as the last good one); "bad" (no motion could be found).
+    ids, xy_from, xy_to: tracks from the last good frame, centred analysed pixels [m, 2]. to_from, log_zoom, weights:
+    """
+
+    frame_index: int
+    kind: str
+    ids: np.ndarray
+    xy_from: np.ndarray
+    xy_to: np.ndarray
+    votes: np.ndarray
+    weights: np.ndarray
+    to_from: np.ndarray
+    log_zoom: float
+    inlier_share: float
+    spread_px: float
+
+
+class Chain:
+    """Links frames of one size, one by one."""
+
+    def __init__(self, width: int, height: int, focal_px: float) -> None:
+        """focal_px: of the clip's pixels; only its rough size matters here."""
+        scale = min(1.0, ANALYSIS_WIDTH_PX / width)
+        self._small = max(1, round(width * scale)), max(1, round(height * scale))
+        self.px = width / self._small[0]
+        """Pixels of the clip per analysed pixel."""
+        self._square = np.array([1.0, height / self._small[1] / self.px])
+        self.extent = np.array(self._small) * self._square
+        """Width and height of the picture in (square) analysed pixels."""
+        self._focal = focal_px / self.px
+        self._tracker = Tracker(*self._small)
+        self._expected = np.eye(3), 0.0
+        self._trust_ids, self._trust = np.zeros(0, np.int64), np.zeros(0)
+        self._bad_in_a_row = 0
+
+    def link(self, frame: Frame) -> Link:
+        """The next frame's link."""
+        picture = cv2.resize(frame.luma8(), self._small, interpolation=cv2.INTER_AREA)
+        index = frame.frame_index
+        if self._tracker.picture is None:
+            self._tracker.begin(picture)
+            return self._without_motion(index, "start")
+        if np.array_equal(picture, self._tracker.picture):
+            return self._without_motion(index, "repeated")
+        link = self._linked(index, picture)
+        if link is not None:
+            self._bad_in_a_row = 0
+            return link
+        self._bad_in_a_row += 1
+        if self._bad_in_a_row >= _RESTART_AFTER_FRAMES:
+            found = self._tracker.begin(picture)
+            if found >= FEWEST_TRACKS or self._bad_in_a_row >= _LONGEST_GAP_FRAMES:
+                self._bad_in_a_row, self._expected = 0, (np.eye(3), 0.0)
+                return self._without_motion(index, "start")
+        return self._without_motion(index, "bad")
+
+    def _linked(self, index: int, picture: np.ndarray) -> Link | None:
+        to_from, log_zoom = self._expected
+        expected = turned(self._centred(self._tracker.xy), self._focal, to_from, log_zoom)
+        pair = self._tracker.follow(picture, expected / self._square + 0.5 * np.array(self._small))
+        if len(pair) < FEWEST_TRACKS:
+            return None
+        xy_from, xy_to = self._centred(pair.xy_from), self._centred(pair.xy_to)
+        trust = self._trusted(pair.ids)
+        votes = votes_of(xy_from, trust, *self.extent)
+        motion = pair_motion(xy_from, xy_to, votes, self._focal, self._expected, index)
+        if motion.inlier_share < _LOWEST_INLIER_SHARE:
+            return None
+        self._trust_ids, self._trust = pair.ids, 0.8 * trust + 0.2 * motion.weights
+        self._expected = motion.to_from, motion.log_zoom
+        self._tracker.accept(picture, pair)
+        return Link(index, "linked", pair.ids, xy_from, xy_to, votes, motion.weights, motion.to_from, motion.log_zoom,
+                    motion.inlier_share, motion.spread_px)
+
+    def _without_motion(self, index: int, kind: str) -> Link:
+        nothing = np.zeros((0, 2))
+        return Link(index, kind, np.zeros(0, np.int64), nothing, nothing, np.zeros(0), np.zeros(0), np.eye(3), 0.0, 0.0, 0.0)
+
+    def _centred(self, xy: np.ndarray) -> np.ndarray:
+        return (xy - 0.5 * np.array(self._small)) * self._square
+
+    def _trusted(self, ids: np.ndarray) -> np.ndarray:
+        """[m] in [0, 1]: how static tracks have been so far; 0.5 for new ones. Ids rise, so a sorted search finds them."""
+        trust = np.full(len(ids), 0.5)
+        if len(self._trust_ids):
+            at = np.minimum(np.searchsorted(self._trust_ids, ids), len(self._trust_ids) - 1)
+            known = self._trust_ids[at] == ids
+            trust[known] = self._trust[at[known]]
+        return trust
