@@ -140,6 +140,9 @@ def losses(root: Root, path: str) -> list[str]:
     except Exception as error:  # as in read_timeline: whatever the adapter raises
         raise InputError("format-cannot-carry", f"The timeline cannot be written as {kind.label}: {_first_line(error)}", "Write an .otio file.") from error
     before, after = list(video_clips(root)), list(video_clips(back))
+    if len(before) != len(after):
+        raise InputError("format-cannot-carry", f"As {kind.label} {len(before) - len(after)} of {len(before)} clips would be missing, "
+                         "those in nested stacks.", "Write an .otio file.")
     if [_frames(place.clip) for place in before] != [_frames(place.clip) for place in after]:
         raise InputError("format-cannot-carry", f"As {kind.label} the clips would come back with other frames.", "Write an .otio file.")
     return list(_differences(before, after, root, back))

@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vs3r timeline` from files to files, with an engine that renders nothing."""
+
+import contextlib
+import json
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import opentimelineio as otio
+import pytest
+import typer
+from opentimelineio.opentime import RationalTime, TimeRange
+from typer.testing import CliRunner
+
+from host_bridge.timeline_cli import timeline_command
+from host_bridge.timelines.walk import video_clips
+from tests.fakes.timeline_engine import TimelineEngine
+from vs3r_engine.errors import InputError, MediaError, SetupError, VS3RError
+
+
+def span(start, duration, rate=24.0) -> TimeRange:
+    return TimeRange(RationalTime(start, rate), RationalTime(duration, rate))
+
+
+def shot(url, start, duration, name="shot", first=0, rate=24.0, **more) -> otio.schema.Clip:
+    return otio.schema.Clip(name=name, media_reference=otio.schema.ExternalReference(target_url=url, available_range=span(first, 1000, rate)),
+                            source_range=span(first + start, duration, rate), **more)
+
+
+class Desk:
+    """A folder with two movies, an engine, and the command."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.engine = folder, TimelineEngine()
+        self.a, self.b = self.engine.add(str(folder / "a.mov"), start_timecode="01:00:00:00"), self.engine.add(str(folder / "b c.mov"))
+
+    def write(self, *children, name="cut.otio", **more) -> str:
+        timeline = otio.schema.Timeline(name="cut", **more)
+        timeline.tracks.append(otio.schema.Track(name="Video 1", children=list(children)))
+        otio.adapters.write_to_file(timeline, str(self.folder / name))
+        return str(self.folder / name)
+
+    def run(self, *arguments: str):
+        app = typer.Typer()
+        app.command()(timeline_command(lambda endpoint: contextlib.nullcontext(self.engine)))
+        return CliRunner().invoke(app, [*map(str, arguments)])
+
+    def ok(self, *arguments: str) -> list[dict]:
+        result = self.run(*arguments, "--json")
+        assert result.exit_code == 0, (result.output, result.exception)
+        return [json.loads(line) for line in result.stdout.splitlines()]
+
+    def refused(self, *arguments: str) -> VS3RError:
+        before = sorted(self.folder.rglob("*"))
+        result = self.run(*arguments)
+        assert isinstance(result.exception, VS3RError), (result.output, result.exception)
+        assert sorted(self.folder.rglob("*")) == before, "nothing is written"
+        assert not self.engine.submitted, "nothing runs"
+        return result.exception
+
+    def read(self, name: str):
+        return otio.adapters.read_from_file(str(self.folder / name))
+
+    def clips(self, name: str) -> list[otio.schema.Clip]:
+        return [place.clip for place in video_clips(self.read(name))]
+
+
+@pytest.fixture
+def desk(tmp_path):
+    return Desk(tmp_path)
+
+
+def test_the_stabilized_edit_and_its_media_are_written_and_reverting_gives_the_input(desk):
+    source = desk.write(shot(desk.a, 100, 20, first=86400), shot("b%20c.mov", 5, 20))
+    events = desk.ok(source, "-o", desk.folder / "out.otio", "--handles", "3")
+    first, second = desk.clips("out.otio")
+    assert first.active_media_reference_key == second.active_media_reference_key == "VS3R"
+    assert first.media_reference.available_range == span(86400 + 97, 26)
+    assert os.path.dirname(first.media_reference.target_url) == str(desk.folder / "out_media"), "absolute, as the original"
+    assert second.media_reference.target_url.startswith("out_media/"), "relative, as the original"
+    assert all((desk.folder / clip.media_reference.target_url).exists() for clip in (first, second))
+    assert events[-1] == {"type": "result", "output": str(desk.folder / "out.otio"), "rendered": 2, "failed": 0}
+    assert {event["type"] for event in events} == {"clip", "progress", "result"}
+
+    desk.ok(desk.folder / "out.otio", "-o", desk.folder / "back.otio", "--revert")
+    assert (desk.folder / "back.otio").read_bytes() == (desk.folder / "cut.otio").read_bytes()
+
+
+def test_running_again_renders_nothing_and_writes_the_same_bytes(desk):
+    source = desk.write(shot(desk.a, 100, 20, first=86400))
+    desk.ok(source, "-o", desk.folder / "out.otio")
+    once = (desk.folder / "out.otio").read_bytes()
+    desk.engine.submitted.clear()
+    desk.ok(source, "-o", desk.folder / "out2.otio", "--media-dir", desk.folder / "out_media")
+    assert not desk.engine.submitted and (desk.folder / "out2.otio").read_bytes() == once
+    desk.ok(desk.folder / "out.otio", "-o", desk.folder / "out3.otio", "--only-changed", "--media-dir", desk.folder / "elsewhere")
+    assert not desk.engine.submitted and (desk.folder / "out3.otio").read_bytes() == once
+
+
+def test_only_changed_redoes_the_clip_that_was_trimmed(desk):
+    desk.ok(desk.write(shot(desk.a, 100, 20, first=86400), shot(desk.b, 5, 20)), "-o", desk.folder / "out.otio")
+    timeline = desk.read("out.otio")
+    trimmed = next(iter(video_clips(timeline))).clip
+    trimmed.source_range = span(86400 + 100, 19)
+    otio.adapters.write_to_file(timeline, str(desk.folder / "edited.otio"))
+    desk.engine.submitted.clear()
+    desk.ok(desk.folder / "edited.otio", "-o", desk.folder / "again.otio", "--only-changed")
+    assert [str(job.render_range) for job in desk.engine.submitted] == ["100..119"]
+    assert [clip.media_reference.available_range.duration.value for clip in desk.clips("again.otio")] == [19, 20]
+
+
+def test_a_failed_clip_is_reported_last_the_others_are_delivered_and_the_exit_code_is_1(desk):
+    desk.engine.faults[desk.b] = MediaError("media-broken", "Frame 7 cannot be decoded.", "Copy the file again.")
+    result = desk.run(desk.write(shot(desk.b, 5, 20, "bad"), shot(desk.a, 100, 20, first=86400)), "-o", desk.folder / "out.otio")
+    assert result.exit_code == 1
+    assert [clip.active_media_reference_key for clip in desk.clips("out.otio")] == ["DEFAULT_MEDIA", "VS3R"]
+    assert "failed: clip 1 bad: Frame 7 cannot be decoded. Copy the file again. [media-broken]" in result.stderr
+    assert result.stdout.strip() == str(desk.folder / "out.otio"), "standard output carries the result only"
+
+
+def test_a_dry_run_lists_the_clips_and_writes_nothing(desk):
+    source = desk.write(shot(desk.a, 100, 20, "one", first=86400), otio.schema.Clip(name="title", source_range=span(0, 5)))
+    before = sorted(desk.folder.rglob("*"))
+    events = desk.ok(source, "--dry-run")
+    assert [(event["type"], event.get("frames")) for event in events] == [("clip", [100, 120]), ("skipped", None)]
+    assert sorted(desk.folder.rglob("*")) == before and not desk.engine.submitted
+
+
+@pytest.mark.parametrize(("text", "code"), [
+    ("", "not-a-timeline"), ("garbage", "not-a-timeline"), ("[1, 2]", "not-a-timeline"), ('{"some": "json"}', "not-a-timeline"),
+    ('{"OTIO_SCHEMA": "Clip.2", "name": "x"}', "not-a-timeline"), ('{"OTIO_SCHEMA": "Timeline.99"}', "unknown-schema"),
+    ('{"OTIO_SCHEMA": "StudioEdit.1"}', "unknown-schema"),
+    ('{"OTIO_SCHEMA": "Timeline.1", "tracks": {"OTIO_SCHEMA": "Stack.1", "children": [{"OTIO_SCHEMA": "StudioTrack.3"}]}}', "unknown-schema"),
+    (otio.schema.Timeline(name="empty", tracks=[otio.schema.Track(name="V1")]).to_json_string(), "no-clips")])
+def test_what_is_no_timeline_is_refused(desk, text, code):
+    (desk.folder / "bad.otio").write_text(text)
+    error = desk.refused(desk.folder / "bad.otio", "-o", desk.folder / "out.otio")
+    assert error.code == code and isinstance(error, InputError)
+
+
+@pytest.mark.parametrize(("arguments", "code"), [
+    (["nowhere.otio", "-o", "out.otio"], "timeline-missing"), (["cut.docx", "-o", "out.otio"], "unknown-timeline-format"),
+    (["cut.otio", "-o", "out.docx"], "unknown-timeline-format"), (["cut.otio", "-o", "out.aaf"], "format-cannot-carry"),
+    (["cut.otio", "-o", "cut.otio", "-f"], "output-is-input"), (["cut.otio", "-o", "taken.otio"], "output-exists"),
+    (["cut.otio", "-o", "no/such/out.otio"], "no-such-folder"), (["cut.otio"], "no-output"), (["cut.otio", "-o", "out.otio", "--for", "vegas"], "unknown-editor"),
+    (["cut.otio", "-o", "out.otio", "--for", "premiere"], "editor-needs-other-file"), (["cut.otio", "-o", "out.otio", "--codec", "gif"], "bad-setting"),
+    (["cut.otio", "-o", "out.otio", "--set", "path.smoothnes=3"], "unknown-setting"), (["cut.otio", "-o", "out.otio", "--set", "nonsense"], "bad-setting"),
+    (["cut.otio", "-o", "out.otio", "--past-end", "guess"], "bad-setting"), (["cut.otio", "-o", "out.otio", "--revert"], "nothing-to-revert"),
+    (["cut.edl", "-o", "out.otio"], "edl-rate")])
+def test_a_command_that_cannot_be_meant_is_refused(desk, monkeypatch, arguments, code):
+    monkeypatch.chdir(desk.folder)
+    desk.write(shot(desk.a, 100, 20, first=86400))
+    for name in ("taken.otio", "cut.docx", "cut.edl"):
+        (desk.folder / name).touch()
+    assert desk.refused(*arguments).code == code
+
+
+def test_missing_media_contradicting_rates_and_short_media_are_named_together(desk):
+    slow = desk.engine.add(str(desk.folder / "slow.mov"), rate=Fraction(24000, 1001))
+    source = desk.write(shot("/lost.mov", 0, 5), shot(slow, 0, 5), shot(desk.b, 995, 20))
+    error = desk.refused(source, "-o", desk.folder / "out.otio", "--search", desk.folder)
+    assert all(fact in str(error) for fact in ("/lost.mov", "23.976", "995..1015", "and below"))
+
+
+def test_a_missing_adapter_names_what_to_install(desk, monkeypatch):
+    (desk.folder / "cut.xml").touch()
+    monkeypatch.setattr(otio.adapters, "available_adapter_names", lambda: ["otio_json"])
+    error = desk.refused(desk.folder / "cut.xml", "-o", desk.folder / "out.otio")
+    assert isinstance(error, SetupError) and "vs3r[timelines]" in error.hint
+
+
+def test_for_resolve_there_is_one_bare_reference_a_name_a_marker_and_ranges_on_the_files_timecode(desk):
+    # The edit counts a.mov from zero, though the file begins at 01:00:00:00; b has no timecode.
+    by_zero = shot(Path(desk.a).as_uri(), 100, 20, "one", markers=[otio.schema.Marker(name="mine", marked_range=span(105, 1))])
+    source = desk.write(by_zero, shot("b c.mov", 50, 20, "two"), shot(Path(desk.b).as_uri(), 5, 6, "left alone"), global_start_time=RationalTime(86400, 24))
+    desk.ok(source, "-o", desk.folder / "out.otio", "--for", "resolve", "--handles", "4", "--clips", "one", "--clips", "two")
+    one, two, alone = desk.clips("out.otio")
+    for clip in (one, two, alone):
+        assert list(clip.media_references()) == ["DEFAULT_MEDIA"] == [clip.active_media_reference_key]
+        assert os.path.isabs(clip.media_reference.target_url)
+    assert (one.name, two.name, alone.name) == ("one_VS3R", "two_VS3R", "left alone")
+    assert (one.source_range, one.media_reference.available_range) == (span(86500, 20), span(86496, 28))
+    assert (two.source_range, two.media_reference.available_range) == (span(4, 20), span(0, 28)), "its file begins at 0"
+    assert alone.source_range == span(5, 6) and alone.media_reference.target_url == desk.b
+    assert [(marker.name, marker.marked_range.start_time.value) for marker in one.markers] == [("mine", 86505), ("VS3R", 86500)]
+    assert one.markers[1].comment == desk.a and one.markers[1].metadata["Resolve_OTIO"]["Note"] == desk.a
+    assert desk.read("out.otio").duration() == desk.read("cut.otio").duration()
+
+
+def test_for_kdenlive_the_original_stays_beside_and_paths_are_bare(desk):
+    source = desk.write(shot("b c.mov", 50, 20, effects=[otio.schema.LinearTimeWarp(time_scalar=2)]))
+    events = desk.ok(source, "-o", desk.folder / "out.otio", "--for", "kdenlive")
+    (clip,) = desk.clips("out.otio")
+    assert sorted(clip.media_references()) == ["DEFAULT_MEDIA", "VS3R"] and clip.source_range == span(0, 20)
+    assert all(os.path.isabs(reference.target_url) for reference in clip.media_references().values())
+    assert any("ignores the speed of 1" in event["message"] for event in events if event["type"] == "note")
+    assert [event["type"] for event in events].index("note") < [event["type"] for event in events].index("progress"), "said before anything runs"
+
+
+needs_adapters = pytest.mark.skipif(not {"fcp_xml", "cmx_3600", "fcpx_xml", "AAF"} <= set(otio.adapters.available_adapter_names()),
+                                    reason="the packages of the extra `timelines` are not installed")
+
+
+@needs_adapters
+@pytest.mark.parametrize("rate", [24.0, 25.0, 29.97, 23.976])
+def test_for_premiere_fcp7_xml_shows_the_same_frames_of_the_stabilized_media(desk, rate):
+    exact = {29.97: Fraction(30000, 1001), 23.976: Fraction(24000, 1001)}.get(rate, Fraction(int(rate)))
+    path = desk.engine.add(str(desk.folder / "ü d.mov"), rate=exact)
+    source = desk.write(shot(path, 100, 20, "one", rate=rate), otio.schema.Gap(source_range=span(0, 5, rate)),
+                        shot(path, 200, 20, "two", rate=rate, effects=[otio.schema.LinearTimeWarp(time_scalar=2)]))
+    events = desk.ok(source, "-o", desk.folder / "out.xml", "--handles", "6")
+    notes = " ".join(event["message"] for event in events if event["type"] == "note")
+    assert "The speed of 1 retimed clips is lost" in notes and "Track names are lost" in notes
+    clips = list(desk.read("out.xml").find_clips())
+    starts = [clip.source_range.start_time.value - clip.media_reference.available_range.start_time.value for clip in clips]
+    assert [clip.name for clip in clips] == ["one", "two"]
+    assert starts == [6, 6], "six handles before each"
+    assert [clip.source_range.duration.value for clip in clips] == [20, 20]
+    assert all("out_media" in clip.media_reference.target_url for clip in clips)
+
+
+@needs_adapters
+def test_fcp7_xml_that_would_lose_clips_is_refused_before_anything_runs(desk):
+    nested = otio.schema.Stack(name="compound", children=[otio.schema.Track(children=[shot(desk.b, 300, 10, "inside")])])
+    error = desk.refused(desk.write(shot(desk.b, 0, 10), nested), "-o", desk.folder / "out.xml")
+    assert error.code == "format-cannot-carry" and "1 of 2 clips" in error.message
+
+
+@needs_adapters
+def test_a_clip_with_fcp7_time_remapping_gets_all_of_its_media(desk):
+    remap = otio.schema.Effect(name="Time Remap", metadata={"fcp_xml": {"effectid": "timeremap", "parameter": []}})
+    desk.ok(desk.write(shot(desk.b, 100, 10, effects=[remap])), "-o", desk.folder / "out.otio")
+    assert [str(job.render_range) for job in desk.engine.submitted] == ["0..1000"]
+
+
+@needs_adapters
+def test_an_edl_is_read_at_its_rate_and_its_media_found_by_name(desk):
+    (desk.folder / "cut.edl").write_text(
+        "TITLE: cut\nFCM: DROP FRAME\n\n001  A001     V     C        01:00:10;00 01:00:12;00 01:00:00;00 01:00:02;00\n* FROM CLIP NAME: SHOT_A.MOV\n")
+    desk.engine.add(str(desk.folder / "shot_a.mov"), rate=Fraction(30000, 1001), start_timecode="01:00:00;00")
+    events = desk.ok(desk.folder / "cut.edl", "-o", desk.folder / "out.otio", "--rate", "29.97", "--search", desk.folder)
+    assert [str(job.render_range) for job in desk.engine.submitted] == ["300..360"]
+    assert any("is called like it" in event.get("message", "") for event in events)
+    (clip,) = desk.clips("out.otio")
+    assert clip.media_reference.target_url.startswith("file:///") and isinstance(clip.media_references()["DEFAULT_MEDIA"], otio.schema.MissingReference)
+
+
+FCPXML = """<?xml version="1.0" encoding="UTF-8"?>
+<fcpxml version="1.8"><resources><format id="r1" frameDuration="100/2500s" width="1920" height="1080"/>
+<asset id="r2" name="a" src="{url}" start="0s" duration="40s" hasVideo="1" format="r1"/></resources>
+<library><event name="e"><project name="p"><sequence format="r1" duration="90/25s"><spine>
+<asset-clip name="one" ref="r2" offset="0s" start="10/25s" duration="30/25s" format="r1"/>
+</spine></sequence></project></event></library></fcpxml>"""
+
+
+@needs_adapters
+def test_fcpxml_is_read_where_its_adapter_counts_right(desk):
+    path = desk.engine.add(str(desk.folder / "e.mov"), rate=Fraction(25))
+    (desk.folder / "cut.fcpxml").write_text(FCPXML.format(url=Path(path).as_uri()))
+    desk.ok(desk.folder / "cut.fcpxml", "-o", desk.folder / "out.otio")
+    assert [str(job.render_range) for job in desk.engine.submitted] == ["10..40"]
+    desk.engine.submitted.clear()
+    (desk.folder / "ntsc.fcpxml").write_text(FCPXML.replace("100/2500s", "1001/30000s").format(url=Path(path).as_uri()))
+    assert desk.refused(desk.folder / "ntsc.fcpxml", "-o", desk.folder / "out2.otio").code == "fcpxml-rate"
+
+
+def test_exr_output_becomes_an_image_sequence_reference(desk):
+    desk.ok(desk.write(shot(desk.a, 100, 5, "one", first=86400)), "-o", desk.folder / "out.otio", "--codec", "exr")
+    (clip,) = desk.clips("out.otio")
+    reference = clip.media_reference
+    assert isinstance(reference, otio.schema.ImageSequenceReference)
+    assert (reference.start_frame, reference.available_range) == (100, span(86500, 5))
+    assert all(os.path.exists(reference.target_url_for_image_number(number)) for number in range(5))
+    assert desk.ok(desk.folder / "out.otio", "-o", desk.folder / "again.otio", "--only-changed", "--codec", "exr", "--dry-run")[0]["state"] == "unchanged"
