@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which part of a clip's frames holds picture: letterbox and pillarbox bars, and the dark lines codecs leave at the edge,
+are no scene. Bars stay where they are; edge lines are filled like everything the camera did not see."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vs3r_engine.frame import Frame
+
+LOOK_EVERY_FRAMES = 30
+_BLACK_LEVEL = 26
+"""8-bit luma up to which a whole line is taken for a bar: video black is 16, and bars carry some coding noise."""
+_LARGEST_BAR_SHARE = 0.3
+_EDGE_LINES = 4
+_EDGE_DARKNESS = 0.75
+"""An edge line whose mean is below this share of the lines just inside is no picture; hand-held clips show 0.9 and more."""
+
+
+@dataclass(frozen=True, slots=True)
+class PictureBounds:
+    """Lines without picture at (left, top, right, bottom): dark edge lines included, and how many of them are bars."""
+
+    inset_px: tuple[int, int, int, int] = (0, 0, 0, 0)
+    bars_px: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+
+class BoundsObserver:
+    """Looks at some frames of a clip and remembers one number per line: its brightest look, and its mean."""
+
+    def __init__(self) -> None:
+        self._brightest: list[np.ndarray] = []
+        self._total: list[np.ndarray] = []
+
+    def look(self, frame: Frame) -> None:
+        luma = frame.luma8()
+        if not frame.colour.full_range and frame.layout.model != "rgb":
+            luma = luma.clip(16)
+        for axis, lines in enumerate((1, 0)):
+            brightest = np.percentile(luma[::1 + 3 * (lines == 0), ::1 + 3 * (lines == 1)], 99, axis=lines)
+            total = luma.mean(axis=lines, dtype=np.float32)
+            if len(self._brightest) <= axis:
+                self._brightest.append(brightest)
+                self._total.append(total)
+            else:
+                self._brightest[axis] = np.maximum(self._brightest[axis], brightest)
+                self._total[axis] = self._total[axis] + total
+
+    def bounds(self) -> PictureBounds:
+        """What all looks together say; no bounds for a clip that is black throughout."""
+        if not self._brightest or max(lines.max() for lines in self._brightest) <= _BLACK_LEVEL:
+            return PictureBounds()
+        bars: list[int] = []
+        insets: list[int] = []
+        for axis in (1, 0):
+            for flip in (1, -1):
+                brightest, mean = self._brightest[axis][::flip], self._total[axis][::flip]
+                bar = int(np.argmax(brightest > _BLACK_LEVEL))
+                if bar > _LARGEST_BAR_SHARE * len(brightest):
+                    bar = 0
+                inside = mean[bar + _EDGE_LINES:bar + 2 * _EDGE_LINES].mean() if len(mean) > bar + 2 * _EDGE_LINES else 0.0
+                dark = mean[bar:bar + _EDGE_LINES] < _EDGE_DARKNESS * inside
+                bars.append(bar)
+                insets.append(bar + (int(np.flatnonzero(dark)[-1]) + 1 if dark.any() else 0))
+        left, right, top, bottom = range(4)
+        return PictureBounds(*(tuple(values[i] for i in (left, top, right, bottom)) for values in (insets, bars)))
