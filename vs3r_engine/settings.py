@@ -74,6 +74,8 @@ class FrameSettings:
         "as-shot", "perspective", "wide", "ultra-wide", "telephoto", "fisheye", "omnidirectional", "double-sphere", "equirectangular"))
     renderer: str = _setting("auto", "Renderer", "auto: sharp backward warp for geometric, point splatting for vggt4d.",
                              choices=("auto", "warp", "splat", "pytorch3d"))
+    splatting: str = _setting("sharp", "Splatting", "sharp: full size, pixels read once; published: soft discs at 518 pixels, for comparison.",
+                              choices=("sharp", "published"))
     neighbours: int = _setting(1, "Neighbours", "n of eq. 6: static points of frames t-n to t+n fill what frame t does not cover.", low=0, high=10,
                                unit="frames")
 
@@ -95,6 +97,16 @@ class FillSettings:
     lora: str = _setting("", "LoRA", "Path of the trained DVDM adapters; empty = the installed ones.")
     offload: str = _setting("auto", "Offload", "Where the diffusion model's weights live while it runs.",
                             choices=("auto", "none", "group", "model", "int8", "fp8"))
+    detail: str = _setting("model", "Detail", "Size at which a diffusion model paints: its own (dvdm and vace 14b: 720p, vace 1.3b: 480p), or another.",
+                           choices=("model", "480p", "720p"))
+    vace_model: str = _setting("1.3b", "VACE model", "1.3b runs on most GPUs; 14b is finer and needs 24 GB or more.", choices=("1.3b", "14b"))
+    window_frames: int = _setting(81, "Window", "Frames a diffusion model sees at once, one more than a multiple of four.", low=5, high=161,
+                                  unit="frames")
+    overlap_frames: int = _setting(20, "Overlap", "Frames neighbouring diffusion windows share.", low=0, high=80, unit="frames")
+    attention: str = _setting("auto", "Attention", "Attention back end; auto is PyTorch's own. What cannot be used is announced.",
+                              choices=("auto", "_native_cudnn", "_native_flash", "flash", "_flash_3_hub", "sage", "flex", "xformers"))
+    compiled: bool = _setting(False, "Compile", "Compile the diffusion model's blocks: minutes once, then faster.")
+    weights: str = _setting("installed", "Weights", "installed: verified files of this machine. random:SEED exists for tests only.")
 
 
 @dataclass(frozen=True, slots=True)
