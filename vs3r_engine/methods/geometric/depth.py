@@ -5,13 +5,13 @@ what the tracks of known depth say."""
 import cv2
 import numpy as np
 
-from vs3r_engine.methods.geometric.motion import turned
-from vs3r_engine.methods.geometric.residual import SmoothField
-
 DEPTH_ROWS, DEPTH_COLUMNS = 36, 64
 
-_RENEWAL = 0.12
-"""Share of the map that one frame's tracks renew: tracks come and go, the map must not flicker with them."""
+_MEMORY = 0.9
+"""Share of what was learnt that is left a frame later: tracks come and go, the map must not flicker with them."""
+_BLURS_CELLS = (9.0, 3.0, 1.0)
+_TRUST_IN_COARSER = (0.003, 0.02, 0.08)
+"""Tracks a cell (of full agreement) as which the next coarser blur counts."""
 _FLATTENING = 0.01
 """Share by which the map loses its relief a frame, where no parallax is seen."""
 
@@ -22,10 +22,9 @@ class DepthMap:
     def __init__(self, width: float, height: float) -> None:
         """Of pictures of width x height analysed pixels."""
         self._size = np.array([width, height])
-        self._field = SmoothField(width, height, DEPTH_ROWS, DEPTH_COLUMNS)
         self.inverse = np.ones((DEPTH_ROWS, DEPTH_COLUMNS))
-        self.confidence = np.zeros((DEPTH_ROWS, DEPTH_COLUMNS))
-        self._is_known = False
+        self._sum = np.zeros((2, DEPTH_ROWS, DEPTH_COLUMNS))
+        """Inverse depth times weight, and weight, of the tracks seen in each cell, of late."""
         y, x = np.meshgrid((np.arange(DEPTH_ROWS) + 0.5) / DEPTH_ROWS - 0.5, (np.arange(DEPTH_COLUMNS) + 0.5) / DEPTH_COLUMNS - 0.5, indexing="ij")
         self._centres = np.stack([x.ravel(), y.ravel()], axis=1) * self._size
 
@@ -33,30 +32,47 @@ class DepthMap:
         """[m] inverse depth at centred points [m, 2], constant beyond the border."""
         return _sampled(self.inverse, points, self._size)
 
-    def carry(self, to_from: np.ndarray, focal_from: float, focal_to: float) -> None:
-        """Moves the map along with a camera that turned by to_from and zoomed."""
-        before = turned(self._centres, focal_to, to_from.T) * (focal_from / focal_to)
+    def carry(self, to_from: np.ndarray, offset: np.ndarray, focal_from: float, focal_to: float) -> None:
+        """Moves the map along with the camera: a point p of the earlier one is at to_from @ p + offset now."""
+        rays = np.concatenate([self._centres / focal_to, np.ones((len(self._centres), 1))], axis=1)
+        before = (rays - self.inverse.reshape(-1, 1) * offset) @ to_from
+        before = before[:, :2] * (focal_from / np.maximum(before[:, 2:], 1e-3))
         shape = self.inverse.shape
         self.inverse = _sampled(self.inverse, before, self._size).reshape(shape)
-        self.confidence = _sampled(self.confidence, before, self._size).reshape(shape)
+        is_inside = (np.abs(before / self._size) < 0.5).all(axis=1).reshape(shape)
+        self._sum = np.stack([_sampled(part, before, self._size).reshape(shape) * is_inside for part in self._sum])
 
     def learn(self, points: np.ndarray, inverse_depth: np.ndarray, agreement: np.ndarray) -> None:
-        """Pulls the map towards tracks of known depth [m] at centred points [m, 2]."""
-        if len(points) < 12:
+        """Adds tracks of known depth [m] at centred points [m, 2]."""
+        cells = DEPTH_ROWS * DEPTH_COLUMNS
+        at = (points / self._size + 0.5) * [DEPTH_COLUMNS, DEPTH_ROWS] - 0.5
+        low = np.floor(at).astype(np.int64)
+        part = at - low
+        self._sum *= _MEMORY
+        for dx in (0, 1):
+            for dy in (0, 1):
+                weight = np.abs(1 - dx - part[:, 0]) * np.abs(1 - dy - part[:, 1]) * agreement
+                cell = np.clip(low[:, 1] + dy, 0, DEPTH_ROWS - 1) * DEPTH_COLUMNS + np.clip(low[:, 0] + dx, 0, DEPTH_COLUMNS - 1)
+                self._sum[0] += np.bincount(cell, weight * inverse_depth, cells).reshape(self.inverse.shape)
+                self._sum[1] += np.bincount(cell, weight, cells).reshape(self.inverse.shape)
+        if self._sum[1].sum() < 1.0:
             return
-        usual = float(np.median(inverse_depth))
-        fitted = self._field.fit(points, (inverse_depth / usual)[:, None], agreement, 0.5)[..., 0]
-        low, high = np.percentile(inverse_depth, [2, 98])
-        fitted = np.clip(fitted * usual, 0.7 * low, 1.3 * high)
-        renewal = _RENEWAL if self._is_known else 1.0
-        self.inverse += renewal * (fitted - self.inverse)
-        self.confidence += renewal * (0.7 - self.confidence)
-        self._is_known = True
+        filled = np.full_like(self.inverse, self._sum[0].sum() / self._sum[1].sum())
+        for blur, trust in zip(_BLURS_CELLS, _TRUST_IN_COARSER, strict=True):
+            value, weight = (cv2.GaussianBlur(part, (0, 0), blur, borderType=cv2.BORDER_CONSTANT) for part in self._sum)
+            filled = (value + trust * filled) / (weight + trust)
+        self.inverse = filled
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """[rows, columns] in [0, 1): how much is known about each cell."""
+        weight = cv2.GaussianBlur(self._sum[1], (0, 0), 1.5, borderType=cv2.BORDER_CONSTANT)
+        return weight / (weight + 0.1)
 
     def flatten(self) -> None:
         """Forgets a little relief: nothing was learnt this time."""
+        self._sum *= _MEMORY
         self.inverse += _FLATTENING * (np.median(self.inverse) - self.inverse)
-        self.confidence *= 1.0 - _FLATTENING
 
 
 def _sampled(grid: np.ndarray, points: np.ndarray, size: np.ndarray) -> np.ndarray:

@@ -153,7 +153,7 @@ class _Shot:
             field = self._field.fit(0.5 * (predicted + link.xy_to), link.xy_to - predicted, link.votes * (0.1 + link.weights),
                                     max(2.0, 3 * link.spread_px))
             field_px = field * self._px
-            self._depth.carry(to_from, *focal)
+            self._depth.carry(to_from, offset, *focal)
         if node.model == ROTATION_TRANSLATION:
             self._depth.learn(node.xy, node.inverse_depth, node.agreement)
         else:
