@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Section 3.4, around any generative completer: windows over a shot, the reduced picture a model sees, and its pixels
-put back into full-resolution frames: colour fitted to what was rendered, original pixels kept wherever they are valid."""
+put back into full-resolution frames: colour fitted to what was rendered, original pixels kept wherever they are
+valid."""
 
 import math
 from collections.abc import Sequence
@@ -21,8 +22,8 @@ _ERODE_PX = 3
 _GRID_PX = 8
 """Spacing of the low-frequency residual, in reduced pixels."""
 _RESIDUAL_SIGMA = 24 / 832
-"""Blur of the residual as a share of the picture's width. On a synthetic cast (matrix, gradient, blur) gain and bias alone
-gave 32.5 dB in holes, with this residual 38.2 dB."""
+"""Blur of the residual as a share of the picture's width. On a synthetic cast (matrix, gradient, blur) gain and bias
+alone gave 32.5 dB in holes, with this residual 38.2 dB."""
 _SLIVER_PX_AT_1080P = 4
 _FEATHER_PX_AT_1080P = 3
 
@@ -47,11 +48,17 @@ def check_window(window_frames: int, overlap_frames: int) -> None:
     """Raises: SettingsError `bad-window` unless the window is 4k + 1 and the overlap shorter than half of it."""
     if window_frames % 4 != 1 or window_frames < 5:
         near = max(5, 4 * round((window_frames - 1) / 4) + 1)
-        raise SettingsError("bad-window", f"A window of {window_frames} frames does not fit the video model.",
-                            f"Give one more than a multiple of four, such as {near}.")
+        raise SettingsError(
+            "bad-window",
+            f"A window of {window_frames} frames does not fit the video model.",
+            f"Give one more than a multiple of four, such as {near}.",
+        )
     if not 0 <= overlap_frames <= window_frames // 2:
-        raise SettingsError("bad-window", f"Windows of {window_frames} frames cannot share {overlap_frames}.",
-                            f"Give an overlap from 0 to {window_frames // 2}.")
+        raise SettingsError(
+            "bad-window",
+            f"Windows of {window_frames} frames cannot share {overlap_frames}.",
+            f"Give an overlap from 0 to {window_frames // 2}.",
+        )
 
 
 def plan_windows(count: int, window: int, overlap: int) -> list[tuple[int, int]]:
@@ -90,7 +97,9 @@ def working_size(width: int, height: int, area_px: int) -> tuple[int, int]:
     return columns, rows
 
 
-def reduced(picture: np.ndarray, hole_mask: np.ndarray, size: tuple[int, int], hole_value: float) -> tuple[np.ndarray, np.ndarray]:
+def reduced(
+    picture: np.ndarray, hole_mask: np.ndarray, size: tuple[int, int], hole_value: float
+) -> tuple[np.ndarray, np.ndarray]:
     """A frame as a model sees it.
 
     Args:
@@ -112,8 +121,8 @@ def reduced(picture: np.ndarray, hole_mask: np.ndarray, size: tuple[int, int], h
 class ColourFit:
     """How a generated picture's colour becomes the render's: gain * x + bias + residual.
 
-    gain, bias: [3]. residual: [rows, columns, 3] low frequencies on a coarse grid spanning the picture. weight: share of
-    the picture that could judge; 0 = nothing could, and the fit changes nothing.
+    gain, bias: [3]. residual: [rows, columns, 3] low frequencies on a coarse grid spanning the picture. weight:
+    share of the picture that could judge; 0 = nothing could, and the fit changes nothing.
     """
 
     gain: np.ndarray
@@ -151,14 +160,19 @@ def fit_colour(generated: np.ndarray, rendered: np.ndarray, hole_mask: np.ndarra
 
 
 def mean_fit(fits: Sequence[tuple[int, ColourFit]]) -> ColourFit:
-    """The fit of a frame from its own and its neighbours' fits, given as (frames away, fit): so that colour does not flicker."""
+    """The fit of a frame from its own and its neighbours' fits, given as (frames away, fit):
+
+    so that colour does not flicker.
+    """
     weights = [fit.weight * math.exp(-0.5 * (away / _FIT_SIGMA_FRAMES) ** 2) for away, fit in fits]
     total = sum(weights)
     if total <= 0:
         return fits[0][1]
     shares = [weight / total for weight in weights]
-    gain, bias, residual = (sum(share * getattr(fit, name) for share, (_, fit) in zip(shares, fits, strict=True))
-                            for name in ("gain", "bias", "residual"))
+    gain, bias, residual = (
+        sum(share * getattr(fit, name) for share, (_, fit) in zip(shares, fits, strict=True))
+        for name in ("gain", "bias", "residual")
+    )
     return ColourFit(gain, bias, residual.astype(np.float32), total)
 
 
@@ -210,7 +224,9 @@ def fill_holes(rendered: Rendered, generated: np.ndarray) -> Frame:
     picture[box] += amount * (enlarged(generated, width, height, box) - picture[box])
     new = frame.with_rgb(picture)
     is_new = share > 0
-    planes = tuple(np.where(_on_plane(is_new, old.shape), fresh, old) for old, fresh in zip(frame.planes, new.planes, strict=True))
+    planes = tuple(
+        np.where(_on_plane(is_new, old.shape), fresh, old) for old, fresh in zip(frame.planes, new.planes, strict=True)
+    )
     return Frame(frame.frame_index, planes, frame.layout, frame.colour)
 
 
@@ -222,7 +238,10 @@ def replace_frame(rendered: Rendered, generated: np.ndarray) -> Frame:
 
 
 def enlarged(picture: np.ndarray, width: int, height: int, box: tuple[slice, slice]) -> np.ndarray:
-    """[rows, columns, 3] float32: the part `box` of `picture` resampled to width x height: Lanczos up, area mean down."""
+    """[rows, columns, 3] float32: the part `box` of `picture` resampled to width x height:
+
+    Lanczos up, area mean down.
+    """
     rows, columns = picture.shape[:2]
     rows_box, columns_box = box
     if width < columns or height < rows:
@@ -231,8 +250,13 @@ def enlarged(picture: np.ndarray, width: int, height: int, box: tuple[slice, sli
         return picture[box]
     x = (np.arange(columns_box.start, columns_box.stop, dtype=np.float32) + 0.5) * np.float32(columns / width) - 0.5
     y = (np.arange(rows_box.start, rows_box.stop, dtype=np.float32) + 0.5) * np.float32(rows / height) - 0.5
-    up = cv2.remap(picture, np.tile(x, (len(y), 1)), np.tile(y[:, None], (1, len(x))), cv2.INTER_LANCZOS4,
-                   borderMode=cv2.BORDER_REPLICATE)
+    up = cv2.remap(
+        picture,
+        np.tile(x, (len(y), 1)),
+        np.tile(y[:, None], (1, len(x))),
+        cv2.INTER_LANCZOS4,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
     return np.clip(up, 0.0, 1.0)
 
 
@@ -242,8 +266,8 @@ def _on_plane(is_new: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         return is_new
     steps = [-(-full // small) for full, small in zip(is_new.shape, shape, strict=True)]
     padded = np.zeros((shape[0] * steps[0], shape[1] * steps[1]), bool)
-    padded[:is_new.shape[0], :is_new.shape[1]] = is_new
-    return padded.reshape(shape[0], steps[0], shape[1], steps[1]).any(axis=(1, 3))
+    padded[: is_new.shape[0], : is_new.shape[1]] = is_new
+    return np.asarray(padded.reshape(shape[0], steps[0], shape[1], steps[1]).any(axis=(1, 3)))
 
 
 def _resized(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
