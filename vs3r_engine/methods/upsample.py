@@ -70,11 +70,14 @@ def _resized(values: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _bend(nearness: Tensor) -> Tensor:
-    """How far each sample is from the line through its neighbours, across or down, whichever is more: 0 on planes."""
+    """How far each sample is from the lines through opposite neighbours, at most: 0 on planes."""
+    rows, columns = nearness.shape
     padded = F.pad(nearness[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
-    across = (padded[1:-1, :-2] + padded[1:-1, 2:] - 2 * nearness).abs()
-    down = (padded[:-2, 1:-1] + padded[2:, 1:-1] - 2 * nearness).abs()
-    return torch.maximum(across, down)
+    bend = torch.zeros_like(nearness)
+    for dx, dy in ((1, 0), (0, 1), (1, 1), (1, -1)):
+        one, other = (padded[1 + s * dy:1 + s * dy + rows, 1 + s * dx:1 + s * dx + columns] for s in (-1, 1))
+        bend = torch.maximum(bend, (one + other - 2 * nearness).abs())
+    return bend
 
 
 def _grown(mask: Tensor) -> Tensor:
