@@ -69,7 +69,7 @@ class SplatRenderer:
             hole_mask &= ~found
             for i, plane in enumerate(planes):
                 source = resampled(view.frame.planes[i], plane_indices(at, frame.layout, i, plane.shape), frame.layout)
-                np.copyto(plane, source, where=_at_plane(found, plane.shape))
+                np.copyto(plane, source, where=at_plane(found, plane.shape))
         return Rendered(replace(frame, planes=planes), hole_mask, target, current_mask)
 
     def _positions(self, target: Target, view: View, static_only: bool) -> np.ndarray:
@@ -85,9 +85,12 @@ class SplatRenderer:
         frame = current.frame
         width = min(frame.width, PUBLISHED_WIDTH_PX)
         height = max(1, round(frame.height * width / frame.width))
-        pixels, z, colours = point_set(target, current, neighbours, (width, height), self._device)
-        picture, covered = composite(pixels, z, colours, (height, width), RADIUS_NDC * min(width, height) / 2, POINTS_PER_PIXEL)
+        points = point_set(target, current, neighbours, (width, height), self._device)
+        picture, covered = self._composited(*points, (height, width), RADIUS_NDC * min(width, height) / 2)
         return as_rendered(frame, target, picture, covered)
+
+    def _composited(self, pixels: Tensor, distance: Tensor, colours: Tensor, size: tuple[int, int], radius_px: float) -> tuple[Tensor, Tensor]:
+        return composite(pixels, distance, colours, size, radius_px, POINTS_PER_PIXEL)
 
     def _depth(self, view: View) -> Tensor:
         """[h, w] z-depth at the frame's size, NaN where unknown; kept while the view is in use."""
@@ -258,7 +261,7 @@ def _scaled(residual_px: np.ndarray | None, camera: Camera, size: tuple[int, int
     return None if residual_px is None else residual_px * np.float32([size[0] / camera.width, size[1] / camera.height])
 
 
-def _at_plane(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def at_plane(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """A luma-sized mask at a plane's samples: a chroma sample goes with the luma sample it is sited on."""
     return mask[::-(-mask.shape[0] // shape[0]), ::-(-mask.shape[1] // shape[1])]
 
