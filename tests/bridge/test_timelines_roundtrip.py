@@ -5,6 +5,7 @@ import opentimelineio as otio
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from opentimelineio.opentime import RationalTime, TimeRange
 
 from host_bridge.timelines.apply import reverted, with_results
 from host_bridge.timelines.media_search import MediaSearch
@@ -136,6 +137,20 @@ def test_a_failed_clip_stays_on_its_original_media(world, tmp_path_factory, data
     for each in work.clips:
         if each.job.job_id == failing:
             assert text(at(half, each.place.steps)) == text(at(edit, each.place.steps))
+
+
+def test_a_clip_without_a_source_range_keeps_its_length_though_its_media_is_spelled_in_another_rate(tmp_path):
+    engine = TimelineEngine()
+    path = engine.add(str(tmp_path / "fifty.mov"), 999, exact_rate(50.0))
+    stated = TimeRange(RationalTime(0, 25), RationalTime(499.5, 25))
+    edit = otio.schema.Timeline()
+    edit.tracks.append(otio.schema.Track(children=[otio.schema.Clip(media_reference=otio.schema.ExternalReference(path, stated))]))
+    work = planned((engine, []), edit, tmp_path, handles=5)
+    stabilized = with_results(edit, work, outcome_of(run(work, engine)).results, str(tmp_path))
+    (clip,) = stabilized.find_clips()
+    assert clip.active_media_reference_key == KEY and clip.media_reference.available_range == stated
+    assert clip.media_reference.available_range.duration.rate == 25 and stabilized.duration() == edit.duration()
+    assert str(work.jobs[0].render_range) == "0..999"
 
 
 def test_walk_numbers_the_clips_of_video_tracks_only():

@@ -58,8 +58,8 @@ def clips(draw, media):
     clip.enabled = draw(st.booleans())
     if kind == "media" and draw(st.booleans()):
         references = clip.media_references()
-        references["proxy"] = otio.schema.ExternalReference(target_url="/nowhere/proxy.mov")
-        clip.set_media_references(references, "DEFAULT_MEDIA")
+        references["proxy"] = otio.schema.ExternalReference(target_url=path, available_range=whole)
+        clip.set_media_references(references, draw(st.sampled_from(["DEFAULT_MEDIA", "proxy"])))
     return clip
 
 
