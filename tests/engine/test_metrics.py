@@ -165,7 +165,7 @@ def test_a_known_crop_and_a_black_border_are_measured_as_the_lost_field_of_view(
     bordered = seen(scene)
     bordered[:, :64] = bordered[:, -64:] = 0
     bordered[:24] = bordered[-24:] = 0
-    empty = blank(bordered, gray(seen(scene)))
+    empty = blank(bordered, gray(seen(scene)), np.eye(3))
     assert empty.mean() == pytest.approx(1 - 0.8 * 0.8, abs=0.01)
     assert metrics.cropping([1.0], [float(empty.mean())]) == pytest.approx(0.8, abs=0.01)
     assert metrics.cropping_published([np.eye(3)]) == 1.0, "the published definition does not see the border"
@@ -174,8 +174,16 @@ def test_a_known_crop_and_a_black_border_are_measured_as_the_lost_field_of_view(
 def test_a_dark_scene_is_not_taken_for_a_border():
     picture = seen(texture(margin=60))
     picture[:, :100] = 3
-    assert not blank(picture, gray(picture)).any()
-    assert blank(picture, np.full((HEIGHT, WIDTH), 255, np.uint8)).mean() == pytest.approx(100 / WIDTH, abs=0.01)
+    assert not blank(picture, gray(picture), np.eye(3)).any()
+    assert blank(picture, np.full((HEIGHT, WIDTH), 255, np.uint8), np.eye(3)).mean() == pytest.approx(
+        100 / WIDTH, abs=0.01
+    )
+    assert blank(picture).mean() == pytest.approx(100 / WIDTH, abs=0.01)
+    shifted = np.array([[1.0, 0, 100], [0, 1, 0], [0, 0, 1]])
+    original = np.full((HEIGHT, WIDTH), 10, np.uint8)
+    assert not blank(picture, original, shifted).any(), "dark picture that was continued past its edge"
+    picture[:, :100] = 0
+    assert blank(picture, original, shifted).mean() == pytest.approx(100 / WIDTH, abs=0.01), "an even border"
 
 
 # --- epipolar -------------------------------------------------------------------------------------------------------

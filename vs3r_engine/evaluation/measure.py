@@ -280,8 +280,7 @@ class _Result:
         assert self._now is not None
         height, width = self._now.luma.shape
         H = self._H
-        expected = None if H is None else laid_on(original.luma, H, width, height, cv2.INTER_LINEAR, outside=255)
-        self._empty = empty = blank(self._now.small, expected)
+        self._empty = empty = blank(self._now.small, original.luma, H)
         self._registration.append(None if H is None else [round(float(v), 9) for v in (H / H[2, 2]).ravel()])
         self._blank.append(float(empty.mean()))
         if H is None:
@@ -383,7 +382,7 @@ def _differences(
 ) -> dict[str, float]:
     height, width = next(iter(shown.values())).shape[:2]
     kept = [
-        laid_on((~blank(shown[n], None)).astype(np.uint8), np.linalg.inv(H[n]), width, height, cv2.INTER_NEAREST)
+        laid_on((~blank(shown[n])).astype(np.uint8), np.linalg.inv(H[n]), width, height, cv2.INTER_NEAREST)
         for n in shown
     ]
     common = np.minimum.reduce(kept)

@@ -119,11 +119,12 @@ def motion(luma: np.ndarray, next_luma: np.ndarray) -> np.ndarray | None:
     return np.hstack([linear, (solution[2:] - linear @ middle)[:, None]])
 
 
-def blank(picture: np.ndarray, expected_luma: np.ndarray | None) -> np.ndarray:
+def blank(picture: np.ndarray, original_luma: np.ndarray | None = None, H: np.ndarray | None = None) -> np.ndarray:
     """[h, w] bool: black that reaches in from the picture's edge where something should be.
 
-    expected_luma: the original lying on this picture, 255 outside it; black where the original is black too is picture,
-    not border. None = unknown, then every black border counts.
+    original_luma lies under the picture by H (picture_from_original). Where the original is dark too, black is picture,
+    not border; past its edge its last pixels are taken to go on, unless the black is as even as only a border is.
+    Without an original every black border counts.
     """
     dark = (picture.max(axis=2) <= _BLANK_LEVEL).astype(np.uint8)
     if not dark.any():
@@ -131,23 +132,25 @@ def blank(picture: np.ndarray, expected_luma: np.ndarray | None) -> np.ndarray:
     ringed = cv2.copyMakeBorder(dark, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1)
     _, labels = cv2.connectedComponents(ringed, connectivity=4)
     border = (labels == labels[0, 0])[1:-1, 1:-1].astype(np.uint8)
-    border = cv2.morphologyEx(
-        cv2.copyMakeBorder(border, 2, 2, 2, 2, cv2.BORDER_REPLICATE), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)
-    )
-    border = border[2:-2, 2:-2] > 0
-    return border if expected_luma is None else border & (expected_luma > _SHADOW_LEVEL)
+    border = cv2.copyMakeBorder(border, 2, 2, 2, 2, cv2.BORDER_REPLICATE)
+    border = cv2.morphologyEx(border, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))[2:-2, 2:-2] > 0
+    if original_luma is None or H is None:
+        return border
+    height, width = dark.shape
+    expected = laid_on(original_luma, H, width, height, cv2.INTER_LINEAR, edge=cv2.BORDER_REPLICATE)
+    outside = laid_on(np.ones_like(original_luma), H, width, height, cv2.INTER_NEAREST) == 0
+    return border & ((expected > _SHADOW_LEVEL) | (outside & (picture.max(axis=2) <= 2)))
 
 
 def laid_on(
-    picture: np.ndarray, target_from_source: np.ndarray, width: int, height: int, how: int, outside: int = 0
+    picture: np.ndarray,
+    target_from_source: np.ndarray,
+    width: int,
+    height: int,
+    how: int,
+    edge: int = cv2.BORDER_CONSTANT,
 ) -> np.ndarray:
-    """`picture` warped by a homography between corner-origin pixels."""
+    """`picture` warped by a homography between corner-origin pixels; 0 outside it, or as `edge` says."""
     half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1.0]])
-    return cv2.warpPerspective(
-        picture,
-        np.linalg.inv(half) @ target_from_source @ half,
-        (width, height),
-        flags=how,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=(outside,) * 3,
-    )
+    between_indices = np.linalg.inv(half) @ target_from_source @ half
+    return cv2.warpPerspective(picture, between_indices, (width, height), flags=how, borderMode=edge)
