@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vs3r_engine.errors import EngineFault
-from vs3r_engine.lens import Lens, output_lens
+from vs3r_engine.lens import Lens, output_lens, rays_of_pixels
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,6 +99,16 @@ def unproject(pixels_xy: np.ndarray, K: np.ndarray, depth: np.ndarray | float) -
     x = (pixels_xy[..., 0] - K[0, 2]) / K[0, 0] - K[0, 1] * (pixels_xy[..., 1] - K[1, 2]) / (K[0, 0] * K[1, 1])
     y = (pixels_xy[..., 1] - K[1, 2]) / K[1, 1]
     return np.stack([x * depth, y * depth, np.broadcast_to(depth, x.shape)], axis=-1)
+
+
+def points_of_pixels(pixels_xy: np.ndarray, camera: Camera, depth: np.ndarray | float) -> np.ndarray:
+    """`unproject` through the camera's own lens; NaN where no ray leads to a pixel, or only one at right angles to the axis or beyond."""
+    if camera.lens is None:
+        return unproject(pixels_xy, camera.K, depth)
+    rays = rays_of_pixels(pixels_xy, camera.K, camera.lens)
+    with np.errstate(invalid="ignore"):
+        ahead = np.where(rays[..., 2:] > 0.02, rays[..., 2:], np.nan)
+    return rays / ahead * np.broadcast_to(depth, rays.shape[:-1])[..., None]
 
 
 def project(points_camera: np.ndarray, K: np.ndarray) -> np.ndarray:

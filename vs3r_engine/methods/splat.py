@@ -3,7 +3,7 @@
 shows is read backwards from the clip's own planes, once. Any device, every lens."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -104,54 +104,56 @@ class SplatRenderer:
         self._depths = {key: kept for key, kept in self._depths.items() if key in keys}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Side:
-    """One camera's picture on a device: K and residual grid as tensors."""
-
-    camera: Camera
-    K: Tensor
-    residual: Tensor | None
-
-    def rays(self, pixels: Tensor) -> Tensor:
-        """Directions of pixels of the real picture: the residual path is taken off first."""
-        return rays_of_pixels(pixels if self.residual is None else pixels - self._residual(pixels - self._residual(pixels)), self.K, self.camera.lens)
-
-    def pixels(self, points: Tensor) -> Tensor:
-        rigid = pixels_of_points(points, self.K, self.camera.lens)
-        return rigid if self.residual is None else rigid + self._residual(rigid)
-
-    def _residual(self, pixels: Tensor) -> Tensor:
-        place = pixels / pixels.new_tensor((self.camera.width, self.camera.height)) * 2 - 1
-        found = F.grid_sample(self.residual, place.reshape(1, 1, -1, 2), mode="bilinear", padding_mode="border", align_corners=True)
-        return found[0, :, 0].T.view_as(pixels)
-
-
 class Geometry:
-    """How a view and a target see each other's points, as float32 tensors on a device."""
+    """How a view and a target see each other's points, as float32 tensors on a device.
+
+    Residual paths belong to places of the picture and grow without bound in a long walk: what counts is how far the view's path is
+    from the target's at one place of the view's picture.
+    """
 
     def __init__(self, target: Target, view: View, device: str) -> None:
         target_from_source = inverse(target.camera.world_from_camera) @ view.camera.world_from_camera
         self._rotation = torch.from_numpy(target_from_source[:3, :3]).float().to(device)
         self._shift = torch.from_numpy(target_from_source[:3, 3]).float().to(device)
-        self.source = _side(view.camera, view.residual_px, device)
-        self.target = _side(target.camera, target.residual_px, device)
-        self.device = device
+        self.source, self.target, self.device = view.camera, target.camera, device
+        self._source_K, self._target_K = (torch.from_numpy(np.float32(camera.K)).to(device) for camera in (self.source, self.target))
+        change = _difference(view.residual_px, target.residual_px)
+        self._change = None if change is None else torch.from_numpy(change).to(device).permute(2, 0, 1)[None]
 
     def target_points(self, depth: Tensor) -> Tensor:
         """[h, w, 3] in the target camera's axes: the view's pixel centres at z-depth [h, w] of any size that spans the picture."""
-        rays = self.source.rays(_centres(self.source.camera, depth.shape, self.device))
-        if self.source.camera.lens is not None:
+        pixels = _centres(self.source, depth.shape, self.device)
+        if self._change is not None:
+            pixels = pixels - self._change_at(pixels)
+        rays = rays_of_pixels(pixels, self._source_K, self.source.lens)
+        if self.source.lens is not None:
             rays = rays / torch.where(rays[..., 2:] > 0.02, rays[..., 2:], torch.nan)
         return (rays * depth[..., None]) @ self._rotation.T + self._shift
 
-    def source_points(self, points: Tensor) -> Tensor:
-        """Target-camera points in the view camera's axes."""
-        return (points - self._shift) @ self._rotation
+    def target_pixels(self, target_points: Tensor) -> Tensor:
+        """[..., 2] where the target sees target-camera points."""
+        return pixels_of_points(target_points, self._target_K, self.target.lens)
+
+    def target_rays(self) -> Tensor:
+        """[h, w, 3] directions of the target's pixel centres."""
+        centres = _centres(self.target, (self.target.height, self.target.width), self.device)
+        return rays_of_pixels(centres, self._target_K, self.target.lens)
+
+    def source_pixels(self, target_points: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the view sees target-camera points [..., 3]: pixels [..., 2] and z-depth [...]."""
+        points = (target_points - self._shift) @ self._rotation
+        pixels = pixels_of_points(points, self._source_K, self.source.lens)
+        return (pixels if self._change is None else pixels + self._change_at(pixels)), points[..., 2]
+
+    def _change_at(self, pixels: Tensor) -> Tensor:
+        place = torch.nan_to_num(pixels / pixels.new_tensor((self.source.width, self.source.height)) * 2 - 1)
+        found = F.grid_sample(self._change, place.reshape(1, 1, -1, 2), mode="bilinear", padding_mode="border", align_corners=True)
+        return found[0, :, 0].T.reshape(pixels.shape)
 
     def distance(self, target_points: Tensor) -> Tensor:
         """What orders target points from near to far and scales the target's rays to them: z, or the length where the lens is not
         perspective."""
-        return target_points[..., 2] if self.target.camera.lens is None else target_points.norm(dim=-1)
+        return target_points[..., 2] if self.target.lens is None else target_points.norm(dim=-1)
 
 
 def backward_positions(geometry: Geometry, depth: Tensor, moving: Tensor | None) -> Tensor:
@@ -161,18 +163,14 @@ def backward_positions(geometry: Geometry, depth: Tensor, moving: Tensor | None)
     """
     usable = depth if moving is None else torch.where(moving, torch.nan, depth)
     points = geometry.target_points(usable)
-    camera = geometry.target.camera
-    size = (camera.height, camera.width)
-    distance = depth_buffer(geometry.target.pixels(points).flatten(0, 1), geometry.distance(points).flatten(), size)
-    seen = geometry.target.rays(_centres(camera, size, geometry.device)) * distance[..., None]
-    points = geometry.source_points(seen)
-    at = geometry.source.pixels(points)
-    width, height = geometry.source.camera.width, geometry.source.camera.height
+    size = (geometry.target.height, geometry.target.width)
+    distance = depth_buffer(geometry.target_pixels(points).flatten(0, 1), geometry.distance(points).flatten(), size)
+    at, z = geometry.source_pixels(geometry.target_rays() * distance[..., None])
+    width, height = geometry.source.width, geometry.source.height
     place = (at / at.new_tensor((width, height)) * 2 - 1)[None]
     known = torch.where(usable > 0, usable, torch.nan)
     near, far = (_around(known, largest) for largest in (False, True))
     near, far = F.grid_sample(torch.stack((near, far))[None], torch.nan_to_num(place), mode="nearest", padding_mode="border", align_corners=False)[0]
-    z = points[..., 2]
     shown = (at > 0).all(-1) & (at[..., 0] < width) & (at[..., 1] < height) & (z > near * (1 - SAME_SURFACE)) & (z < far * (1 + SAME_SURFACE))
     return torch.where(shown[..., None], at, torch.nan)
 
@@ -194,7 +192,7 @@ def point_set(target: Target, current: View, neighbours: Sequence[View], size: t
         geometry = Geometry(scaled, small, device)
         points = geometry.target_points(depth).flatten(0, 1)
         points = points[points.isfinite().all(1)]
-        pixels.append(geometry.target.pixels(points))
+        pixels.append(geometry.target_pixels(points))
         distances.append(geometry.distance(points))
         rgb = torch.from_numpy(small.frame.to_rgb()).to(device).flatten(0, 1)
         colours.append(rgb[depth.flatten().isfinite()] if len(points) != len(rgb) else rgb)
@@ -224,9 +222,12 @@ def plane_indices(at: np.ndarray, layout: PixelLayout, plane: int, shape: tuple[
     return np.ascontiguousarray(np.nan_to_num(indices, nan=-1e6), np.float32)
 
 
-def _side(camera: Camera, residual_px: np.ndarray | None, device: str) -> _Side:
-    residual = None if residual_px is None or not np.any(residual_px) else torch.from_numpy(np.float32(residual_px)).to(device).permute(2, 0, 1)[None]
-    return _Side(camera, torch.from_numpy(np.float32(camera.K)).to(device), residual)
+def _difference(view_px: np.ndarray | None, target_px: np.ndarray | None) -> np.ndarray | None:
+    """float32 view_px - target_px, None meaning zero; None where that is zero everywhere."""
+    if view_px is None and target_px is None:
+        return None
+    change = np.float32(-target_px if view_px is None else view_px if target_px is None else view_px - target_px)
+    return change if change.any() else None
 
 
 def _centres(camera: Camera, size: Sequence[int], device: str) -> Tensor:

@@ -7,8 +7,9 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from vs3r_engine.camera import Camera, inverse, project, unproject
+from vs3r_engine.camera import Camera, inverse, points_of_pixels
 from vs3r_engine.frame import Frame
+from vs3r_engine.lens import pixels_of_points
 from vs3r_engine.scene import Reconstruction
 from vs3r_engine.settings import AnalysisSettings
 
@@ -50,8 +51,8 @@ def rigid_flow(depth: np.ndarray, camera: Camera, next_camera: Camera) -> np.nda
     height, width = depth.shape
     pixels = pixel_centres(width, height)
     next_from_camera = inverse(next_camera.world_from_camera) @ camera.world_from_camera
-    points = unproject(pixels, camera.K, depth.astype(np.float64)) @ next_from_camera[:3, :3].T + next_from_camera[:3, 3]
-    return project(points, next_camera.K) - pixels
+    points = points_of_pixels(pixels, camera, depth.astype(np.float64)) @ next_from_camera[:3, :3].T + next_from_camera[:3, 3]
+    return pixels_of_points(points, next_camera.K, next_camera.lens) - pixels
 
 
 def flow_mask(optical_flow: np.ndarray, rigid: np.ndarray, threshold_px: float) -> np.ndarray:
