@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Alignment: what geometry got slightly wrong between an anchor and the frame being completed, found beside the hole and
-carried smoothly into it. Gauss-Newton on small pictures; the normal equations are pooled over ever wider windows, so that
-texture decides where there is some and its surroundings decide where there is none."""
+"""Alignment: what geometry got slightly wrong between an anchor and the frame being completed, measured beside the holes
+and carried smoothly into them. Gauss-Newton on the small pixels of a band, with the normal equations pooled over ever
+wider windows: texture decides where there is some, and its surroundings decide where there is none."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from vs3r_engine.methods.temporal.anchors import Anchor
-from vs3r_engine.methods.temporal.cells import SMALL_PER_CELL, Cells
+from vs3r_engine.methods.temporal.cells import SMALL_PER_CELL, Cells, smoothed
 from vs3r_engine.methods.warp import remapped
 
-POOLS = ((3, 1.0), (9, 0.05), (25, 0.005))
-"""Windows in cells that evidence is pooled over, each on top of the one before, and what each counts."""
+POOLED_AROUND = (1.0, 0.05, 0.002)
+"""What evidence counts from next to a cell (within 2), from its wider surroundings (within 7) and from everywhere."""
 CAMERA_NOISE = 0.02
 """Mean squared gradient, in 8-bit levels per small pixel, that says nothing: geometry is trusted instead."""
 LEAST_ROBUST_LEVELS = 2.0
-ITERATIONS = 4
+ITERATIONS = 3
 COARSE_ITERATIONS = 2
 MAX_SHIFT_SMALL_PX = 8.0
 EXPOSURE_PEDESTAL = 24.0
@@ -27,142 +28,192 @@ MAX_GAIN = 1.4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Template:
-    """The frame being completed, small.
+    """The frame being completed, at the n small pixels of a band beside its holes where it can be compared with others.
 
-    picture: [h, w, planes]. weight: [h, w], where it can be compared with others: covered by itself, not moving, near a
-    hole. gradients, smooth_gradients: (x, y) of its first plane, per small pixel, as it is and blurred.
+    index: [n] into the flattened small picture, grouped by cell; n is a multiple of 64, filled up with pixels of no
+    weight. occupied: [m] cells they lie in, flattened, and starts [m], where each one's pixels begin. at_cells:
+    [n / 64, 64, 2] float32 the same places as cell indices. weight: [n]. picture: [planes, n]. detail, smooth: [3, n]
+    luma and its two gradients per small pixel, as it is and blurred.
     """
 
-    picture: np.ndarray
+    index: np.ndarray
+    occupied: np.ndarray
+    starts: np.ndarray
+    at_cells: np.ndarray
     weight: np.ndarray
-    gradients: tuple[np.ndarray, np.ndarray]
-    smooth_gradients: tuple[np.ndarray, np.ndarray]
+    picture: np.ndarray
+    detail: np.ndarray
+    smooth: np.ndarray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Aligned:
-    """An anchor brought onto a template; arrays over cells [rows, columns] that span the picture, or small pixels [h, w].
+    """How anchors are brought onto a template, per anchor and over cells [anchors, rows, columns] that span the picture.
 
-    shift_small_px: [rows, columns, 2] to add to where geometry expects a pixel in the anchor.
-    gain, bias: [rows, columns, planes], such that the anchor * gain + bias matches the template, in 8-bit levels.
-    mismatch: [rows, columns] what still differs, in 8-bit levels.
-    picture: [h, w, planes], the anchor shifted and matched. covered: [h, w] bool, where it shows the template's pixels.
+    shift_small_px: [..., 2] to add to where geometry expects a pixel in the anchor. gain, bias: [..., planes], such that
+    anchor * gain + bias matches the template, in 8-bit levels. mismatch: what then still differs, in 8-bit levels.
     """
 
     shift_small_px: np.ndarray
     gain: np.ndarray
     bias: np.ndarray
     mismatch: np.ndarray
-    picture: np.ndarray
-    covered: np.ndarray
 
 
-def template_of(picture: np.ndarray, holes: np.ndarray, still: np.ndarray | None, band_small_px: int) -> Template:
-    """holes: [h, w] share of each small pixel that is missing; still: [h, w] in [0, 1], 0 on what moves, or None."""
+def template_of(
+    picture: np.ndarray, holes: np.ndarray, still: np.ndarray | None, band_small_px: int, cells: Cells
+) -> Template | None:
+    """None where there is nothing to compare with.
+
+    picture: [h, w, planes]. holes: [h, w] share of each small pixel that is missing. still: [h, w] in [0, 1], 0 on what moves, or None.
+    """
     size = 2 * band_small_px + 1
     near = cv2.blur((holes > 0).astype(np.float32), (size, size), borderType=cv2.BORDER_CONSTANT)
-    weight = cv2.erode((holes == 0).astype(np.float32), np.ones((3, 3), np.uint8)) * np.minimum(near * size, 1.0)
+    whole = cv2.erode((holes == 0).view(np.uint8), np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    weight = whole * np.minimum(near * np.float32(size), 1)
+    weight[cells.height // cells.small_px:] = 0
+    weight[:, cells.width // cells.small_px:] = 0
     if still is not None:
         weight *= still
     luma = np.ascontiguousarray(picture[..., 0])
-    return Template(picture, weight, _gradients(luma), _gradients(cv2.GaussianBlur(luma, (0, 0), 2.0)))
+    soft = smoothed(luma)
+    height, width = luma.shape
+    y, x = np.divmod(np.flatnonzero(weight > 0.02), width)
+    if not len(y):
+        return None
+    cell = y // SMALL_PER_CELL * cells.columns + x // SMALL_PER_CELL
+    order = np.argsort(cell, kind="stable")
+    count = len(order)
+    order = np.concatenate([order, np.full(-count % 64, order[-1])])
+    y, x, cell = y[order], x[order], cell[order]
+    index = y * width + x
+    starts = np.flatnonzero(np.diff(cell, prepend=-1))
+    at_cells = ((np.stack([x, y], -1) + 0.5) / SMALL_PER_CELL - 0.5).astype(np.float32)
+    weight = weight.ravel()[index]
+    weight[count:] = 0
+    pixels = np.ascontiguousarray(picture.reshape(-1, picture.shape[2])[index].T)
+    return Template(index, cell[starts], starts, at_cells.reshape(-1, 64, 2), weight, pixels,
+                    _with_gradients(luma, index), _with_gradients(soft, index))
 
 
 def aligned(
-    template: Template, anchor: Anchor, positions: np.ndarray, cells: Cells, is_chroma: tuple[bool, ...]
+    template: Template, anchors: Sequence[Anchor], positions: Sequence[np.ndarray], cells: Cells, is_chroma: tuple[bool, ...]
 ) -> Aligned:
-    """The anchor on the template.
+    """Every anchor on the template, each for itself.
 
-    positions: [h, w, 2] float32 indices into the anchor's small picture, where geometry expects each of the template's.
+    positions: per anchor [h, w, 2] float32 indices into its small picture, where geometry expects the template's pixels.
     is_chroma: per plane, whether it is matched by an offset (chroma) or by a ratio (brightness).
     """
-    height, width = template.weight.shape
-    shift = np.zeros((height // SMALL_PER_CELL, width // SMALL_PER_CELL, 2), np.float32)
-    luma, anchor_luma = template.picture[..., 0], np.ascontiguousarray(anchor.small[..., 0])
+    shape, count = (cells.rows, cells.columns), len(anchors)
+    expected = np.stack([at.reshape(-1, 2)[template.index] for at in positions])
+    weight = template.weight * _inside(expected, cells)
+    for i, anchor in enumerate(anchors):
+        if anchor.still is not None:
+            weight[i] *= _read(anchor.still, expected[i])
+    shift, gain = np.zeros((count, *shape, 2), np.float32), np.ones((count, *shape), np.float32)
+    terms = np.empty((8, *weight.shape), np.float32)
     for iteration in range(ITERATIONS):
-        at = positions + _at_pixels(shift) if iteration else positions
-        seen = remapped(anchor_luma, at, cv2.INTER_LINEAR)
-        weight = _comparable(template, anchor, at, cells)
-        gain, bias = (_at_pixels(m) for m in _match(luma, seen, weight, is_chroma=False))
-        difference = luma - seen * gain - bias
         is_coarse = iteration < COARSE_ITERATIONS
-        gradients = template.smooth_gradients if is_coarse else template.gradients
-        weight = weight * _robust(difference, weight)
-        if is_coarse:
-            difference = cv2.GaussianBlur(difference, (0, 0), 2.0)
-        shift = _solved(gradients, difference, weight, shift)
-    at = positions + _at_pixels(shift)
-    seen = remapped(anchor.small, at, cv2.INTER_LINEAR)
-    weight = _comparable(template, anchor, at, cells)
-    weight = weight * _robust(luma - seen[..., 0], weight)
-    planes = [_match(template.picture[..., i], seen[..., i], weight, chroma) for i, chroma in enumerate(is_chroma)]
-    gain, bias = (np.dstack(maps) for maps in zip(*planes, strict=True))
-    matched = seen * _at_pixels(gain).reshape(seen.shape) + _at_pixels(bias).reshape(seen.shape)
-    known = _pooled(weight)
-    mismatch = _pooled(np.abs(luma - matched[..., 0]) * weight) / (known + 1e-6)
-    return Aligned(shift, gain, bias, mismatch, matched, _inside(at, cells))
+        luma, gradient_x, gradient_y = template.smooth if is_coarse else template.detail
+        shift_here = np.stack([_read(s, template.at_cells) for s in shift]) if iteration else np.zeros_like(expected)
+        at = expected + shift_here
+        seen = np.stack([_read(a.smooth if is_coarse else a.luma, p) for a, p in zip(anchors, at, strict=True)])
+        if iteration == 0:
+            gain = _ratio(*_pooled(template, np.stack([luma * weight, seen * weight, weight]), shape))
+        gain_here = np.stack([_read(g, template.at_cells) for g in gain])
+        difference = luma + EXPOSURE_PEDESTAL - (seen + EXPOSURE_PEDESTAL) * gain_here
+        trusted = np.multiply(weight, _robust(difference, weight), out=terms[7])
+        # What would be left to explain were the shift taken back: pooling then acts on the whole shift, not on its last
+        # step.
+        left = difference + gradient_x * shift_here[..., 0] + gradient_y * shift_here[..., 1]
+        x, y = gradient_x * trusted, gradient_y * trusted
+        products = ((x, gradient_x), (x, gradient_y), (y, gradient_y), (x, left), (y, left), (luma, trusted), (seen, trusted))
+        for row, (a, b) in enumerate(products):
+            np.multiply(a, b, out=terms[row])
+        *equations, wanted, found, known = _pooled(template, terms, shape)
+        shift, gain = _solved(*equations), _ratio(wanted, found, known)
+    at = expected + np.stack([_read(s, template.at_cells) for s in shift])
+    return _matched(template, anchors, at, weight, shift, is_chroma)
 
 
-def _gradients(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return cv2.Scharr(image, cv2.CV_32F, 1, 0, scale=1 / 32), cv2.Scharr(image, cv2.CV_32F, 0, 1, scale=1 / 32)
+def _matched(
+    template: Template, anchors: Sequence[Anchor], at: np.ndarray, weight: np.ndarray, shift: np.ndarray,
+    is_chroma: tuple[bool, ...]
+) -> Aligned:
+    """Every plane's exposure with the shift found, and what differs even so."""
+    shape, planes = shift.shape[1:3], len(is_chroma)
+    seen = np.stack([_read(a.small, p).reshape(-1, planes).T for a, p in zip(anchors, at, strict=True)], 1)
+    picture = template.picture[:, None]
+    trusted = weight * _robust(picture[0] - seen[0], weight)
+    pooled = _pooled(template, np.concatenate([trusted[None], picture * trusted, seen * trusted]), shape)
+    known, wanted, found = pooled[0], pooled[1:1 + planes], pooled[1 + planes:]
+    gain, bias = np.ones((*shift.shape[:3], planes), np.float32), np.empty((*shift.shape[:3], planes), np.float32)
+    for i, offset_only in enumerate(is_chroma):
+        if offset_only:
+            bias[..., i] = (wanted[i] - found[i]) / (known + 1e-9)
+        else:
+            gain[..., i] = _ratio(wanted[i], found[i], known)
+            bias[..., i] = EXPOSURE_PEDESTAL * (gain[..., i] - 1)
+    gain_here = np.stack([_read(g, template.at_cells) for g in np.ascontiguousarray(gain[..., 0])])
+    matched = (seen[0] + EXPOSURE_PEDESTAL) * gain_here - EXPOSURE_PEDESTAL
+    differs, known = _pooled(template, np.stack([np.abs(picture[0] - matched) * weight, weight]), shape)
+    return Aligned(shift, gain, bias, differs / (known + 1e-9))
+
+
+def unaligned(cells: Cells, anchor_count: int, plane_count: int) -> Aligned:
+    """What is known of anchors where there is nothing to compare them with: geometry is right and light the same."""
+    shape = anchor_count, cells.rows, cells.columns
+    return Aligned(np.zeros((*shape, 2), np.float32), np.ones((*shape, plane_count), np.float32),
+                   np.zeros((*shape, plane_count), np.float32), np.zeros(shape, np.float32))
+
+
+def _read(image: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """[n, ...]: an image at indices [..., 2], n of them in rows of 64 (cv2.remap takes no side beyond 32767)."""
+    return remapped(image, at.reshape(-1, 64, 2), cv2.INTER_LINEAR).reshape(-1, *image.shape[2:])
+
+
+def _with_gradients(image: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """[3, n]: an image and its gradients in x and y, at flat indices."""
+    gradients = (cv2.Scharr(image, cv2.CV_32F, 1, 0, scale=1 / 32), cv2.Scharr(image, cv2.CV_32F, 0, 1, scale=1 / 32))
+    return np.stack([channel.ravel()[index] for channel in (image, *gradients)])
 
 
 def _inside(at: np.ndarray, cells: Cells) -> np.ndarray:
-    """[h, w] bool: whether small-picture indices lie in the anchor's picture."""
-    limit = cells.width / cells.small_px - 1, cells.height / cells.small_px - 1
-    return cv2.inRange(at, (0.0, 0.0), limit) > 0
-
-
-def _comparable(template: Template, anchor: Anchor, at: np.ndarray, cells: Cells) -> np.ndarray:
-    """[h, w] float32: the template's weight where the anchor shows the same still scene."""
-    weight = template.weight * _inside(at, cells)
-    return weight if anchor.still is None else weight * remapped(anchor.still, at, cv2.INTER_LINEAR)
+    """[..., n] bool: whether small-picture indices [..., n, 2] lie in the anchor's picture."""
+    x, y = at[..., 0], at[..., 1]
+    return (x >= 0) & (y >= 0) & (x <= cells.width / cells.small_px - 1) & (y <= cells.height / cells.small_px - 1)
 
 
 def _robust(difference: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """[h, w]: near 1 where pictures agree as well as most do, falling with the square of the disagreement."""
-    typical = float((np.abs(difference) * weight).sum() / (weight.sum() + 1e-6))
-    return 1.0 / (1.0 + np.square(difference * (1.0 / max(2.0 * typical, LEAST_ROBUST_LEVELS))))
+    """[anchors, n]: near 1 where pictures agree as well as most do, falling with the square of the disagreement."""
+    typical = (np.abs(difference) * weight).sum(axis=-1, keepdims=True) / (weight.sum(axis=-1, keepdims=True) + 1e-6)
+    return 1 / (1 + np.square(difference / np.maximum(2 * typical, LEAST_ROBUST_LEVELS)))
 
 
-def _at_pixels(cells: np.ndarray) -> np.ndarray:
-    rows, columns = cells.shape[:2]
-    return cv2.resize(cells, (columns * SMALL_PER_CELL, rows * SMALL_PER_CELL), interpolation=cv2.INTER_LINEAR)
+def _pooled(template: Template, values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """[k, anchors, rows, columns]: sums of values [k, anchors, n] at the template's pixels over windows around every
+    cell."""
+    flat = values.reshape(-1, values.shape[-1])
+    sums = np.zeros((shape[0] * shape[1], len(flat)), np.float32)
+    sums[template.occupied] = np.add.reduceat(flat, template.starts, axis=1).T
+    local = cv2.blur(sums.reshape(*shape, -1), (3, 3), borderType=cv2.BORDER_CONSTANT)
+    local = cv2.blur(local, (3, 3), borderType=cv2.BORDER_CONSTANT)
+    wide = cv2.blur(local, (11, 11), borderType=cv2.BORDER_CONSTANT)
+    near, around, everywhere = POOLED_AROUND
+    total = (near * local + around * wide).reshape(len(sums), -1) + everywhere * sums.mean(axis=0)
+    return np.ascontiguousarray(total.T).reshape(*values.shape[:-1], *shape)
 
 
-def _pooled(values: np.ndarray) -> np.ndarray:
-    """[rows, columns] per cell: the mean of values [h, w] over the windows of POOLS, weighed as they count."""
-    height, width = values.shape
-    cells = cv2.resize(values, (width // SMALL_PER_CELL, height // SMALL_PER_CELL), interpolation=cv2.INTER_AREA)
-    total = np.zeros_like(cells)
-    for size, share in POOLS:
-        cells = cv2.blur(cv2.blur(cells, (size, size), borderType=cv2.BORDER_CONSTANT), (size, size),
-                         borderType=cv2.BORDER_CONSTANT)
-        total += np.float32(share) * cells
-    return total
-
-
-def _solved(gradients: tuple[np.ndarray, np.ndarray], difference: np.ndarray, weight: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """The shift per cell that explains the difference best, given the one it was measured at."""
-    weighted_x, weighted_y = gradients[0] * weight, gradients[1] * weight
-    xx, xy, yy = _pooled(weighted_x * gradients[0]), _pooled(weighted_x * gradients[1]), _pooled(weighted_y * gradients[1])
-    current = _at_pixels(shift)
-    # What would be left to explain were the shift taken back: pooling then acts on the whole shift, not on its last step.
-    whole = difference + gradients[0] * current[..., 0] + gradients[1] * current[..., 1]
-    x, y = _pooled(weighted_x * whole), _pooled(weighted_y * whole)
-    xx += CAMERA_NOISE
-    yy += CAMERA_NOISE
-    scale = 1.0 / (xx * yy - xy * xy)
-    solved = np.dstack([(yy * x - xy * y) * scale, (xx * y - xy * x) * scale])
+def _solved(xx: np.ndarray, xy: np.ndarray, yy: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """[..., 2]: the shift per cell that explains the pooled differences best."""
+    xx, yy = xx + CAMERA_NOISE, yy + CAMERA_NOISE
+    scale = 1 / (xx * yy - xy * xy)
+    solved = np.stack([(yy * x - xy * y) * scale, (xx * y - xy * x) * scale], -1)
     return np.clip(solved, -MAX_SHIFT_SMALL_PX, MAX_SHIFT_SMALL_PX)
 
 
-def _match(wanted: np.ndarray, seen: np.ndarray, weight: np.ndarray, is_chroma: bool) -> tuple[np.ndarray, np.ndarray]:
-    """(gain, bias) [rows, columns] per cell that bring the pooled mean of `seen` to that of `wanted`."""
-    known = _pooled(weight)
-    floor = 1e-6
-    if is_chroma:
-        return np.ones_like(known), _pooled((wanted - seen) * weight) / (known + floor)
-    mean_wanted, mean_seen = _pooled(wanted * weight) / (known + floor), _pooled(seen * weight) / (known + floor)
-    gain = np.clip((mean_wanted + EXPOSURE_PEDESTAL) / (mean_seen + EXPOSURE_PEDESTAL), 1 / MAX_GAIN, MAX_GAIN)
-    return gain, EXPOSURE_PEDESTAL * (gain - 1.0)
+def _ratio(wanted: np.ndarray, found: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """The factor per cell that brings pooled brightness `found` to `wanted`, both sums of `known` weight."""
+    tiny = 1e-6
+    ratio = (wanted + EXPOSURE_PEDESTAL * (known + tiny)) / (found + EXPOSURE_PEDESTAL * (known + tiny))
+    return np.clip(ratio, 1 / MAX_GAIN, MAX_GAIN).astype(np.float32)

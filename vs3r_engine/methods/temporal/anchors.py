@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vs3r_engine.camera import inverse
-from vs3r_engine.methods.temporal.cells import Cells
+from vs3r_engine.methods.temporal.cells import Cells, smoothed
 from vs3r_engine.scene import Target, View
 from vs3r_engine.stages.complete import Views
 from vs3r_engine.stages.render import inverse_depth
@@ -18,12 +18,14 @@ from vs3r_engine.stages.render import inverse_depth
 class Anchor:
     """A source frame and what is asked of it again and again.
 
-    small: [h, w, planes] its small picture. still: [h, w] small, 0 on and close to what moves by itself, or None where
+    small: [h, w, planes] its small picture; luma: [h, w] the first plane of it, smooth: that blurred. still: [h, w] small, 0 on and close to what moves by itself, or None where
     nothing does. nearness: median 1 / depth.
     """
 
     view: View
     small: np.ndarray
+    luma: np.ndarray
+    smooth: np.ndarray
     still: np.ndarray | None
     nearness: float
 
@@ -64,15 +66,20 @@ class Anchors:
     def _anchor(self, index: int, cells: Cells) -> Anchor | None:
         if index not in self._held:
             view = self._views.view(index)
-            self._held[index] = None if view is None else Anchor(
-                view, cells.small_picture(view.frame), cells.still(view.dynamic_mask), float(np.median(inverse_depth(view.depth))))
+            self._held[index] = None if view is None else _made(view, cells)
         return self._held[index]
 
 
+def _made(view: View, cells: Cells) -> Anchor:
+    small = cells.small_picture(view.frame)
+    luma = np.ascontiguousarray(small[..., 0])
+    return Anchor(view, small, luma, smoothed(luma), cells.still(view.dynamic_mask), float(np.median(inverse_depth(view.depth))))
+
+
 def prior_weight(distance_frames: np.ndarray, step_frames: int, reach_frames: int) -> np.ndarray:
-    """How much an anchor counts for its distance in time alone: falls by half per step, to nothing at the reach's end."""
+    """What an anchor counts for its distance in time alone: a quarter for every step, nothing at the reach's end."""
     distance = np.abs(distance_frames)
-    return np.exp2(-distance / step_frames) * np.clip((reach_frames + 1 - distance) / step_frames, 0, 1)
+    return np.exp2(-2 * distance / step_frames) * np.clip((reach_frames + 1 - distance) / step_frames, 0, 1)
 
 
 def rough_positions(target: Target, anchors: Sequence[Anchor], pixels: np.ndarray) -> np.ndarray:

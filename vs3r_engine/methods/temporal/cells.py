@@ -60,6 +60,10 @@ class Cells:
             plane = cv2.copyMakeBorder(plane, 0, missing[0], 0, missing[1], cv2.BORDER_REPLICATE)
         return cv2.resize(plane, self.small_shape[::-1], interpolation=cv2.INTER_AREA)
 
+    def shrunk(self, values: np.ndarray, rows: int, columns: int) -> np.ndarray:
+        """[rows, columns] float32: values of a region of any plane at its small pixels, area-averaged."""
+        return cv2.resize(values, (columns, rows), interpolation=cv2.INTER_AREA).astype(np.float32)
+
     def small_mask(self, mask: np.ndarray) -> np.ndarray:
         """[h, w] float32 share in [0, 1] of a full-size mask; past the picture's edge 0."""
         height, width = self.rows * self.cell_px, self.columns * self.cell_px
@@ -91,3 +95,8 @@ def picture_planes(layout: PixelLayout) -> int:
 def is_chroma(layout: PixelLayout) -> tuple[bool, ...]:
     """Per picture plane, whether its values are differences around a middle."""
     return tuple(layout.model == "yuv" and i > 0 for i in range(picture_planes(layout)))
+
+
+def smoothed(image: np.ndarray) -> np.ndarray:
+    """The image as a first, coarse look at it sees it."""
+    return cv2.GaussianBlur(image, (0, 0), 2.0)

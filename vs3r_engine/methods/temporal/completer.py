@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 
 from vs3r_engine.frame import Frame, PixelLayout
-from vs3r_engine.methods.temporal.alignment import Aligned, Template, aligned, template_of
+from vs3r_engine.methods.temporal.alignment import Template, aligned, template_of, unaligned
 from vs3r_engine.methods.temporal.anchors import Anchor, Anchors, prior_weight, rough_positions
-from vs3r_engine.methods.temporal.cells import SMALL_WIDTH_PX, Cells, is_chroma, picture_planes
+from vs3r_engine.methods.temporal.cells import SMALL_PER_CELL, SMALL_WIDTH_PX, Cells, is_chroma
 from vs3r_engine.methods.temporal.extrapolation import extrapolated
 from vs3r_engine.methods.warp import (
     PlaneMaps,
@@ -29,12 +29,17 @@ from vs3r_engine.methods.warp import (
 from vs3r_engine.scene import Rendered, Target, View
 from vs3r_engine.settings import FillSettings
 from vs3r_engine.stages.complete import Views
-from vs3r_engine.stages.render import source_positions
+from vs3r_engine.stages.render import positions_seen, rigid_pixels, source_positions
 
 ANCHORS_PER_SECOND = 6
-LEAST_SHARE = 0.15
-"""Of the filling of a place: an anchor that would count for less counts for nothing, so that few are warped and blended.
-The others lose as much, so that nothing jumps when one crosses the line."""
+LEAST_SHARE = 0.3
+"""Of what the anchor that counts most for a place counts: those that would count for less count for nothing, so that few
+are warped and blended. The others lose as much, so that nothing jumps when one crosses the line."""
+MOVING_SHARE = 1e-4
+"""What an anchor counts where something moves in it: enough to be taken where no other anchor shows the place at all,
+since that is where masks are wrong more often than something moved through the picture for the whole reach."""
+MOST_ANCHORS = 4
+LOST_PX = -1e5
 BAND_SMALL_PX = 10
 """How far beside a hole pictures are compared."""
 TOLERATED_LEVELS = 10.0
@@ -43,14 +48,17 @@ TOLERATED_LEVELS = 10.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
-    """One anchor's part in a filling, at the vertices of the whole picture: positions [rows, columns, 2] in the anchor,
-    share [rows, columns], margin_px [rows, columns] to the anchor's own border (negative outside of it)."""
+    """One anchor's part in a filling, at the vertices [rows, columns] of the whole picture.
+
+    positions: [..., 2] in the anchor. weight: [..., 2], the margin to the anchor's own border in seam widths, and the
+    share. gain, bias: [..., planes] in 8-bit levels.
+    """
 
     anchor: Anchor
-    aligned: Aligned
     positions: np.ndarray
-    margin_px: np.ndarray
-    share: np.ndarray
+    weight: np.ndarray
+    gain: np.ndarray
+    bias: np.ndarray
 
 
 class TemporalCompleter:
@@ -71,14 +79,14 @@ class TemporalCompleter:
         frame_index = item.target.frame_index
         cells = Cells.of(item.frame, self._small_width_px)
         hole_cells = cells_of(item.hole_mask, cells.cell_px)
+        small = cells.small_picture(item.frame)
         candidates = self._candidates(item.target, anchors.around(frame_index, cells), hole_cells, cells)
-        small, small_holes = cells.small_picture(item.frame), cells.small_mask(item.hole_mask)
         layers: list[Layer] = []
         if candidates:
             still = _still_at(item.target, views.view(frame_index), cells)
-            template = template_of(small, small_holes, still, BAND_SMALL_PX)
-            layers = self._layers(item, candidates, template, cells)
-        return _composed(item, layers, hole_cells, small, small_holes, cells)
+            template = template_of(small, cells.small_mask(item.hole_mask), still, BAND_SMALL_PX, cells)
+            layers = _layers(item, candidates, template, cells)
+        return _composed(item, layers, hole_cells, small, cells)
 
     def _candidates(
         self, target: Target, around: Sequence[Anchor], hole_cells: np.ndarray, cells: Cells
@@ -93,55 +101,70 @@ class TemporalCompleter:
         margin = np.minimum(seen, (cells.width, cells.height) - seen).min(axis=-1)
         reached = np.nan_to_num(np.clip(margin / cells.cell_px + 0.5, 0, 1))
         distance = np.array([anchor.frame_index - target.frame_index for anchor in around])
-        counts = prior_weight(distance, self._step_frames, self.reach_frames) * (0.05 + reached.mean(axis=1) ** 2)
-        # A place of which geometry is unsure may need the next best: half the share suffices to be looked at.
-        shares = _shares(counts[:, None] * reached, LEAST_SHARE / 2)
-        return [(anchor, float(count)) for anchor, count, share in zip(around, counts, shares, strict=True) if share.any()]
+        counts = prior_weight(distance, self._step_frames, self.reach_frames) * (1e-4 + reached.mean(axis=1) ** 4)
+        parts = _shares(counts[:, None] * reached).sum(axis=1)
+        if len(around) > MOST_ANCHORS:
+            # The first that is left out leaves gently: those just above it count for little more.
+            next_best = np.sort(parts)[-MOST_ANCHORS - 1]
+            counts *= np.clip(parts / max(next_best, 1e-12) - 1, 0, 1)
+        return [(anchor, float(count)) for anchor, count, part in zip(around, counts, parts, strict=True) if count * part > 0]
 
-    def _layers(
-        self, item: Rendered, candidates: Sequence[tuple[Anchor, float]], template: Template, cells: Cells
-    ) -> list[Layer]:
-        layout = item.frame.layout
-        pixels = vertices(whole(cells.width, cells.height), cells.cell_px)
-        found, weights = [], []
-        for anchor, count in candidates:
-            expected = source_positions(item.target, anchor.view, pixels)
-            expected = np.nan_to_num(expected, nan=-1e4)
-            small_positions = upsampled(expected / cells.small_px - 0.5, *cells.small_shape[::-1], 4, 4)
-            fit = aligned(template, anchor, np.ascontiguousarray(small_positions), cells, is_chroma(layout))
-            positions = expected + _ringed(fit.shift_small_px) * cells.small_px
-            margin = np.minimum(positions, (cells.width, cells.height) - positions).min(axis=-1).astype(np.float32)
-            weight = np.float32(count) * _dependable(margin, fit, anchor, positions, cells)
-            found.append((anchor, fit, positions, margin))
-            weights.append(weight)
-        shares = _shares(np.stack(weights), LEAST_SHARE)
-        return [Layer(*parts, share) for parts, share in zip(found, shares, strict=True) if share.any()]
+
+def _layers(
+    item: Rendered, candidates: Sequence[tuple[Anchor, float]], template: Template | None, cells: Cells
+) -> list[Layer]:
+    chroma = is_chroma(item.frame.layout)
+    anchors = [anchor for anchor, _ in candidates]
+    rigid = rigid_pixels(item.target, vertices(whole(cells.width, cells.height), cells.cell_px))
+    expected = [np.nan_to_num(positions_seen(item.target, rigid, anchor.view), nan=LOST_PX) for anchor in anchors]
+    if template is None:
+        fit = unaligned(cells, len(anchors), len(chroma))
+    else:
+        fit = aligned(template, anchors, [_at_small(positions, cells) for positions in expected], cells, chroma)
+    positions = [at + _ringed(shift) * cells.small_px for at, shift in zip(expected, fit.shift_small_px, strict=True)]
+    margins = [np.minimum(at, (cells.width, cells.height) - at).min(axis=-1).astype(np.float32) / feather_px(cells.width)
+               for at in positions]
+    weights = np.stack([
+        count * _dependable(margin, mismatch, anchor, at, cells)
+        for (anchor, count), margin, mismatch, at in zip(candidates, margins, fit.mismatch, positions, strict=True)])
+    return [
+        Layer(anchor, at, np.dstack([margin, share.astype(np.float32)]), _ringed(gain), _ringed(bias))
+        for anchor, at, margin, share, gain, bias in zip(anchors, positions, margins, _shares(weights), fit.gain, fit.bias, strict=True)
+        if share.any()]
 
 
 def _dependable(
-    margin_px: np.ndarray, fit: Aligned, anchor: Anchor, positions: np.ndarray, cells: Cells
+    margin: np.ndarray, mismatch: np.ndarray, anchor: Anchor, positions: np.ndarray, cells: Cells
 ) -> np.ndarray:
-    """[rows, columns]: what an anchor can be trusted with at each vertex: covered all around, still, and matching."""
+    """[rows, columns]: what an anchor can be trusted with at each vertex: covered all around, still, and matching.
+
+    margin: to the anchor's border, in seam widths.
+    """
     near = np.ones((3, 3), np.uint8)
-    safe = np.clip(cv2.erode(margin_px, near) / feather_px(cells.width), 0, 1)
-    partly = (cv2.dilate(margin_px, near) > 0) * np.float32(1e-3)
-    dependable = np.maximum(safe, partly) / (1 + np.square(np.square(_ringed(fit.mismatch) / TOLERATED_LEVELS)))
+    safe = np.clip(cv2.erode(margin, near), 0, 1)
+    partly = (cv2.dilate(margin, near) > 0) * np.float32(1e-3)
+    dependable = np.maximum(safe, partly) / (1 + np.square(np.square(_ringed(mismatch) / TOLERATED_LEVELS)))
     if anchor.still is not None:
         at = (positions / cells.small_px - 0.5).astype(np.float32)
-        dependable *= cv2.erode(remapped(anchor.still, at, cv2.INTER_LINEAR), near)
+        dependable *= np.maximum(cv2.erode(remapped(anchor.still, at, cv2.INTER_LINEAR), near), MOVING_SHARE)
     return dependable
 
 
-def _shares(weights: np.ndarray, least: float) -> np.ndarray:
-    """Weights [anchors, ...] as shares of their sum; those below `least` are 0, continuously. 0 where all weights are."""
-    shares = weights / np.maximum(weights.sum(axis=0), 1e-12)
-    shares = np.maximum(shares - least * shares.max(axis=0), 0)
-    return shares / np.maximum(shares.sum(axis=0), 1e-12)
+def _shares(weights: np.ndarray) -> np.ndarray:
+    """Weights [anchors, ...] as shares of their sum, without those of little weight; 0 where all weights are."""
+    kept = np.maximum(weights - LEAST_SHARE * weights.max(axis=0), 0)
+    return kept / np.maximum(kept.sum(axis=0), 1e-12)
 
 
 def _ringed(at_cells: np.ndarray) -> np.ndarray:
     """Values at cells [rows, columns, ...] with one ring around, as `vertices` has it."""
-    return cv2.copyMakeBorder(at_cells, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+    return cv2.copyMakeBorder(at_cells, 1, 1, 1, 1, cv2.BORDER_REPLICATE).reshape(*(n + 2 for n in at_cells.shape[:2]), *at_cells.shape[2:])
+
+
+def _at_small(positions: np.ndarray, cells: Cells) -> np.ndarray:
+    """[h, w, 2] float32 indices into small pictures: full-size positions at the vertices, at every small pixel."""
+    height, width = cells.small_shape
+    return upsampled(positions / cells.small_px - 0.5, width, height, SMALL_PER_CELL, SMALL_PER_CELL)
 
 
 def _still_at(target: Target, current: View | None, cells: Cells) -> np.ndarray | None:
@@ -150,8 +173,7 @@ def _still_at(target: Target, current: View | None, cells: Cells) -> np.ndarray 
     if still is None:
         return None
     positions = source_positions(target, current, vertices(whole(cells.width, cells.height), cells.cell_px))
-    at = upsampled(np.nan_to_num(positions, nan=-1e4) / cells.small_px - 0.5, *cells.small_shape[::-1], 4, 4)
-    return remapped(still, at, cv2.INTER_LINEAR)
+    return remapped(still, np.ascontiguousarray(_at_small(np.nan_to_num(positions, nan=LOST_PX), cells)), cv2.INTER_LINEAR)
 
 
 def feather_px(width: int) -> int:
@@ -160,32 +182,29 @@ def feather_px(width: int) -> int:
 
 
 def _composed(
-    item: Rendered, layers: Sequence[Layer], hole_cells: np.ndarray, small: np.ndarray, small_holes: np.ndarray, cells: Cells
+    item: Rendered, layers: Sequence[Layer], hole_cells: np.ndarray, small: np.ndarray, cells: Cells
 ) -> Frame:
-    """The frame with its holes filled from the layers, and from a continuation of all that where there is none."""
+    """The frame with its holes filled from the layers, and from a smooth continuation of all that where there is none."""
     frame, layout = item.frame, item.frame.layout
     planes = tuple(plane.copy() for plane in frame.planes)
-    beyond: np.ndarray | None = None
     around = cv2.dilate(hole_cells.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    unfilled = []
     for region in regions_of_cells(around, cells.width, cells.height, cells.cell_px):
         hole = item.hole_mask[region.slices]
-        sums, total = _filling(layers, region, planes, layout, cells)
-        covered = np.minimum(total, 1.0)
         seam = _seam(item.hole_mask, region, feather_px(cells.width))
-        needs_beyond = bool((covered[hole] < 0.999).any())
-        if needs_beyond and beyond is None:
-            beyond = _continued(layers, small, small_holes)
+        sums, total = _filling(layers, region, planes, layout, cells)
+        covered = np.minimum(total, 1)
+        blend = np.where(hole, total > 0, seam * covered)
         for i, plane in enumerate(planes):
             slices = region.plane_slices(layout, i)
             here = plane[slices]
-            part, hole_part, covered_part, total_part = (at_plane(m, here.shape) for m in (seam, hole, covered, total))
-            value = sums[i] / np.maximum(total_part, 1e-6)
-            if needs_beyond:
-                value += (1 - covered_part) * (_beyond_at(beyond, region, i, layout, here.shape, cells) - value)
-            # Beside the hole the frame's own picture stays where there is nothing to blend it with.
-            blend = np.where(hole_part, np.float32(1), part * covered_part)
-            mixed = here + blend * (value - here)
-            plane[slices] = mixed if layout.bit_depth == 32 else np.clip(np.rint(mixed), 0, layout.peak)
+            mixed = here + at_plane(blend, here.shape) * (sums[i] / np.maximum(at_plane(total, here.shape), 1e-6) - here)
+            _store(mixed, plane[slices], layout)
+        missing = (1 - covered) * np.where(hole, 1, seam)
+        if missing[hole].max(initial=0) > 1e-3:
+            unfilled.append((region, missing))
+    if unfilled:
+        _continue(planes, unfilled, item, small, cells)
     return replace(frame, planes=planes)
 
 
@@ -199,26 +218,30 @@ def _filling(
     top, left = region.y // cells.cell_px, region.x // cells.cell_px
     bottom, right = -(-(region.y + region.height) // cells.cell_px), -(-(region.x + region.width) // cells.cell_px)
     part = slice(top, bottom + 2), slice(left, right + 2)
-    inner = slice(top, bottom), slice(left, right)
     unit = np.float32(layout.peak / 255.0)
-    feather = feather_px(cells.width)
+    chroma = is_chroma(layout)
     for layer in layers:
-        if not layer.share[part].any():
+        if not layer.weight[part][..., 1].any():
             continue
-        maps = PlaneMaps(layer.positions[part], region, layout, cells.cell_px)
-        size = region.width, region.height, cells.cell_px, cells.cell_px
-        weight = np.clip(upsampled(layer.margin_px[part] * np.float32(1 / feather), *size), 0, 1) * upsampled(layer.share[part], *size)
+        margin, share = cv2.split(upsampled(layer.weight[part], region.width, region.height, cells.cell_px, cells.cell_px))
+        weight = np.minimum(np.maximum(margin, 0, out=margin), 1, out=margin)
+        weight *= share
         total += weight
+        maps = PlaneMaps(layer.positions[part], region, layout, cells.cell_px)
         for i, plane_sum in enumerate(sums):
-            source = resampled(layer.anchor.view.frame.planes[i], maps.map(i), layout).astype(np.float32)
-            if i < picture_planes(layout):
-                shift = (layout.chroma_shift_x, layout.chroma_shift_y) if is_chroma(layout)[i] else (0, 0)
-                plane_size = source.shape[1], source.shape[0], cells.cell_px >> shift[0], cells.cell_px >> shift[1]
-                if not is_chroma(layout)[i]:
-                    source *= upsampled(_ringed(layer.aligned.gain[..., i])[part], *plane_size)
-                source += upsampled(_ringed(layer.aligned.bias[..., i])[part] * unit, *plane_size)
+            source = resampled(layer.anchor.view.frame.planes[i], maps.map(i), layout)
+            if i < len(chroma):
+                shift_x, shift_y = (layout.chroma_shift_x, layout.chroma_shift_y) if chroma[i] else (0, 0)
+                match = np.dstack([layer.gain[part][..., i], layer.bias[part][..., i] * unit])
+                gain, bias = cv2.split(upsampled(match, source.shape[1], source.shape[0], cells.cell_px >> shift_x, cells.cell_px >> shift_y))
+                source = source * gain + bias
             plane_sum += source * at_plane(weight, source.shape)
     return sums, total
+
+
+def _store(values: np.ndarray, into: np.ndarray, layout: PixelLayout) -> None:
+    """Writes float values as the layout's codes."""
+    into[...] = values if layout.bit_depth == 32 else np.clip(np.rint(values), 0, layout.peak)
 
 
 def _seam(hole_mask: np.ndarray, region: Region, feather: int) -> np.ndarray:
@@ -228,33 +251,37 @@ def _seam(hole_mask: np.ndarray, region: Region, feather: int) -> np.ndarray:
     wide = hole_mask[top:min(height, region.y + region.height + feather), left:min(width, region.x + region.width + feather)]
     near = cv2.blur(wide.astype(np.float32), (2 * feather + 1,) * 2, borderType=cv2.BORDER_REPLICATE)
     near = near[region.y - top:region.y - top + region.height, region.x - left:region.x - left + region.width]
-    return np.minimum(2 * near, 1.0)
+    return np.minimum(2 * near, 1)
 
 
-def _continued(layers: Sequence[Layer], small: np.ndarray, small_holes: np.ndarray) -> np.ndarray:
-    """[h + 2, w + 2, planes]: the small picture, filled as far as the layers go and continued beyond, with a ring around."""
-    height, width = small_holes.shape
-    known = (small_holes == 0).astype(np.float32)
-    filling, total = np.zeros_like(small), np.zeros_like(small_holes)
-    for layer in layers:
-        weight = upsampled(layer.share, width, height, 4, 4) * layer.aligned.covered
-        filling += layer.aligned.picture * weight[..., None]
-        total += weight
-    picture = known[..., None] * small + ((1 - known) / np.maximum(total, 1e-6))[..., None] * filling
-    known = np.maximum(known, np.minimum(total, 1.0))
-    continued = extrapolated(picture, known)
-    return cv2.copyMakeBorder(continued, 1, 1, 1, 1, cv2.BORDER_REPLICATE).reshape(height + 2, width + 2, -1)
-
-
-def _beyond_at(
-    beyond: np.ndarray, region: Region, plane: int, layout: PixelLayout, shape: tuple[int, ...], cells: Cells
-) -> np.ndarray:
-    """The continued small picture at a region of a plane, in the plane's own units; alpha is opaque."""
-    if plane >= picture_planes(layout):
-        return np.full(shape, layout.peak, np.float32)
-    shift = (layout.chroma_shift_x, layout.chroma_shift_y) if is_chroma(layout)[plane] else (0, 0)
-    top, left = region.y // cells.small_px, region.x // cells.small_px
-    bottom, right = -(-(region.y + region.height) // cells.small_px), -(-(region.x + region.width) // cells.small_px)
-    part = np.ascontiguousarray(beyond[top:bottom + 2, left:right + 2, plane])
-    value = upsampled(part, shape[1], shape[0], cells.small_px >> shift[0], cells.small_px >> shift[1])
-    return value * np.float32(layout.peak / 255.0)
+def _continue(
+    planes: Sequence[np.ndarray], unfilled: Sequence[tuple[Region, np.ndarray]], item: Rendered, small: np.ndarray, cells: Cells
+) -> None:
+    """Blends a smooth continuation of the picture into `planes` of `item.frame`, as far as regions lack one."""
+    layout = item.frame.layout
+    height, width = cells.small_shape
+    known = np.ones((height, width), np.float32)
+    known[-(-cells.height // cells.small_px):] = 0
+    known[:, -(-cells.width // cells.small_px):] = 0
+    small = small.copy()
+    parts = []
+    for region, missing in unfilled:
+        top, left = region.y // cells.small_px, region.x // cells.small_px
+        rows, columns = -(-region.height // cells.small_px), -(-region.width // cells.small_px)
+        parts.append((slice(top, top + rows), slice(left, left + columns)))
+        share = cells.shrunk(missing, rows, columns)
+        known[parts[-1]] = 1 - share
+        for i in range(small.shape[2]):
+            small[(*parts[-1], i)] = cells.shrunk(planes[i][region.plane_slices(layout, i)], rows, columns) * (255.0 / layout.peak)
+    beyond = _ringed(extrapolated(small, known))
+    for (region, missing), (ys, xs) in zip(unfilled, parts, strict=True):
+        for i, plane in enumerate(planes):
+            here = plane[region.plane_slices(layout, i)]
+            if i < small.shape[2]:
+                shift_x, shift_y = (layout.chroma_shift_x, layout.chroma_shift_y) if is_chroma(layout)[i] else (0, 0)
+                around = np.ascontiguousarray(beyond[ys.start:ys.stop + 2, xs.start:xs.stop + 2, i])
+                value = upsampled(around, here.shape[1], here.shape[0], cells.small_px >> shift_x, cells.small_px >> shift_y)
+                value = value * np.float32(layout.peak / 255.0)
+            else:
+                value = np.float32(layout.peak)
+            _store(here + at_plane(missing, here.shape) * (value - here), here, layout)

@@ -13,7 +13,7 @@ def extrapolated(picture: np.ndarray, known: np.ndarray) -> np.ndarray:
     levels = []
     while True:
         levels.append((weighted, weight))
-        if min(weight.shape) <= 2 or float(weight.min()) > 0.5:
+        if min(weight.shape) <= 2 or float(weight.min()) > 0.25:
             break
         weighted, weight = cv2.pyrDown(weighted), cv2.pyrDown(weight)
         weighted = weighted.reshape(*weight.shape, -1)
@@ -24,6 +24,7 @@ def extrapolated(picture: np.ndarray, known: np.ndarray) -> np.ndarray:
         height, width = weight.shape
         coarse = cv2.resize(np.ascontiguousarray(filled, np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
         coarse = coarse.reshape(height, width, -1)
-        # A place known in part is itself as far as it is known.
-        filled = np.minimum(weight, 1.0)[..., None] * (weighted / np.maximum(weight, 1e-6)[..., None] - coarse) + coarse
+        # Known in a quarter is known: a border continues itself before it fades into what lies further away.
+        share = np.minimum(weight * 4, 1)[..., None]
+        filled = share * (weighted / np.maximum(weight, 1e-6)[..., None] - coarse) + coarse
     return filled
