@@ -11,7 +11,7 @@ from pathlib import Path
 
 import av
 
-from vs3r_engine.errors import DiskFull, EngineFault
+from vs3r_engine.errors import EngineFault
 from vs3r_engine.media import companions, mov_boxes
 from vs3r_engine.media.codecs import Encoding, check_output
 from vs3r_engine.media.info import MediaInfo
@@ -162,7 +162,7 @@ def _place_images(segments: Sequence[Path], encoding: Encoding, render_range: Fr
                 _link_or_copy(wanted[index], partial)
             for index in render_range:
                 os.replace(f"{files.file(index)}.partial", files.file(index))
-    except (DiskFull, OSError):
+    except BaseException:
         for name in placed:
             Path(name).unlink(missing_ok=True)
         raise

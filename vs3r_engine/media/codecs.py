@@ -28,8 +28,10 @@ _CONTAINER_HOLDS = {
     "matroska": ("h264", "h265", "prores", "prores-hq", "prores-4444", "ffv1"),
     "mxf": ("prores", "prores-hq", "prores-4444", "dnxhr"),
 }
-_ENCODERS = {"h264": "libx264", "h265": "libx265", "prores": "prores_ks", "prores-hq": "prores_ks", "prores-4444": "prores_ks",
+_ENCODERS = {"h264": "libx264", "h265": "libx265", "prores": "prores_aw", "prores-hq": "prores_aw", "prores-4444": "prores_aw",
              "dnxhr": "dnxhd", "ffv1": "ffv1", "exr": "exr", "png": "png", "tiff": "tiff", "dpx": "dpx"}
+# prores_aw, not prores_ks: at 720p HQ it took 37 against 105 ms a frame and came 2.4 dB closer to the source at 1.13 times the size;
+# at 422, 30 against 100 ms and 1.6 dB closer at the same size; its alpha is exact, prores_ks's is not (FFmpeg 8, 12 real frames).
 _PRORES_TAGS = ("apco", "apcs", "apcn", "apch", "ap4h", "ap4x")
 _PRORES_PROFILES = {"Proxy": 0, "LT": 1, "Standard": 2, "HQ": 3, "4444": 4, "XQ": 5}
 
@@ -132,8 +134,10 @@ def _prores_profile(info: MediaInfo) -> int:
 
 
 def _encoding(info: MediaInfo, codec: str, container: str, settings: OutputSettings) -> Encoding:
-    encoder = _ENCODERS[codec]
     clip, notes = info.clip, []
+    encoder = _ENCODERS[codec]
+    if encoder == "prores_aw" and clip.width % 2:
+        encoder = "prores_ks"  # the other one takes even widths only
     encoder_format = _choose_format(info, codec, encoder)
     format = frame_format(encoder_format)
     colour = _output_colour(info, format.layout)
@@ -147,7 +151,7 @@ def _encoding(info: MediaInfo, codec: str, container: str, settings: OutputSetti
         params = ["log-level=none", "open-gop=0", f"frame-threads={_X265_FRAME_THREADS}", *_hdr_parameters(info, "master-display", "max-cll")]
         options = {"preset": settings.speed, "crf": f"{settings.crf:g}", "x265-params": ":".join(params)}
         tag = "hvc1" if container in ("mp4", "mov") else None
-    elif encoder == "prores_ks":
+    elif encoder.startswith("prores"):
         own = info.codec == "prores" and settings.codec == "auto"
         profile = _prores_profile(info) if own else {"prores": 2, "prores-hq": 3, "prores-4444": 4}[codec]
         options = {"profile": str(profile), "vendor": "apl0"}

@@ -68,7 +68,7 @@ class Companions:
 
     def _chapters(self) -> list[Any]:
         moved = []
-        for chapter in self._source.chapters() if self._source is not None and self._copies else []:
+        for chapter in self._source.chapters() if self._source is not None else []:
             time_base = chapter["time_base"]
             start = max(chapter["start"] * time_base, self._start_s or self._begin_s)
             end = chapter["end"] * time_base if self._end_s is None else min(chapter["end"] * time_base, self._end_s)
@@ -152,13 +152,23 @@ def _name(stream: Any) -> str:
 
 
 def _can_hold(container_format: str, stream: Any) -> bool:
-    """The output's container takes this stream: tried on a container of its own."""
+    """The output's container takes this stream: tried on a container in memory. Data must also come back out of it, because
+    FFmpeg's MOV muxer accepts kinds of data that it then cannot write, and the file is lost."""
     if stream.type == "video" and not stream.disposition & av.stream.Disposition.attached_pic:
         return False
+    memory = io.BytesIO()
     try:
-        with av.open(io.BytesIO(), "w", format=container_format) as trial:
-            trial.add_stream_from_template(stream, opaque=True)
+        with av.open(memory, "w", format=container_format) as trial:
+            copy = trial.add_stream_from_template(stream, opaque=True)
             trial.start_encoding()
+            if stream.type == "data":
+                packet = av.Packet(b"sixteen bytes .")
+                packet.pts = packet.dts = 0
+                packet.duration, packet.time_base, packet.stream = 1, stream.time_base, copy
+                trial.mux_one(packet)
+        if stream.type == "data":
+            with av.open(memory) as written:
+                return any(bytes(packet) == b"sixteen bytes ." for packet in written.demux() if packet.size)
     except (av.FFmpegError, ValueError):
         return False
     return True

@@ -136,12 +136,12 @@ def fit_rate(pts: np.ndarray, end_pts: int, time_base: Fraction, stated: list[Fr
     candidates = [rate for rate in [*stated, average.limit_denominator(1001), nominal] if rate > 0]
     candidates = list(dict.fromkeys([*map(_broadcast_rate, candidates), *candidates]))
     for rate in candidates:
-        # |pts_k - pts_0 - k / (rate * time_base)| <= 1 tick, in exact integers
+        # |pts_k - pts_0 - k / (rate * time_base)| <= 1 tick and a quarter of a frame, in exact integers
         ticks_per_frame = 1 / (rate * time_base)
         numerator, denominator = ticks_per_frame.numerator, ticks_per_frame.denominator
         if count * numerator < 1 << 62:
             deviation = np.abs((pts - pts[0]) * denominator - np.arange(count, dtype=np.int64) * numerator)
-            if int(deviation.max()) <= denominator:
+            if int(deviation.max()) <= min(denominator, numerator // 4):
                 return rate, False
     return (nominal if nominal.denominator in (1, 1001) else average.limit_denominator(1001)), True
 

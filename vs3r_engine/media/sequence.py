@@ -189,8 +189,11 @@ class SequenceSource(VideoSource):
         frame_index = indices[0]
         try:
             for frame_index in indices:
-                packet = av.Packet(self._read(frame_index))
+                data = self._read(frame_index)
+                packet = av.Packet(len(data))  # which is padded, as decoders need it; a packet around `data` is not
+                packet.update(data)
                 packet.pts = frame_index
+                packet.is_keyframe = True  # else the PNG decoder adds the image to the one before
                 yield from context.decode(packet)
             yield from context.decode(None)
         except av.FFmpegError as error:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import chain
 
 import av
 import numpy as np
@@ -114,6 +115,7 @@ class _Decoder:
         """The first picture the decoder can produce. Raises: MediaError `media-truncated` when there is none."""
         self._start(None)
         for picture in self._guarded(0):
+            self._pictures = chain((picture,), self._pictures)
             return picture
         raise MediaError("media-truncated", f"{self._path} holds no picture that can be decoded.", "Copy the file again from its source.")
 
@@ -162,7 +164,7 @@ class _Decoder:
             # The seek flushes the decoder, which forgets how far pictures are out of order.
             self._stream.codec_context.reorder_depth = depth
         self._pictures = _pictures(self._container, self._stream)
-        self._next_index = 0 if self._index.counts_frames else None
+        self._next_index = 0 if target is None else None
 
     def _advance_to(self, frame_index: int) -> av.VideoFrame | None:
         wanted = int(self._index.pts[frame_index])
@@ -212,10 +214,14 @@ def _open(path: str) -> av.container.InputContainer:
         return av.open(f"file:{path}", metadata_errors="replace")
     except (av.FFmpegError, OSError, ValueError) as error:
         if metadata.is_cut_short(path):
-            raise MediaError("media-truncated", f"{path} is cut off: its end, with the list of its frames, is missing.",
-                             "Copy the file again from its source, or repair it with the camera that wrote it.") from error
+            raise _without_index(path) from error
         raise MediaError("media-unreadable", f"{path} is not a video that can be read.", "Give a video file such as .mov, .mp4, .mkv or .mxf, "
                          "or an image sequence.") from error
+
+
+def _without_index(path: str) -> MediaError:
+    return MediaError("media-truncated", f"{path} is cut off: its end, with the list of its frames, is missing.",
+                      "Copy the file again from its source, or repair it with the camera that wrote it.")
 
 
 def _main_video(container: av.container.InputContainer, path: str) -> av.VideoStream:
@@ -226,7 +232,9 @@ def _main_video(container: av.container.InputContainer, path: str) -> av.VideoSt
                 raise MediaError("media-unreadable", f"{path} holds video in a codec that is not supported here.",
                                  "Convert it to ProRes, DNxHR or H.264 first.")
             return stream
-    kinds = sorted({stream.type for stream in container.streams})
+    if metadata.is_cut_short(path):
+        raise _without_index(path)
+    kinds = {stream.type for stream in container.streams}
     what = "only sound" if "audio" in kinds else "no picture"
     raise MediaError("media-not-video", f"{path} holds {what}.", "Give a file with a video stream.")
 
@@ -258,7 +266,8 @@ def _packet_index(container: av.container.InputContainer, stream: av.VideoStream
     if not shown:
         raise MediaError("media-truncated" if metadata.is_cut_short(path) else "media-unreadable", f"{path} holds no frames.",
                          "Copy the file again from its source.")
-    if metadata.is_cut_short(path) or (packets < stream.frames and container.format.name.startswith("mov")):
+    # A whole MP4 may state a last box that is too long; what it states about its frames then still holds.
+    if metadata.is_cut_short(path) and not 0 < stream.frames <= packets:
         raise _cut_short(path, len(shown), stream.frames)
     pts_array = np.unique(np.array(shown, np.int64))
     if len(pts_array) != len(shown):
@@ -267,6 +276,8 @@ def _packet_index(container: av.container.InputContainer, stream: av.VideoStream
     if ends <= pts_array[-1]:
         step = int(np.median(np.diff(pts_array))) if len(pts_array) > 1 else 0
         ends = int(pts_array[-1]) + step
+    # AVI has no presentation times; FFmpeg's guesses for reordered pictures are wrong.
+    no_pts |= container.format.name == "avi" and len(keys) < packets
     keys.sort()
     return PacketIndex(pts_array, int(ends), np.array([k[0] for k in keys], np.int64), np.array([k[1] for k in keys], np.int64), no_pts)
 

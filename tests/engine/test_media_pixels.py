@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Planes are the decoder's code values, whatever FFmpeg calls their format."""
+
+import av
+import numpy as np
+import pytest
+from media_clips import numbered_planes
+
+from vs3r_engine.errors import EngineFault, MediaError
+from vs3r_engine.frame import PixelLayout
+from vs3r_engine.media.pixel_formats import frame_format, name_of_layout, picture_of, planar_format, planes_of
+
+PLANAR = ["yuv420p", "yuvj422p", "yuv444p", "yuv440p", "yuva420p", "yuv420p9le", "yuv422p10le", "yuv444p12le", "yuv420p14le", "yuv444p16le",
+          "yuva444p10le", "gray", "gray10le", "gray16le", "grayf32le", "gbrp", "gbrap", "gbrp10le", "gbrp12le", "gbrp14le", "gbrap16le", "gbrpf32le",
+          "gbrapf32le"]
+
+
+@pytest.mark.parametrize("name", PLANAR)
+@pytest.mark.parametrize("size", [(64, 48), (53, 47)])
+def test_planar_pictures_go_in_and_out_unchanged(name, size):
+    format = planar_format(name)
+    planes = numbered_planes(21, *size, name)
+    back = planes_of(picture_of(planes, format))
+    assert len(back) == format.layout.plane_count
+    for index, (before, after) in enumerate(zip(planes, back, strict=True)):
+        assert after.shape == format.layout.plane_shape(index, *size)
+        assert after.dtype == format.layout.dtype
+        np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize(("packed", "planar"), [
+    ("nv12", "yuv420p"), ("nv21", "yuv420p"), ("nv16", "yuv422p"), ("nv24", "yuv444p"), ("p010le", "yuv420p10le"), ("p016le", "yuv420p16le"),
+    ("p210le", "yuv422p10le"), ("p410le", "yuv444p10le"), ("yuyv422", "yuv422p"), ("uyvy422", "yuv422p"), ("y210le", "yuv422p10le"),
+    ("rgb24", "gbrp"), ("bgr24", "gbrp"), ("bgr0", "gbrp"), ("rgba", "gbrap"), ("bgra", "gbrap"), ("argb", "gbrap"), ("rgb48le", "gbrp16le"),
+    ("rgb48be", "gbrp16le"), ("bgr48le", "gbrp16le"), ("rgba64be", "gbrap16le"), ("x2rgb10le", "gbrp10le"), ("gray16be", "gray16le"),
+    ("gbrp10be", "gbrp10le"), ("yuv422p10be", "yuv422p10le"), ("gbrpf32be", "gbrpf32le"), ("monob", "gray"),
+])
+@pytest.mark.parametrize("full_range", [False, True])
+def test_packed_pictures_keep_every_code_value(packed, planar, full_range):
+    assert frame_format(packed).name == planar
+    planes = numbered_planes(42, 64, 48, planar)
+    if packed == "monob":
+        planes = (np.where(planes[0] > 128, 255, 0).astype(np.uint8),)
+    picture = picture_of(planes, planar_format(planar)).reformat(format=packed)
+    picture.color_range = 2 if full_range else 1
+    for before, after in zip(planes, planes_of(picture), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize("packed", ["p010le", "p016le", "nv12"])
+def test_interleaved_chroma_of_odd_sizes_is_split_by_hand(packed):
+    picture = av.VideoFrame(53, 47, packed)
+    for number, plane in enumerate(picture.planes):
+        np.frombuffer(plane, np.uint8)[:] = 64 + number
+    luma, u, v = planes_of(picture)
+    assert luma.shape == (47, 53)
+    assert u.shape == v.shape == (24, 27)
+    assert len(np.unique(u)) == len(np.unique(v)) == 1
+
+
+def test_half_floats_come_out_as_floats():
+    picture = av.VideoFrame(32, 16, "gbrpf16le")
+    for plane, value in zip(picture.planes, (0.25, 0.5, 65504.0), strict=True):  # stored as G, B, R
+        np.frombuffer(plane, np.float16)[:] = value
+    red, green, blue = planes_of(picture)
+    assert red.dtype == np.float32
+    assert (red[0, 0], green[0, 0], blue[0, 0]) == (65504.0, 0.25, 0.5)
+
+
+def test_planes_are_views_of_the_decoded_picture():
+    picture = picture_of(numbered_planes(1, 64, 48, "yuv420p"), planar_format("yuv420p"))
+    plane = planes_of(picture)[0]
+    np.frombuffer(picture.planes[0], np.uint8)[0] = 77
+    assert plane[0, 0] == 77
+
+
+def test_every_layout_has_a_name_that_means_it():
+    for name in PLANAR:
+        layout = planar_format(name).layout
+        assert planar_format(name_of_layout(layout)).layout == layout
+    with pytest.raises(EngineFault):
+        name_of_layout(PixelLayout("yuv", 8, 2, 2))
+
+
+def test_formats_that_nothing_here_can_hold_are_refused():
+    with pytest.raises(MediaError) as caught:
+        frame_format("bayer_rggb8")
+    assert caught.value.code == "media-pixel-format"
+
+
+def test_planes_of_another_shape_or_depth_are_a_fault():
+    planes = numbered_planes(1, 64, 48, "yuv420p")
+    with pytest.raises(EngineFault):
+        picture_of((planes[0], planes[1][:-1], planes[2]), planar_format("yuv420p"))
+    with pytest.raises(EngineFault):
+        picture_of(tuple(plane.astype(np.uint16) for plane in planes), planar_format("yuv420p"))

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sound, data, subtitles and chapters beside the picture: copied whole, or cut and moved with a range."""
+
+from fractions import Fraction as F
+
+import av
+import numpy as np
+import pytest
+from media_clips import ffprobe, make_clip, pass_through, sample_values, sound_of
+
+from vs3r_engine.errors import MediaError
+from vs3r_engine.media.decode import probe
+from vs3r_engine.settings import OutputSettings
+from vs3r_engine.timeline import FrameRange
+
+RATE = F(30000, 1001)
+TRACKS = [{"language": "eng"}, {"codec": "aac", "layout": "mono", "rate": 44100, "language": "deu"},
+          {"codec": "pcm_s24le", "layout": "5.1"}]
+
+
+@pytest.fixture
+def clip(tmp_path):
+    return make_clip(tmp_path / "in.mov", rate=RATE, count=30, sounds=TRACKS, file_metadata={"title": "Dawn", "com.apple.quicktime.make": "ACME"},
+                     muxer={"movflags": "use_metadata_tags"})
+
+
+@pytest.mark.parametrize("container", ["mov", "mp4", "mkv"])
+def test_all_tracks_are_copied(tmp_path, clip, container):
+    output = tmp_path / f"out.{container}"
+    assert pass_through(clip, output) == []
+    before, after = probe(str(clip)), probe(str(output))
+    tracks = [(s.codec, s.sample_rate, s.channels) for s in after.streams if s.kind == "audio"]
+    assert tracks == [(s.codec, s.sample_rate, s.channels) for s in before.streams if s.kind == "audio"]
+    assert len(tracks) == 3
+    for track in (0, 2):
+        samples, begin = sound_of(output, track)
+        expected, _ = sound_of(clip, track)
+        assert begin == 0
+        np.testing.assert_array_equal(samples, expected)
+    with av.open(str(output)) as container_file:
+        assert container_file.metadata["title"] == "Dawn"
+        assert {key.lower(): value for key, value in container_file.metadata.items()}["com.apple.quicktime.make"] == "ACME"
+        assert [s.language for s in container_file.streams.audio][0] == "eng"
+
+
+@pytest.mark.parametrize("container", ["mov", "mp4", "mkv"])
+def test_pcm_of_a_range_is_cut_to_the_sample(tmp_path, clip, container):
+    output = tmp_path / f"out.{container}"
+    pass_through(clip, output, FrameRange(7, 9))
+    samples, begin = sound_of(output)
+    first, last = round(7 / RATE * 48000), round(16 / RATE * 48000)
+    assert begin == 0
+    np.testing.assert_array_equal(samples, sample_values(first, last - first, 2))
+    assert sound_of(output, 2)[0].shape[1] == last - first
+    if (seen := ffprobe(output)) is not None:
+        assert abs(float(seen["format"]["duration"]) - 9 / RATE) < 0.0015
+
+
+@pytest.mark.parametrize(("container", "tolerance_s"), [("mov", 0.0005), ("mp4", 0.0005), ("mkv", 1024 / 44100 + 0.001)])
+def test_compressed_sound_of_a_range_stays_in_sync(tmp_path, container, tolerance_s):
+    """A burst of noise at 0.5 s must sound 0.5 s minus the range's start into the result."""
+    path = tmp_path / "in.mov"
+    with av.open(str(path), "w") as output:
+        picture, sound = output.add_stream("libx264", rate=25), output.add_stream("aac", rate=44100, layout="mono")
+        picture.width, picture.height, picture.pix_fmt = 96, 64, "yuv420p"
+        wave = np.zeros((1, 44100), np.float32)
+        wave[0, 22050:] = 0.8 * np.sign(np.sin(np.arange(22050) * 0.3))
+        for place in range(0, 44100, 1024):
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave[:, place : place + 1024]), "fltp", "mono")
+            frame.sample_rate, frame.pts, frame.time_base = 44100, place, F(1, 44100)
+            output.mux(sound.encode(frame))
+        for index in range(25):
+            frame = av.VideoFrame(96, 64, "yuv420p")
+            for plane in frame.planes:
+                np.frombuffer(plane, np.uint8)[:] = 60 + index
+            frame.pts, frame.time_base = index, F(1, 25)
+            output.mux(picture.encode(frame))
+        output.mux(picture.encode(None))
+        output.mux(sound.encode(None))
+    pass_through(path, tmp_path / f"out.{container}", FrameRange(6, 15))
+    samples, begin = sound_of(tmp_path / f"out.{container}")
+    onset = float(begin) + np.argmax(np.abs(samples[0]) > 0.3) / 44100
+    assert abs(onset - (0.5 - 6 / 25)) < 0.002
+    assert -0.0005 <= float(begin) <= tolerance_s
+
+
+def test_sound_can_be_left_out(tmp_path, clip):
+    pass_through(clip, tmp_path / "out.mov", settings=OutputSettings(audio=False))
+    assert [s for s in probe(str(tmp_path / "out.mov")).streams if s.kind == "audio"] == []
+
+
+def test_a_silent_clip_stays_silent(tmp_path):
+    pass_through(make_clip(tmp_path / "in.mp4"), tmp_path / "out.mp4")
+    assert probe(str(tmp_path / "out.mp4")).streams == ()
+
+
+def test_sound_that_the_container_cannot_hold_is_refused_with_a_way_out(tmp_path):
+    source = make_clip(tmp_path / "in.mkv", sounds=[{"codec": "pcm_s16be"}], count=3)
+    with pytest.raises(MediaError) as caught:
+        pass_through(source, tmp_path / "out.mxf", settings=OutputSettings(codec="prores"))
+    assert caught.value.code in ("output-audio", "output-codec")
+    assert not (tmp_path / "out.mxf").exists()
+
+
+def test_chapters_move_with_the_range(tmp_path):
+    source = make_clip(tmp_path / "in.mkv", count=50)
+    with av.open(str(source)) as original, av.open(str(tmp_path / "chapters.mkv"), "w") as output:
+        stream = output.add_stream_from_template(original.streams.video[0], opaque=True)
+        output.set_chapters([{"id": 1, "start": 0, "end": 800, "time_base": F(1, 1000), "metadata": {"title": "one"}},
+                             {"id": 2, "start": 800, "end": 2000, "time_base": F(1, 1000), "metadata": {"title": "two"}}])
+        for packet in original.demux(original.streams.video[0]):
+            if packet.size:
+                packet.stream = stream
+                output.mux(packet)
+    pass_through(tmp_path / "chapters.mkv", tmp_path / "out.mkv", FrameRange(10, 30))
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        found = [(chapter["metadata"]["title"], round(float(chapter["start"] * chapter["time_base"]), 3),
+                  round(float(chapter["end"] * chapter["time_base"]), 3)) for chapter in container.chapters()]
+    assert found == [("one", 0.0, 0.4), ("two", 0.4, 1.2)]
+
+
+def test_data_that_the_container_cannot_hold_is_left_out_and_named(tmp_path):
+    source = tmp_path / "in.ts"
+    with av.open(str(source), "w") as output:
+        picture = output.add_stream("libx264", rate=25)
+        picture.width, picture.height, picture.pix_fmt = 96, 64, "yuv420p"
+        data = output.add_data_stream("timed_id3")
+        for index in range(10):
+            frame = av.VideoFrame(96, 64, "yuv420p")
+            for plane in frame.planes:
+                np.frombuffer(plane, np.uint8)[:] = 60
+            frame.pts, frame.time_base = index, F(1, 25)
+            output.mux(picture.encode(frame))
+        packet = av.Packet(b"ID3 data")
+        packet.pts = packet.dts = 9000
+        packet.time_base, packet.stream = F(1, 90000), data
+        output.mux(packet)
+        output.mux(picture.encode(None))
+    notes = pass_through(source, tmp_path / "out.mp4")
+    assert any("timed_id3" in note and "left out" in note for note in notes)
+    assert numbers_of_streams(tmp_path / "out.mp4") == 1
+    assert len(pass_through(source, tmp_path / "out.mov", FrameRange(2, 5))) == len(notes)
+
+
+def numbers_of_streams(path):
+    with av.open(str(path)) as container:
+        return len(container.streams)
+
+
+def test_sound_of_a_broadcast_stream_reaches_mp4(tmp_path):
+    source = make_clip(tmp_path / "in.ts", sounds=[{"codec": "aac"}], count=25)
+    pass_through(source, tmp_path / "out.mp4")
+    samples, begin = sound_of(tmp_path / "out.mp4")
+    assert begin == 0
+    assert samples.shape[1] >= 0.9 * 48000
+    assert np.abs(samples).max() > 0.1

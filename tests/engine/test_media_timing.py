@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every frame is found by its exact time: reordered, open groups, variable rate, missing times, ranges in any order."""
+
+from fractions import Fraction as F
+
+import numpy as np
+import pytest
+from media_clips import make_clip, number_of, numbers_in, pass_through
+
+from vs3r_engine.errors import RangeError
+from vs3r_engine.media.decode import open_source, probe
+from vs3r_engine.media.info import fit_rate
+from vs3r_engine.timeline import FrameRange
+
+COUNT = 40
+TIMES_MS = list(np.cumsum([0, *([33, 34, 41, 16, 100, 17] * 7)[: COUNT - 1]]).tolist())
+
+CLIPS = {
+    "b-frames.mp4": {"options": {"g": "12", "bf": "3"}},
+    "open-group.mkv": {"options": {"x264-params": "open-gop=1:keyint=9:bframes=3:b-adapt=0"}},
+    "open-group.ts": {"options": {"x264-params": "open-gop=1:keyint=9:bframes=3:b-adapt=0"}},
+    "open-group-hevc.mp4": {"codec": "libx265", "options": {"x265-params": "keyint=9:min-keyint=9:open-gop=1:bframes=4:b-adapt=0"}},
+    "variable.mp4": {"times_ms": TIMES_MS, "options": {"g": "12"}},
+    "variable.mkv": {"times_ms": TIMES_MS, "options": {"g": "12"}},
+    "mpeg2.mpg": {"codec": "mpeg2video", "options": {"g": "9", "bf": "2"}},
+    "mpeg2.mxf": {"codec": "mpeg2video", "pixel_format": "yuv422p", "options": {"g": "9", "bf": "2"}},
+    "reordered.avi": {"options": {"g": "9", "bf": "2"}},
+    "no-times.h264": {"options": {"g": "9", "bf": "2"}},
+    "vp9.webm": {"codec": "libvpx-vp9", "options": {"g": "12", "lag-in-frames": "10", "deadline": "realtime"}},
+    "intra-refresh.mp4": {"options": {"x264-params": "intra-refresh=1:keyint=12:bframes=0"}},
+    "fragments.mp4": {"options": {"g": "12"}, "muxer": {"movflags": "frag_keyframe+empty_moov"}},
+}
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_any_frame_asked_for_is_the_frame_given(tmp_path, name):
+    path = make_clip(tmp_path / name, count=COUNT, **CLIPS[name])
+    with open_source(str(path)) as source:
+        assert source.info.frame_count == COUNT
+        frames = list(source.frames(FrameRange(0, COUNT)))
+        assert [number_of(frame) for frame in frames] == list(range(COUNT))
+        assert [frame.frame_index for frame in frames] == list(range(COUNT))
+        for index in (17, 3, 39, 38, 0, 8, 9, 10, 26, 27, 1):
+            assert number_of(next(source.frames(FrameRange(index, 1)))) == index
+        for start in (20, 5, 14, 31):
+            assert [number_of(frame) for frame in source.frames(FrameRange(start, 9))] == list(range(start, start + 9))
+
+
+def test_two_ranges_can_be_read_at_the_same_time(tmp_path):
+    path = make_clip(tmp_path / "in.mp4", count=COUNT, options={"g": "12"})
+    with open_source(str(path)) as source:
+        pairs = zip(source.frames(FrameRange(0, 10)), source.frames(FrameRange(20, 10)), strict=True)
+        assert [(number_of(a), number_of(b)) for a, b in pairs] == [(i, i + 20) for i in range(10)]
+
+
+def test_frames_stay_valid_after_the_source_is_closed(tmp_path):
+    path = make_clip(tmp_path / "in.mp4", count=COUNT)
+    with open_source(str(path)) as source:
+        frames = list(source.frames(FrameRange(0, COUNT)))
+    assert [number_of(frame) for frame in frames] == list(range(COUNT))
+    with pytest.raises(ValueError, match="read-only"):
+        frames[0].planes[0][0, 0] = 1
+
+
+@pytest.mark.parametrize("output", ["out.mp4", "out.mov", "out.mkv"])
+def test_variable_times_come_out_exactly(tmp_path, output):
+    path = make_clip(tmp_path / "in.mp4", count=COUNT, times_ms=TIMES_MS)
+    assert probe(str(path)).is_variable_rate
+    pass_through(path, tmp_path / output, chunk=7)
+    after = probe(str(tmp_path / output))
+    assert after.is_variable_rate
+    assert [after.time_s(i) * 1000 for i in range(COUNT)] == TIMES_MS
+    assert numbers_in(tmp_path / output) == list(range(COUNT))
+    pass_through(path, tmp_path / output, FrameRange(13, 20), chunk=7, overwrite=True)
+    after = probe(str(tmp_path / output))
+    assert [after.time_s(i) * 1000 for i in range(20)] == [time - TIMES_MS[13] for time in TIMES_MS[13:33]]
+
+
+def test_a_picture_that_starts_after_the_sound_still_does(tmp_path):
+    path = make_clip(tmp_path / "in.mkv", times_ms=[200 + 40 * i for i in range(10)], sounds=[{}])
+    pass_through(path, tmp_path / "out.mov")
+    after = probe(str(tmp_path / "out.mov"))
+    assert after.time_s(0) == F(1, 5)
+    assert not after.is_variable_rate
+
+
+def test_a_range_past_the_end_is_refused(tmp_path):
+    path = make_clip(tmp_path / "in.mp4", count=10)
+    with open_source(str(path)) as source, pytest.raises(RangeError) as caught:
+        source.frames(FrameRange(5, 6))
+    assert caught.value.code == "range-past-media"
+
+
+@pytest.mark.parametrize("rate", [F(24000, 1001), F(24), F(25), F(30000, 1001), F(30), F(50), F(60000, 1001), F(60), F(120)])
+def test_a_rate_is_recognised_through_millisecond_times(rate):
+    times = np.array([round(i * 1000 / rate) for i in range(2000)], np.int64)
+    stated = [F(round(rate * 317), 317)]
+    found, is_variable = fit_rate(times, int(times[-1]) + round(1000 / rate), F(1, 1000), stated)
+    assert (found, is_variable) == (rate, False)
+
+
+def test_a_dropped_frame_makes_a_rate_variable():
+    times = np.array([i for i in range(100) if i != 50], np.int64)
+    assert fit_rate(times, 100, F(1, 25), [F(25)])[1]
