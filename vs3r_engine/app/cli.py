@@ -11,6 +11,7 @@ import typer
 
 from vs3r_engine import __version__
 from vs3r_engine.errors import Cancelled, EngineFault, SettingsError, VS3RError
+from vs3r_engine.service import command
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="The VS3R engine.")
 
@@ -111,6 +112,11 @@ def report(error: VS3RError) -> int:
         _write_json({"type": "error", "code": error.code, "message": error.message, "hint": error.hint})
     print(str(error), file=sys.stderr)
     return error.exit_code
+
+
+app.command()(command.serve)
+app.add_typer(command.keys, name="keys")
+app.add_typer(command.cache, name="cache")
 
 
 @app.callback(invoke_without_command=True)

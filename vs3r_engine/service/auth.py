@@ -19,6 +19,7 @@ from vs3r_engine.errors import SetupError
 from vs3r_engine.service.protocol import USERNAME
 
 KEY_NAME = "server"
+ZAP_DOMAIN = "vs3r"
 
 
 class TokenAuthority:
@@ -31,12 +32,12 @@ class TokenAuthority:
     def start(self, context: zmq.Context) -> None:
         self._handler = ThreadAuthenticator(context)
         self._handler.start()
-        self._handler.configure_plain(domain="*", passwords={USERNAME: self.token})
+        self._handler.configure_plain(domain=ZAP_DOMAIN, passwords={USERNAME: self.token})
 
     def guard(self, socket: zmq.Socket) -> None:
         """To be called before `socket` is bound."""
         socket.plain_server = True
-        socket.zap_domain = b"vs3r"
+        socket.zap_domain = ZAP_DOMAIN.encode()
 
     def admits(self, part: zmq.Frame) -> bool:
         """Whether the sender of a received message may still talk. A token is never revoked while its engine runs."""
@@ -72,12 +73,12 @@ class KeyAuthority:
     def start(self, context: zmq.Context) -> None:
         self._handler = ThreadAuthenticator(context)
         self._handler.start()
-        self._handler.configure_curve_callback(domain="*", credentials_provider=self)
+        self._handler.configure_curve_callback(domain=ZAP_DOMAIN, credentials_provider=self)
 
     def guard(self, socket: zmq.Socket) -> None:
         socket.curve_server = True
         socket.curve_secretkey, socket.curve_publickey = self._secret_key, self.public_key
-        socket.zap_domain = b"vs3r"
+        socket.zap_domain = ZAP_DOMAIN.encode()
 
     def callback(self, domain: str, key: bytes) -> bool:
         """pyzmq asks this for every connection."""

@@ -1,0 +1,397 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vs3r`: stabilizes clips and timelines through the engine, which it starts where none runs.
+
+Standard output carries the result only; progress and messages go to standard error. Exit codes: 0 done, 1 fault,
+2 usage, 3 setup, 4 input, 5 resources, 130 cancelled.
+"""
+
+import contextlib
+import os
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from host_bridge.timeline_cli import timeline_command
+from vs3r_engine import __version__
+from vs3r_engine.errors import Cancelled, EngineFault, InputError, SettingsError, VS3RError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Full-frame 3D video stabilization.")
+jobs = typer.Typer(invoke_without_command=True, help="List the engine's jobs, or cancel one.")
+engine = typer.Typer(no_args_is_help=True, help="The engine: start, stop, status, logs.")
+presets = typer.Typer(no_args_is_help=True, help="Presets: list, show, save.")
+cache = typer.Typer(no_args_is_help=True, help="What is kept on disk between jobs: show, clear.")
+app.add_typer(jobs, name="jobs")
+app.add_typer(engine, name="engine")
+app.add_typer(presets, name="presets")
+app.add_typer(cache, name="cache")
+
+CANCEL_S = 15.0
+
+Clip = Annotated[str, typer.Argument(metavar="IN", help="The clip: a video file, or an image sequence.")]
+Range = Annotated[str | None, typer.Option("--range", help="Frames to return: 100..340 (end not included), or two timecodes.")]
+Preset = Annotated[str, typer.Option(help="natural, glide, locked, subtle, or one of your own.")]
+Set = Annotated[list[str], typer.Option("--set", help="A setting, such as path.smoothness=70. Repeat for more.")]
+Draft = Annotated[bool, typer.Option("--draft", help="Fast look: fill.quality=draft.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Write NDJSON on standard output.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing on standard error but errors.")]
+EngineFile = Annotated[Path | None, typer.Option("--engine", help="Connection file of another engine.", envvar="VS3R_ENGINE")]
+
+
+# --- work ------------------------------------------------------------------------------------------------------------
+
+@app.command()
+def stabilize(
+    source: Clip,
+    output: Annotated[str | None, typer.Option("-o", "--output", help="Where the result goes; IN_vs3r by default.")] = None,
+    range_text: Range = None,
+    preset: Preset = "natural",
+    assignments: Set = [],  # noqa: B006 - typer wants a list
+    draft: Draft = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen.")] = False,
+    force: Annotated[bool, typer.Option("-f", "--force", help="Overwrite the output.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    engine_file: EngineFile = None,
+) -> None:
+    """Stabilize a clip. The result has its size, rate, depth, colour and sound, and nothing is cropped."""
+    from host_bridge.progress import write_json
+    from vs3r_engine.service import protocol as p
+
+    values = _values(preset, assignments, draft)
+    path = os.path.abspath(source)
+    target = os.path.abspath(output) if output else _default_output(path)
+    if target == path:
+        raise InputError("output-is-source", f"{source} would be overwritten by its own result.", "Give -o another name.")
+    if os.path.exists(target) and not force:
+        raise InputError("output-exists", f"{target} exists already.", "Use -f to replace it, or -o another name.")
+    clip = p.Source(path=path, range=range_text)
+    if dry_run:
+        with _client(engine_file) as client:
+            found = client.probe(clip)
+        first, end = found.render_range
+        plan = {"type": "plan", "source": path, "output": target, "width": found.width, "height": found.height, "rate": found.rate,
+                "frames": [first, end], "available": list(found.available_range), "settings": values}
+        if as_json:
+            write_json(plan)
+        else:
+            print(f"{path}: frames {first}..{end} of {found.available_range[1]}, {found.width}x{found.height} at {found.rate}\n-> {target}")
+            for key, value in values.items():
+                print(f"   {key} = {value}")
+        return
+    job = p.Stabilize(clip, target, p.SettingsChoice("natural", values), f"j-{uuid.uuid4().hex[:12]}", False, force)
+    report = _run(job, engine_file, as_json, quiet)
+    assert report.result is not None
+    if as_json:
+        write_json({"type": "result", "job_id": report.job_id, **report.result})
+    else:
+        _say_findings(report.result["findings"], quiet)
+        print(report.result["output"])
+
+
+@app.command()
+def analyze(source: Clip, range_text: Range = None, preset: Preset = "natural", assignments: Set = [],  # noqa: B006
+            as_json: AsJson = False, quiet: Quiet = False, engine_file: EngineFile = None) -> None:
+    """Find the camera's path and the scene, and keep them: stabilizing the clip afterwards starts at once."""
+    from host_bridge.progress import findings_text, write_json
+    from vs3r_engine.service import protocol as p
+
+    choice = p.SettingsChoice("natural", _values(preset, assignments, False))
+    job = p.Analyze(p.Source(path=os.path.abspath(source), range=range_text), choice, f"j-{uuid.uuid4().hex[:12]}")
+    report = _run(job, engine_file, as_json, quiet)
+    findings = (report.result or {}).get("findings", {})
+    if as_json:
+        write_json({"type": "result", "job_id": report.job_id, "findings": findings})
+    else:
+        print(findings_text(findings) or "analysed")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def compare(context: typer.Context) -> None:
+    """Measure and show a result beside its source: `vs3r compare IN OUT`."""
+    _engine_program("compare", *context.args)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def doctor(context: typer.Context) -> None:
+    """Examine the installation."""
+    _engine_program("doctor", *context.args)
+
+
+def _run(job: Any, engine_file: Path | None, as_json: bool, quiet: bool) -> Any:
+    """Run a job to its end; its report, done. Raises: the job's error; Cancelled after Ctrl-C."""
+    from host_bridge.progress import display
+    from vs3r_engine.service.protocol import Error, exception_of
+
+    launcher, report = _launcher(engine_file), None
+    shown = display(as_json, quiet)
+    try:
+        for event in launcher.run(job):
+            shown.show(event)
+            report = event.job or report
+    except KeyboardInterrupt:
+        shown.close()
+        _cancel(launcher, job.job_id)
+        raise Cancelled("Stopped.", "The same command again goes on from what is finished.") from None
+    finally:
+        shown.close()
+    if report is None or report.state == "failed":
+        raise exception_of(report.error if report and report.error else Error("no-result", "The engine ended the job without a result."))
+    if report.state == "cancelled":
+        raise Cancelled(f"The job {report.job_id} was cancelled.", "The same command again goes on from what is finished.")
+    return report
+
+
+def _cancel(launcher: Any, job_id: str) -> None:
+    """The job is cancelled, and has stopped if it does so in time. A second Ctrl-C does not wait."""
+    with contextlib.suppress(VS3RError, KeyboardInterrupt):
+        client = launcher.find()
+        if client is None:
+            return
+        with client:
+            report = client.cancel(job_id)
+            until_s = time.monotonic() + CANCEL_S
+            while not report.is_final and time.monotonic() < until_s:
+                time.sleep(0.1)
+                report = client.status(job_id).job
+
+
+def _values(preset: str, assignments: list[str], draft: bool) -> dict[str, Any]:
+    """The settings that differ from the defaults. Raises: SettingsError."""
+    from host_bridge.presets import preset_values
+    from vs3r_engine.settings import Settings
+
+    values: dict[str, Any] = preset_values(preset)
+    if draft:
+        values["fill.quality"] = "draft"
+    for assignment in assignments:
+        key, separator, value = assignment.partition("=")
+        if not separator:
+            raise SettingsError("bad-setting", f"{assignment!r} is not a setting.", "Write --set group.name=value.")
+        values[key.strip()] = value.strip()
+    return Settings().with_values(values).changed()
+
+
+def _default_output(path: str) -> str:
+    root, suffix = os.path.splitext(path.rstrip(os.sep))
+    if not suffix or "%" in root or "[" in root:
+        raise InputError("no-output", f"Where should the result of {path} go?", "Give -o OUT.")
+    return f"{root}_vs3r{suffix}"
+
+
+def _say_findings(findings: dict[str, Any], quiet: bool) -> None:
+    from host_bridge.progress import findings_text
+
+    if not quiet and (text := findings_text(findings)):
+        print(text, file=sys.stderr)
+
+
+# --- jobs and the engine ---------------------------------------------------------------------------------------------
+
+@jobs.callback()
+def list_jobs(context: typer.Context, as_json: AsJson = False, engine_file: EngineFile = None) -> None:
+    """List the engine's jobs, newest first."""
+    if context.invoked_subcommand is not None:
+        return
+    from host_bridge.progress import write_json
+
+    client = _launcher(engine_file).find()
+    if client is None:
+        return
+    with client:
+        for job in client.jobs():
+            if as_json:
+                write_json(job)
+            else:
+                print(f"{job.job_id}  {job.state:9} {job.fraction:4.0%}  {job.kind:9} {job.source}" + (f" -> {job.output}" if job.output else ""))
+
+
+@jobs.command("cancel")
+def cancel_job(job_id: Annotated[str, typer.Argument(help="The job's id.")], engine_file: EngineFile = None) -> None:
+    """Cancel a job; what it finished is kept."""
+    client = _launcher(engine_file).find()
+    if client is None:
+        raise InputError("unknown-job", "No engine runs, so there are no jobs.", "")
+    with client:
+        client.cancel(job_id)
+
+
+@engine.command("start")
+def start_engine() -> None:
+    """Start the engine, if none runs."""
+    with _client(None) as client:
+        print(client.connection.request)
+
+
+@engine.command("stop")
+def stop_engine(engine_file: EngineFile = None) -> None:
+    """Stop the engine; jobs are cancelled and keep what is finished."""
+    if not _launcher(engine_file).stop():
+        print("No engine runs.", file=sys.stderr)
+
+
+@engine.command("status")
+def engine_status(as_json: AsJson = False, engine_file: EngineFile = None) -> None:
+    """Say whether an engine runs, and what it does."""
+    from host_bridge.progress import write_json
+
+    launcher = _launcher(engine_file)
+    client = launcher.find()
+    if client is None:
+        if as_json:
+            write_json({"state": launcher.state.value})
+        else:
+            print(f"No engine runs ({launcher.state}).")
+        return
+    with client:
+        status, hello = client.status(), client.hello()
+    if as_json:
+        write_json({"pid": hello.pid, "version": hello.version, "protocol": hello.protocol, "device": hello.device,
+                    **{name: getattr(status, name) for name in status.__struct_fields__}})
+    else:
+        print(f"{status.state}: process {hello.pid}, version {hello.version}, protocol {hello.protocol}, up {status.uptime_s:.0f} s, "
+              f"{status.sessions - 1} other hosts, {status.jobs_running} jobs running, {status.jobs_queued} waiting, {status.memory_mib:.0f} MiB")
+
+
+@engine.command("logs")
+def engine_logs(lines: Annotated[int, typer.Option("-n", min=1, help="Lines.")] = 50) -> None:
+    """Show the end of the engine's log."""
+    from collections import deque
+
+    from vs3r_engine.service.logs import log_file
+
+    file = log_file()
+    if not file.exists():
+        raise InputError("no-log", f"There is no log at {file}.", "Nothing has run yet.")
+    with file.open(encoding="utf-8", errors="replace") as stream:
+        sys.stdout.writelines(deque(stream, lines))
+
+
+@presets.command("list")
+def list_presets() -> None:
+    """List the presets, built-in ones first."""
+    from host_bridge.presets import user_presets
+    from vs3r_engine.settings import PRESETS
+
+    for name in PRESETS:
+        print(name)
+    for name in user_presets():
+        print(f"{name} (yours)")
+
+
+@presets.command("show")
+def show_preset(name: Annotated[str, typer.Argument(help="The preset.")], as_json: AsJson = False) -> None:
+    """Show every setting of a preset, and what it means."""
+    from host_bridge.presets import preset_values
+    from host_bridge.progress import write_json
+    from vs3r_engine.settings import DESCRIPTORS, GROUPS, Settings
+
+    settings = Settings().with_values(preset_values(name))
+    values, changed = settings.values(), settings.changed()
+    if as_json:
+        write_json(values)
+        return
+    group = ""
+    for descriptor in DESCRIPTORS:
+        if descriptor.group != group:
+            group = descriptor.group
+            print(f"\n{GROUPS[group]}")
+        mark = "*" if descriptor.key in changed else " "
+        print(f"{mark} {descriptor.key:32} {values[descriptor.key]!s:14} {descriptor.help}")
+
+
+@presets.command("save")
+def save_preset(name: Annotated[str, typer.Argument(help="The new preset's name.")],
+                preset: Annotated[str, typer.Option(help="The preset to begin with.")] = "natural", assignments: Set = [],  # noqa: B006
+                force: Annotated[bool, typer.Option("-f", "--force", help="Replace it.")] = False) -> None:
+    """Keep settings under a name: `vs3r presets save calm --set path.smoothness=80`."""
+    from host_bridge.presets import save
+    from vs3r_engine.settings import Settings
+
+    print(save(name, Settings().with_values(_values(preset, assignments, False)), overwrite=force))
+
+
+@cache.command("show")
+def show_cache(as_json: AsJson = False) -> None:
+    """Show what is kept on disk between jobs."""
+    _engine_program("cache", "show", *(["--json"] if as_json else []))
+
+
+@cache.command("clear")
+def clear_cache(as_json: AsJson = False) -> None:
+    """Delete everything that no engine is using."""
+    _engine_program("cache", "clear", *(["--json"] if as_json else []))
+
+
+# --- inside ----------------------------------------------------------------------------------------------------------
+
+def _launcher(engine_file: Path | None) -> Any:
+    from host_bridge.launcher import Launcher, write_launch_file
+
+    if engine_file is None:
+        write_launch_file()
+    return Launcher(endpoint_file=engine_file, name=f"vs3r {__version__}")
+
+
+@contextlib.contextmanager
+def _client(engine_file: Path | None) -> Iterator[Any]:
+    with _launcher(engine_file).ensure() as client:
+        yield client
+
+
+@contextlib.contextmanager
+def _timeline_engine(endpoint: str | None) -> Iterator[Any]:
+    from host_bridge.timeline_engine import TimelineEngine
+
+    yield TimelineEngine(_launcher(Path(endpoint) if endpoint else None))
+
+
+def _engine_program(*arguments: str) -> None:
+    """Run `vs3r-engine` with these arguments in place of this command. Raises: typer.Exit with its exit code."""
+    import subprocess
+
+    raise typer.Exit(subprocess.run([sys.executable, "-m", "vs3r_engine.app.cli", *arguments], check=False).returncode)
+
+
+def run(command: Callable[[], Any]) -> int:
+    """Run a command line; its exit code. Known errors are one message, unknown ones a traceback."""
+    try:
+        command()
+    except VS3RError as error:
+        return report(error)
+    except KeyboardInterrupt:
+        return report(Cancelled("Stopped."))
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else 0 if exit_.code is None else 1
+    except BrokenPipeError:
+        return EngineFault.exit_code
+    return 0
+
+
+def report(error: VS3RError) -> int:
+    """Tell the user, in NDJSON on standard output where that was asked for; returns the exit code."""
+    if "--json" in sys.argv:
+        from host_bridge.progress import write_json
+
+        write_json({"type": "error", "code": error.code, "message": error.message, "hint": error.hint})
+    print(error, file=sys.stderr)
+    return error.exit_code
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+app.command("timeline")(timeline_command(_timeline_engine))
+
+
+def main() -> None:
+    """Entry point of `vs3r`."""
+    sys.exit(run(app))

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Launcher: finds the engine of this user, starts one where none runs, watches it, starts it again, stops it; and runs
+a job through all of that."""
+
+import contextlib
+import enum
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from host_bridge.client import EngineClient, EngineLost, Event, is_running
+from vs3r_engine.errors import ProtocolError, SetupError
+from vs3r_engine.service import protocol as p
+
+START_S = 30.0
+STOP_S = 10.0
+RESTARTS = 10
+"""Times a job's engine may be lost before the job is given up."""
+
+
+class EngineState(enum.StrEnum):
+    """What is known of the engine."""
+
+    ABSENT = "absent"
+    """No engine runs, as far as is known."""
+    STARTING = "starting"
+    """Its process runs and does not answer yet."""
+    RUNNING = "running"
+    """It answers."""
+    LOST = "lost"
+    """It answered once and does not any more."""
+    REFUSED = "refused"
+    """It runs and will not talk to us: another protocol, or not our token."""
+
+
+class Launcher:
+    """One user's engine, seen from a host. `state` is the last thing known.
+
+    endpoint_file: the connection file of a particular engine that is never started from here; None = the user's own.
+    command: the program that serves; tied: the engine it starts ends with this process.
+    """
+
+    def __init__(self, directory: Path | None = None, *, endpoint_file: Path | None = None, command: Sequence[str] | None = None,
+                 tied: bool = False, name: str = "vs3r") -> None:
+        self._file = endpoint_file or p.connection_file(directory)
+        self._is_ours = endpoint_file is None
+        self._command = list(command or [sys.executable, "-m", "vs3r_engine.app.cli", "serve"])
+        self._tied, self._name = tied, name
+        self.state = EngineState.ABSENT
+
+    def find(self) -> EngineClient | None:
+        """A client of the engine that runs, or None. Raises: ProtocolError `protocol-version`, `not-allowed`, `connection-file`."""
+        try:
+            connection = p.read_connection(self._file)
+            if connection is None or (connection.server_key is None and not is_running(connection)):
+                self.state = EngineState.ABSENT
+                return None
+            client = EngineClient(connection, self._name)
+            try:
+                client.hello()
+            except BaseException:
+                client.close()
+                raise
+        except EngineLost:
+            self.state = EngineState.STARTING
+            return None
+        except ProtocolError:
+            self.state = EngineState.REFUSED
+            raise
+        self.state = EngineState.RUNNING
+        return client
+
+    def ensure(self) -> EngineClient:
+        """A client of the engine, started first where none runs.
+
+        Raises: SetupError `engine-not-started` (with what it said), `engine-absent` for one that is not ours to start.
+        """
+        client = self.find()
+        if client is not None:
+            return client
+        if not self._is_ours:
+            raise SetupError("engine-absent", f"The engine of {self._file} does not answer.", "Start it there, or leave --engine out.")
+        errors = self._file.with_name(f"start-{os.getpid()}.log")
+        process = self._start(errors)
+        try:
+            until_s = time.monotonic() + START_S
+            while time.monotonic() < until_s:
+                client = self.find()
+                if client is not None:
+                    return client
+                # Where another launcher was first, ours ends, and the other's is on its way up.
+                if process.poll() is not None and b"[already-running]" not in errors.read_bytes():
+                    break
+                time.sleep(0.02)
+            said = " ".join(errors.read_text(errors="replace").strip().splitlines()[-3:])
+        finally:
+            errors.unlink(missing_ok=True)
+        self.state = EngineState.ABSENT
+        raise SetupError("engine-not-started", f"The engine did not start: {said or 'it does not answer.'}",
+                         "`vs3r doctor` examines the installation; `vs3r engine logs` shows the log.")
+
+    def stop(self) -> bool:
+        """No engine runs any more. False where none ran."""
+        client = self.find()
+        if client is None:
+            return False
+        with client:
+            connection = client.connection
+            client.shutdown()
+        if connection.server_key is None:
+            with contextlib.suppress(psutil.Error):
+                process = psutil.Process(connection.pid)
+                try:
+                    process.wait(STOP_S)
+                except psutil.TimeoutExpired:
+                    process.kill()
+        self.state = EngineState.ABSENT
+        return True
+
+    def run(self, job: p.Stabilize | p.Analyze) -> Iterator[Event]:
+        """Run a job to its end, through engines that die: the last event is its final state.
+
+        A lost engine is started again and the job continues from its finished chunks. Closing the generator leaves the job
+        running; it ends with this session. Raises: EngineLost when engines keep dying; the engine's errors.
+        """
+        if job.job_id is None:
+            job = msgspec.structs.replace(job, job_id=f"j-{uuid.uuid4().hex[:12]}")
+        assert job.job_id is not None
+        losses = 0
+        while True:
+            with self.ensure() as client:
+                try:
+                    client.submit(job)
+                    yield from client.follow(job.job_id)
+                    return
+                except EngineLost:
+                    losses += 1
+                    self.state = EngineState.LOST
+                    if losses > RESTARTS or not self._is_ours:
+                        raise
+            yield Event("engine", text="The engine was lost; it is started again and the job continues.")
+
+    def _start(self, errors: Path) -> subprocess.Popen:
+        """The engine's process, outliving this one unless tied to it."""
+        self.state = EngineState.STARTING
+        errors.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        command = self._command + (["--parent", str(os.getpid())] if self._tied else [])
+        environment = {**os.environ, "VS3R_RUNTIME_DIR": str(self._file.parent)}
+        windows = {"creationflags": 0x00000008 | 0x00000200 | 0x08000000} if sys.platform == "win32" else {"start_new_session": True}
+        with errors.open("wb") as stream:
+            try:
+                return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stream,
+                                        env=environment, **windows)  # type: ignore[call-overload]
+            except OSError as error:
+                raise SetupError("engine-not-started", f"{command[0]} cannot be run: {error.strerror}.", "Install VS3R again.") from error
+
+
+def write_launch_file() -> None:
+    """Other hosts know how to start an engine. Written only where it would change."""
+    content = p.encode(p.Launch([sys.executable, "-m", "host_bridge", "engine", "start"]))
+    file = p.launch_file()
+    if not file.exists() or file.read_bytes() != content:
+        p.write_private(file, content)
