@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DaVinci Resolve as its scripts see it: one project, one timeline, a media pool. As there, every name exists: unknown ones are None.
+
+`damage` names what this Resolve does wrong; `writes` records every call that changes anything.
+"""
+
+import os
+
+
+class Thing:
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return None
+
+
+class Media(Thing):
+    def __init__(self, path, frames=1000, fps="24", **properties):
+        self.properties = {"File Path": path, "Frames": str(frames), "FPS": fps, **properties}
+        self.third_party = {}
+
+    def GetClipProperty(self, name):  # noqa: N802 - Resolve's names
+        return self.properties.get(name, "")
+
+    def SetThirdPartyMetadata(self, key, value):  # noqa: N802
+        self.third_party[key] = value
+        return True
+
+
+class Item(Thing):
+    """A clip of the timeline at 100 %: `left` frames into its media, `duration` long, in timeline frames."""
+
+    def __init__(self, host, media, left, duration, name="shot", source=None):
+        self.host, self.media, self.left, self.duration, self.name, self.start = host, media, left, duration, name, 86400
+        self.source = source
+        self.takes, self.selected = [], 0
+
+    def GetName(self):  # noqa: N802
+        return self.name
+
+    def GetMediaPoolItem(self):  # noqa: N802
+        return self.media
+
+    def GetTrackTypeAndIndex(self):  # noqa: N802
+        return ["video", 1]
+
+    def GetStart(self):  # noqa: N802
+        return self.start
+
+    def GetDuration(self):  # noqa: N802
+        return self.duration + (5 if "take changes the length" in self.host.damage and self.selected > 1 else 0)
+
+    def GetLeftOffset(self):  # noqa: N802
+        return self.left
+
+    def GetSourceStartFrame(self):  # noqa: N802
+        return self.source[0] if self.source else self.left
+
+    def GetSourceEndFrame(self):  # noqa: N802
+        return self.source[1] if self.source else self.left + self.duration
+
+    def AddTake(self, media, start, end):  # noqa: N802
+        self.host.writes.append(("AddTake", os.path.basename(media.properties["File Path"]), start, end))
+        if "refuses takes" in self.host.damage:
+            return False
+        if not self.takes:
+            self.takes = [{"startFrame": self.left, "endFrame": self.left + self.duration - 1, "mediaPoolItem": self.media}]
+            self.selected = 1
+        if "drops takes" not in self.host.damage:
+            self.takes.append({"startFrame": start + (1 if "shifts takes" in self.host.damage else 0), "endFrame": end, "mediaPoolItem": media})
+        return True
+
+    def GetTakesCount(self):  # noqa: N802
+        return len(self.takes)
+
+    def GetTakeByIndex(self, index):  # noqa: N802
+        return dict(self.takes[index - 1]) if 0 < index <= len(self.takes) else {}
+
+    def GetSelectedTakeIndex(self):  # noqa: N802
+        return self.selected
+
+    def SelectTakeByIndex(self, index):  # noqa: N802
+        self.host.writes.append(("SelectTakeByIndex", index))
+        if "keeps its take" not in self.host.damage:
+            self.selected = index
+        return True
+
+
+class Folder(Thing):
+    def __init__(self, name):
+        self.name, self.folders, self.clips = name, [], []
+
+    def GetName(self):  # noqa: N802
+        return self.name
+
+    def GetSubFolderList(self):  # noqa: N802
+        return list(self.folders)
+
+
+class Resolve(Thing):
+    """Everything between the application and its timeline, in one object."""
+
+    def __init__(self, rate="24", version="21.1.0"):
+        self.damage, self.writes, self.items, self.selection = set(), [], [], None
+        self.rate, self.version = rate, version
+        self.root = Folder("Master")
+        self.dailies = Folder("Dailies")
+        self.root.folders.append(self.dailies)
+        self.opened = self.dailies
+
+    def add(self, path, left, duration, frames=1000, fps="24", **more):
+        item = Item(self, Media(path, frames, fps), left, duration, **more)
+        self.items.append(item)
+        return item
+
+    def _self(self, *_):
+        return self
+
+    GetProjectManager = GetCurrentProject = GetMediaPool = _self
+
+    def GetCurrentTimeline(self):  # noqa: N802
+        return self if self.items else None
+
+    def GetProductName(self):  # noqa: N802
+        return "DaVinci Resolve Studio"
+
+    def GetVersionString(self):  # noqa: N802
+        return self.version
+
+    def GetSetting(self, name):  # noqa: N802
+        return self.rate if name == "timelineFrameRate" else ""
+
+    def GetSelectedClips(self):  # noqa: N802
+        return self.items if self.selection is None else self.selection
+
+    def GetCurrentVideoItem(self):  # noqa: N802
+        return self.items[0]
+
+    def GetCurrentFolder(self):  # noqa: N802
+        return self.opened
+
+    def GetRootFolder(self):  # noqa: N802
+        return self.root
+
+    def SetCurrentFolder(self, folder):  # noqa: N802
+        self.opened = folder
+        return True
+
+    def AddSubFolder(self, parent, name):  # noqa: N802
+        self.writes.append(("AddSubFolder", name))
+        parent.folders.append(Folder(name))
+        return parent.folders[-1]
+
+    def ImportMedia(self, paths):  # noqa: N802
+        self.writes.append(("ImportMedia", self.opened.name))
+        if "imports nothing" in self.damage:
+            return []
+        imported = [Media(path) for path in paths]
+        self.opened.clips += imported
+        return imported
