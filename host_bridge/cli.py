@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
+from host_bridge.resolve_cli import resolve_app
 from host_bridge.timeline_cli import timeline_command
 from vs3r_engine import __version__
 from vs3r_engine.errors import Cancelled, EngineFault, InputError, SettingsError, VS3RError
@@ -390,6 +391,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 
 app.command("timeline")(timeline_command(_timeline_engine))
+app.add_typer(resolve_app, name="resolve")
 
 
 def main() -> None:
