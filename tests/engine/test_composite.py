@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Windows over a shot, and generated pixels into full-resolution frames."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -65,7 +67,7 @@ def test_padding_mirrors_the_tail_and_moves_no_frame(count, padded):
     indices = composite.padded_indices(count)
     assert len(indices) == padded == composite.padded_count(count)
     assert indices[:count] == list(range(count))
-    assert all(abs(a - b) <= 1 for a, b in zip(indices, indices[1:], strict=False))
+    assert all(abs(a - b) <= 1 for a, b in itertools.pairwise(indices))
 
 
 @pytest.mark.parametrize(("window", "overlap"), [(80, 20), (81, 41), (1, 0)])
