@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from vs3r_engine.errors import SetupError
-from vs3r_engine.methods.splat import POINTS_PER_PIXEL, SplatRenderer, at_plane, plane_indices, point_set
-from vs3r_engine.methods.warp import resampled
+from vs3r_engine.methods.planes import at_plane, read_planes
+from vs3r_engine.methods.splat import POINTS_PER_PIXEL, SplatRenderer, point_set
 from vs3r_engine.scene import Rendered, Target, View
 from vs3r_engine.settings import Settings
 
@@ -43,8 +43,7 @@ class Pytorch3dRenderer(SplatRenderer):
         at = self._positions(target, current, static_only=False)
         current_mask = ~np.isnan(at[..., 0])
         planes = frame.with_rgb(picture.cpu().numpy()).planes
-        for i, plane in enumerate(planes):
-            own = resampled(frame.planes[i], plane_indices(at, frame.layout, i, plane.shape), frame.layout)
+        for plane, own in zip(planes, read_planes(frame, at), strict=True):
             np.copyto(plane, own, where=at_plane(current_mask, plane.shape))
         return Rendered(replace(frame, planes=planes), ~(current_mask | covered.cpu().numpy()), target, current_mask)
 

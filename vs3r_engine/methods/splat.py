@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vs3r_engine.camera import Camera, inverse
-from vs3r_engine.frame import Frame, PixelLayout
+from vs3r_engine.frame import Frame
 from vs3r_engine.lens import pixels_of_points, rays_of_pixels
 from vs3r_engine.methods.devices import choose_device, memory_errors
+from vs3r_engine.methods.planes import at_plane, read_planes
 from vs3r_engine.methods.points import composite, depth_buffer
 from vs3r_engine.methods.upsample import upsampled_depth
-from vs3r_engine.methods.warp import resampled
 from vs3r_engine.scene import Rendered, Target, View
 from vs3r_engine.settings import Settings
 from vs3r_engine.stages.render import is_identity
@@ -59,7 +59,7 @@ class SplatRenderer:
         self._forget(current, *neighbours)
         at = self._positions(target, current, static_only=False)
         current_mask = ~np.isnan(at[..., 0])
-        planes = tuple(resampled(plane, plane_indices(at, frame.layout, i, plane.shape), frame.layout) for i, plane in enumerate(frame.planes))
+        planes = read_planes(frame, at)
         hole_mask = ~current_mask
         for view in neighbours:
             if not hole_mask.any():
@@ -67,8 +67,7 @@ class SplatRenderer:
             at = self._positions(target, view, static_only=True)
             found = hole_mask & ~np.isnan(at[..., 0])
             hole_mask &= ~found
-            for i, plane in enumerate(planes):
-                source = resampled(view.frame.planes[i], plane_indices(at, frame.layout, i, plane.shape), frame.layout)
+            for plane, source in zip(planes, read_planes(view.frame, at), strict=True):
                 np.copyto(plane, source, where=at_plane(found, plane.shape))
         return Rendered(replace(frame, planes=planes), hole_mask, target, current_mask)
 
@@ -206,22 +205,6 @@ def as_rendered(frame: Frame, target: Target, picture: Tensor, covered: Tensor) 
     return Rendered(frame.with_rgb(rgb), ~shown, target)
 
 
-def plane_indices(at: np.ndarray, layout: PixelLayout, plane: int, shape: tuple[int, ...]) -> np.ndarray:
-    """[rows, columns, 2] float32 (x, y) indices into a source plane, from luma positions [h, w, 2]; NaN becomes far outside."""
-    is_chroma = layout.model == "yuv" and plane in (1, 2)
-    factor_x, factor_y = (1 << layout.chroma_shift_x, 1 << layout.chroma_shift_y) if is_chroma else (1, 1)
-    sited = at[::factor_y, ::factor_x]
-    if factor_y == 2:
-        # A chroma row lies between two luma rows, whose positions may be on two surfaces.
-        below = at[1::2, ::factor_x]
-        between = (sited[:len(below)] + below) / 2
-        apart = np.abs(sited[:len(below)] - below).max(axis=-1, keepdims=True) < 2
-        sited = sited + np.float32([0, 0.5])
-        sited[:len(below)] = np.where(apart, between, sited[:len(below)])
-    indices = (sited[:shape[0], :shape[1]] - np.float32([0.5, 0.5 * factor_y])) / np.float32([factor_x, factor_y])
-    return np.ascontiguousarray(np.nan_to_num(indices, nan=-1e6), np.float32)
-
-
 def _difference(view_px: np.ndarray | None, target_px: np.ndarray | None) -> np.ndarray | None:
     """float32 view_px - target_px, None meaning zero; None where that is zero everywhere."""
     if view_px is None and target_px is None:
@@ -260,11 +243,6 @@ def _moving(view: View, device: str) -> Tensor:
 
 def _scaled(residual_px: np.ndarray | None, camera: Camera, size: tuple[int, int]) -> np.ndarray | None:
     return None if residual_px is None else residual_px * np.float32([size[0] / camera.width, size[1] / camera.height])
-
-
-def at_plane(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A luma-sized mask at a plane's samples: a chroma sample goes with the luma sample it is sited on."""
-    return mask[::-(-mask.shape[0] // shape[0]), ::-(-mask.shape[1] // shape[1])]
 
 
 def _key(view: View) -> tuple[int, int, int]:

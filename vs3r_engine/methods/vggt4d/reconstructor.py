@@ -118,6 +118,8 @@ class Vggt4dReconstructor:
         K = K.cpu().double().numpy()
         K[:, 0] *= width / size[0]
         K[:, 1] *= height / size[1]
+        if self._settings.focal_mm > 0:
+            K[:, (0, 1), (0, 1)] = self._settings.focal_mm / 36.0 * max(width, height)
         path = Trajectory(window.first_frame, width, height, K, world_from_camera.cpu().double().numpy())
         found = Reconstruction(path, depth.cpu().numpy(), (1 - 1 / confidence).cpu().numpy(), mask.cpu().numpy())
         return bridged(found, is_bad.cpu().numpy())

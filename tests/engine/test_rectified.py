@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A clip with a lens profile: the reconstructor sees straight pictures, everything after it the clip's own lens."""
+
+import dataclasses
+import json
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from vs3r_engine.camera import Camera, Trajectory, inverse
+from vs3r_engine.frame import Frame, PixelLayout
+from vs3r_engine.lens import Lens, pixels_of_points, rays_of_pixels
+from vs3r_engine.methods.rectified import RectifiedReconstructor
+from vs3r_engine.scene import Reconstruction
+from vs3r_engine.settings import Settings
+from vs3r_engine.stages.mask import pixel_centres, rigid_flow
+
+WIDTH, HEIGHT = 160, 90
+PROFILE = {"model": "fisheye", "width": 320, "height": 180, "fx": 190, "fy": 190, "cx": 160, "cy": 90, "parameters": {"k1": 0.03, "k2": -0.01}}
+OWN = Lens("fisheye", (0.03, -0.01) + (0.0,) * 10)
+
+
+class Inner:
+    """Records the frames it is given and answers what it was told to, in the straight pictures' geometry."""
+
+    def __init__(self, settings, residual_px=None):
+        self.focal_px = settings.analysis.focal_mm / 36 * WIDTH
+        self.frames, self.residual_px = [], residual_px
+
+    def reconstruct(self, frames, rate):
+        self.frames = list(frames)
+        n = len(self.frames)
+        K = np.tile(np.array([[self.focal_px, 0, WIDTH / 2], [0, self.focal_px, HEIGHT / 2], [0, 0, 1]]), (n, 1, 1))
+        world_from_camera = np.tile(np.eye(4), (n, 1, 1))
+        world_from_camera[:, 0, 3] = 0.05 * np.arange(n)
+        x = np.tile(np.linspace(2, 4, 40, dtype=np.float32), (n, 24, 1))
+        mask = np.zeros((n, 24, 40), bool)
+        mask[:, 8:16, 15:25] = True
+        yield Reconstruction(Trajectory(0, WIDTH, HEIGHT, K, world_from_camera, self.residual_px), x, np.ones_like(x), mask)
+
+
+@pytest.fixture
+def profile(tmp_path):
+    path = tmp_path / "lens.json"
+    path.write_text(json.dumps(PROFILE))
+    return str(path)
+
+
+def reconstructed(profile, frames, **options):
+    holder = {}
+
+    def inner(settings):
+        assert settings.analysis.input_lens == "perspective"
+        holder["inner"] = Inner(settings, **options)
+        return holder["inner"]
+
+    method = RectifiedReconstructor(Settings().with_values({"analysis.input_lens": profile}), inner)
+    piece, = method.reconstruct(iter(frames), Fraction(30))
+    return piece, holder["inner"]
+
+
+def fisheye_frames(count):
+    """A grid of straight lines in space, as the fisheye lens shows it."""
+    K = np.array([[95.0, 0, 80], [0, 95, 45], [0, 0, 1]])
+    lens = dataclasses.replace(OWN, largest_angle_rad=1.5)
+    rays = rays_of_pixels(pixel_centres(WIDTH, HEIGHT), K, lens)
+    plane = rays[..., :2] / rays[..., 2:]
+    wave = (0.5 + 0.5 * np.sin(14 * plane[..., 0])) * (0.5 + 0.5 * np.sin(14 * plane[..., 1]))
+    return [Frame(i, (np.float32(wave),) * 3, PixelLayout("rgb", 32)) for i in range(count)]
+
+
+def test_the_inner_reconstructor_sees_straight_lines_and_knows_the_focal_length(profile):
+    _, inner = reconstructed(profile, fisheye_frames(1))
+    straight = inner.frames[0].planes[0]
+    plane = rays_of_pixels(pixel_centres(WIDTH, HEIGHT), np.array([[inner.focal_px, 0, 80], [0, inner.focal_px, 45], [0, 0, 1]]), None)
+    expected = (0.5 + 0.5 * np.sin(14 * plane[..., 0])) * (0.5 + 0.5 * np.sin(14 * plane[..., 1]))
+    inner_part = (slice(8, -8), slice(8, -8))
+    assert np.abs(straight - expected)[inner_part].max() < 0.03
+
+
+def test_what_comes_out_lies_on_the_clips_own_picture(profile):
+    piece, inner = reconstructed(profile, fisheye_frames(2))
+    path = piece.trajectory
+    assert path.lens is not None and np.allclose(path.K[0], [[95, 0, 80], [0, 95, 45], [0, 0, 1]])
+    rays = rays_of_pixels(pixel_centres(40, 24) * (WIDTH / 40, HEIGHT / 24), path.K[0], path.lens)
+    straight_x = inner.focal_px * rays[..., 0] / rays[..., 2] + WIDTH / 2
+    expected = 2 + 2 * (straight_x / WIDTH * 40 - 0.5) / 39
+    known = piece.confidence[0] > 0
+    assert np.isfinite(piece.depth).all() and known.mean() > 0.9 and np.abs(piece.depth[0] - expected)[known].max() < 0.06
+    assert piece.semantic_mask.shape == piece.depth.shape and 0.04 < piece.semantic_mask.mean() < 0.2
+
+
+def test_rigid_flow_through_the_lens_is_where_the_points_go(profile):
+    piece, _ = reconstructed(profile, fisheye_frames(2))
+    path = piece.trajectory
+    cameras = [path.camera(i).resized(40, 24) for i in (0, 1)]
+    flow = rigid_flow(piece.depth[0], *cameras)
+    rays = rays_of_pixels(pixel_centres(40, 24), cameras[0].K, path.lens)
+    points = rays / rays[..., 2:] * piece.depth[0][..., None]
+    to = inverse(cameras[1].world_from_camera)
+    seen = pixels_of_points(points @ to[:3, :3].T + to[:3, 3], cameras[1].K, path.lens)
+    known = np.isfinite(flow[..., 0])
+    assert known.mean() > 0.85 and np.abs(flow - (seen - pixel_centres(40, 24)))[known].max() < 0.01
+
+
+def test_residual_paths_are_carried_through_the_lens(profile):
+    grid = np.zeros((2, 5, 9, 2), np.float32)
+    grid[1, ..., 0] = 2.0
+    piece, inner = reconstructed(profile, fisheye_frames(2), residual_px=grid)
+    own = piece.trajectory.residual_px
+    assert np.abs(own[0]).max() < 1e-3
+    # In the middle the straight picture is magnified by the ratio of the focal lengths.
+    assert own[1, 2, 4, 0] == pytest.approx(2.0 * 95 / inner.focal_px, rel=0.01) and abs(own[1, 2, 4, 1]) < 1e-3
+
+
+def test_camera_keeps_its_lens_when_resized():
+    camera = Camera(np.eye(3), 10, 10, np.eye(4), OWN)
+    assert camera.resized(20, 20).lens is camera.lens
