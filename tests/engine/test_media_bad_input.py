@@ -69,10 +69,12 @@ def test_an_interlaced_clip_is_refused_with_a_way_out(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "muxer"), [("end.mp4", {}), ("front.mp4", {"movflags": "faststart"}), ("in.mov", {}), ("in.mkv", {}),
+                                             ("intra.mov", {"movflags": "faststart"}),
                                              ("fragments.mp4", {"movflags": "frag_keyframe+empty_moov"}), ("in.avi", {})])
 @pytest.mark.parametrize("part", [0.5, 0.9])
 def test_a_file_cut_off_in_the_middle(tmp_path, name, muxer, part):
-    path = make_clip(tmp_path / name, "mpeg4" if name.endswith("avi") else "libx264", count=30, size=(320, 240), muxer=muxer, options={"g": "10"})
+    path = make_clip(tmp_path / name, {"in.avi": "mpeg4", "intra.mov": "prores_aw"}.get(name, "libx264"),
+                     "yuv422p10le" if name == "intra.mov" else "yuv420p", count=30, size=(320, 240), muxer=muxer, options={"g": "10"})
     assert probe(str(path)).frame_count == 30
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * part)])

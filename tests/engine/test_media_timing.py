@@ -3,11 +3,13 @@
 
 from fractions import Fraction as F
 
+import av
 import numpy as np
 import pytest
 from media_clips import make_clip, number_of, numbers_in, pass_through
 
 from vs3r_engine.errors import RangeError
+from vs3r_engine.media import video_file
 from vs3r_engine.media.decode import open_source, probe
 from vs3r_engine.media.info import fit_rate
 from vs3r_engine.timeline import FrameRange
@@ -89,6 +91,33 @@ def test_a_range_past_the_end_is_refused(tmp_path):
     with open_source(str(path)) as source, pytest.raises(RangeError) as caught:
         source.frames(FrameRange(5, 6))
     assert caught.value.code == "range-past-media"
+
+
+INTRA = {"prores.mov": {"codec": "prores_aw", "pixel_format": "yuv422p10le", "rate": F(30000, 1001)},
+         "variable.mov": {"codec": "mjpeg", "pixel_format": "yuvj420p", "times_ms": TIMES_MS[:10]},
+         "one.mov": {"codec": "prores_aw", "pixel_format": "yuv422p10le", "count": 1},
+         "late.mov": {"codec": "mjpeg", "pixel_format": "yuvj420p", "times_ms": [300 + 40 * i for i in range(10)], "sounds": [{}]}}
+
+
+@pytest.mark.parametrize("name", INTRA)
+def test_a_stated_index_equals_the_counted_one(tmp_path, name):
+    path = str(make_clip(tmp_path / name, **INTRA[name]))
+    with av.open(path) as container:
+        stated = video_file._stated_index(container, container.streams.video[0], path)
+        counted = video_file._counted_index(container, container.streams.video[0], path)
+    assert stated is not None
+    np.testing.assert_array_equal(stated.pts, counted.pts)
+    np.testing.assert_array_equal(stated.key_pts, counted.key_pts)
+    assert stated.end_pts == counted.end_pts
+    assert stated.counts_frames == counted.counts_frames
+
+
+def test_a_file_that_is_replaced_is_read_anew(tmp_path):
+    make_clip(tmp_path / "in.mp4", count=10)
+    assert probe(str(tmp_path / "in.mp4")).frame_count == 10
+    (tmp_path / "in.mp4").unlink()
+    make_clip(tmp_path / "in.mp4", count=7)
+    assert probe(str(tmp_path / "in.mp4")).frame_count == 7
 
 
 @pytest.mark.parametrize("rate", [F(24000, 1001), F(24), F(25), F(30000, 1001), F(30), F(50), F(60000, 1001), F(60), F(120)])

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 from itertools import chain
 
 import av
@@ -54,10 +55,11 @@ class FileSource(VideoSource):
         self._path = path
         _refuse_unreadable(path)
         self._idle: _Decoder | None = None
+        status = os.stat(path)
+        index = _packet_index(path, (status.st_ino, status.st_size, status.st_mtime_ns))
         container = _open(path)
         try:
             stream = _main_video(container, path)
-            index = _packet_index(container, stream, path)
             self._idle = _Decoder(path, index)
             first = self._idle.first_picture()
             self._index = index.from_pts(first.pts) if first.pts is not None and not index.counts_frames else index
@@ -239,7 +241,35 @@ def _main_video(container: av.container.InputContainer, path: str) -> av.VideoSt
     raise MediaError("media-not-video", f"{path} holds {what}.", "Give a file with a video stream.")
 
 
-def _packet_index(container: av.container.InputContainer, stream: av.VideoStream, path: str) -> PacketIndex:
+@lru_cache(maxsize=16)
+def _packet_index(path: str, file_stamp: tuple[int, int, int]) -> PacketIndex:
+    """The index of the file as it is now; `file_stamp` tells it from an earlier file of that name."""
+    with _open(path) as container:
+        stream = _main_video(container, path)
+        return _stated_index(container, stream, path) or _counted_index(container, stream, path)
+
+
+def _stated_index(container: av.container.InputContainer, stream: av.VideoStream, path: str) -> PacketIndex | None:
+    """From MOV's own table, which for codecs without reordering says everything; None for other files.
+
+    Reading all packets of a ProRes master would mean reading tens of gigabytes before the first frame.
+    """
+    if not (container.format.name.startswith("mov") and stream.codec_context.codec.intra_only and stream.frames > 0):
+        return None
+    entries = list(stream.index_entries)
+    pts = np.array([entry.timestamp for entry in entries if not entry.is_discard], np.int64)
+    if len(entries) != stream.frames or len(pts) < 1 or (np.diff(pts) <= 0).any():
+        return None
+    if any(entry.pos + entry.size > os.path.getsize(path) for entry in entries):
+        raise _cut_short(path, sum(entry.pos + entry.size <= os.path.getsize(path) for entry in entries), len(entries))
+    length = pts[-1] - pts[-2] if len(pts) > 1 else 1
+    if stream.duration and stream.start_time is not None:
+        length = max(length if len(pts) == 1 else 1, stream.start_time + stream.duration - int(pts[-1]))
+    return PacketIndex(pts, int(pts[-1] + length), pts, pts, False)
+
+
+def _counted_index(container: av.container.InputContainer, stream: av.VideoStream, path: str) -> PacketIndex:
+    """From every packet of the file."""
     for other in container.streams:
         if other.index != stream.index:
             other.discard = av.stream.Discard.all
