@@ -273,3 +273,12 @@ def test_exr_output_becomes_an_image_sequence_reference(desk):
     assert (reference.start_frame, reference.available_range) == (100, span(86500, 5))
     assert all(os.path.exists(reference.target_url_for_image_number(number)) for number in range(5))
     assert desk.ok(desk.folder / "out.otio", "-o", desk.folder / "again.otio", "--only-changed", "--codec", "exr", "--dry-run")[0]["state"] == "unchanged"
+
+
+@needs_adapters
+def test_aaf_is_read(desk):
+    timeline = otio.schema.Timeline(name="cut")
+    timeline.tracks.append(otio.schema.Track(name="V1", kind="Video", children=[shot(Path(desk.b).as_uri(), 40, 12), shot(Path(desk.b).as_uri(), 90, 9)]))
+    otio.adapters.write_to_file(timeline, str(desk.folder / "cut.aaf"), "AAF", use_empty_mob_ids=True)
+    desk.ok(desk.folder / "cut.aaf", "-o", desk.folder / "out.otio", "--search", desk.folder)
+    assert [str(job.render_range) for job in desk.engine.submitted] == ["40..52", "90..99"]
