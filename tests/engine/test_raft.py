@@ -66,6 +66,12 @@ def test_padding_and_enlarging_are_undone(torchvision, monkeypatch):
         assert np.abs(found[..., 1] - 4 / scale).max() < 1e-4
 
 
+def test_frames_are_looked_at_in_the_networks_size(torchvision):
+    flow = raft.RaftFlow(RANDOM, "cpu")
+    wide, small = flow.prepared(frame(np.zeros((1080, 1920, 3), np.float32))), flow.prepared(frame(np.zeros((90, 160, 3), np.float32)))
+    assert (wide.width, wide.height) == (518, 291) and (small.width, small.height) == (160, 90)
+
+
 def test_both_directions_tell_what_is_hidden(torchvision, monkeypatch):
     def pair(self, first, second, both_ways=False):
         forward, backward = np.zeros((2, 40, 60, 2), np.float32)

@@ -12,6 +12,7 @@ import numpy as np
 
 from vs3r_engine.camera import Trajectory
 from vs3r_engine.errors import EngineFault
+from vs3r_engine.lens import Lens
 from vs3r_engine.scene import Reconstruction
 from vs3r_engine.timeline import FrameRange
 
@@ -63,11 +64,13 @@ class AnalysisWriter:
             self._shot_starts.append(path.first_frame)
         self._end = path.first_frame + len(path)
         self._size = (path.width, path.height)
+        self._lens = path.lens
 
     def finish(self, findings: dict[str, Any]) -> None:
         """Write the index that makes the directory an analysis."""
         index = {"schema": SCHEMA, "width": self._size[0], "height": self._size[1], "piece_starts": self._starts,
-                 "shot_starts": self._shot_starts, "end_exclusive": self._end, "findings": findings}
+                 "shot_starts": self._shot_starts, "end_exclusive": self._end, "findings": findings,
+                 "lens": None if self._lens is None else [self._lens.model, self._lens.parameters, self._lens.largest_angle_rad]}
         (self._directory / "analysis.json").write_text(json.dumps(index, indent=1))
 
 
@@ -98,7 +101,8 @@ class Analysis:
                     diagnostics.setdefault(key.removeprefix("diagnostics."), []).append(values)
         self.trajectory = Trajectory(
             self.frame_range.start, index["width"], index["height"], np.concatenate(K), np.concatenate(world_from_camera),
-            None if residual_px[0] is None else np.concatenate(residual_px))
+            None if residual_px[0] is None else np.concatenate(residual_px),
+            None if index.get("lens") is None else Lens(index["lens"][0], tuple(index["lens"][1]), index["lens"][2]))
         self.plane_depth = np.concatenate(plane_depth)
         """[n] median depth of each frame, scene units."""
         self.moving_share = np.concatenate(moving)

@@ -13,6 +13,7 @@ from vs3r_engine.methods.devices import choose_device, import_torch, memory_erro
 from vs3r_engine.settings import Settings
 
 NAME = "raft-large"
+LONGEST_SIDE_PX = 518
 LEAST_SIDE_PX = 128
 """torchvision's RAFT correlates at an eighth of the picture over four levels: smaller pictures are enlarged."""
 
@@ -27,6 +28,11 @@ class RaftFlow:
         _architecture()
         if weights.random_seed(self._source) is None:
             weights.installed(NAME)
+
+    def prepared(self, frame: Frame) -> Frame:
+        """The picture at the size the networks look at, its longest side 518 pixels: tau of eq. 5 is meant at this size."""
+        scale = min(1.0, LONGEST_SIDE_PX / max(frame.width, frame.height))
+        return frame.resized(max(1, round(frame.width * scale)), max(1, round(frame.height * scale)))
 
     def flow(self, frame: Frame, next_frame: Frame) -> np.ndarray:
         """[h, w, 2] float32 pixels from `frame` to `next_frame`. Raises: OutOfMemory."""

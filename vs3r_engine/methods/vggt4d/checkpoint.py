@@ -9,10 +9,9 @@ import torch
 
 from vs3r_engine.errors import InputError, WeightsMissing
 from vs3r_engine.methods import weights
+from vs3r_engine.methods.vggt4d import NAMES
 from vs3r_engine.methods.vggt4d.network import Vggt, VggtShape
 
-NAMES = ("vggt4d", "vggt-1b-commercial", "vggt-1b")
-"""Entries that hold this network, in the order "installed" looks for them: the published checkpoint first."""
 PREPARED = "network.safetensors"
 SMALL = VggtShape(dim=96, depth=6, heads=4, encoder_depth=2, encoder_heads=4, camera_depth=1, camera_heads=4, dpt_layers=(1, 2, 3, 5),
                   dpt_channels=(16, 24, 32, 32), dpt_features=24, suppressed_layers=2, cue_layers=((1, 2), (4,), (3, 4, 5), 0))

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What settings choose: named parts are never replaced, automatic ones say why, and the whole paper's path runs end to end."""
+
+import json
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from synthetic import make_clip  # noqa: E402
+
+from vs3r_engine.errors import DeviceError, WeightsMissing  # noqa: E402
+from vs3r_engine.methods import parts, weights  # noqa: E402
+from vs3r_engine.methods.geometric.reconstructor import GeometricReconstructor  # noqa: E402
+from vs3r_engine.methods.rectified import RectifiedReconstructor  # noqa: E402
+from vs3r_engine.methods.splat import SplatRenderer  # noqa: E402
+from vs3r_engine.methods.vggt4d.reconstructor import Vggt4dReconstructor  # noqa: E402
+from vs3r_engine.methods.warp import WarpRenderer  # noqa: E402
+from vs3r_engine.settings import Settings  # noqa: E402
+
+
+def settings(**values):
+    return Settings().with_values({name.replace("__", "."): value for name, value in values.items()})
+
+
+def test_automatic_choices_say_why():
+    chosen = parts.reconstructor(Settings())
+    assert isinstance(chosen.part, GeometricReconstructor) and (chosen.name, chosen.reason) == ("geometric", "no weights are installed")
+    assert parts.flow(Settings()).name == "dis" and parts.flow(Settings()).reason == "no weights are installed"
+    renderer = parts.renderer(Settings())
+    assert isinstance(renderer.part, WarpRenderer) and renderer.reason == "the depth is smooth"
+
+
+def test_weights_without_a_gpu_do_not_start_a_network_by_themselves(tmp_path, monkeypatch):
+    (tmp_path / "model.safetensors").write_bytes(b"x")
+    weights.import_files("vggt-1b", tmp_path)
+    monkeypatch.setattr(parts, "_gpu", lambda: None)
+    assert parts.method_name(Settings()) == ("geometric", "no GPU is there")
+    monkeypatch.setattr(parts, "_gpu", lambda: "cuda")
+    assert parts.method_name(Settings())[0] == "vggt4d"
+    assert parts.method_name(settings(analysis__device="cpu"))[0] == "geometric"
+
+
+def test_what_is_asked_for_by_name_is_never_replaced():
+    with pytest.raises(WeightsMissing):
+        parts.reconstructor(settings(analysis__method="vggt4d"))
+    if not torch.cuda.is_available():
+        with pytest.raises(DeviceError):
+            parts.reconstructor(settings(analysis__method="vggt4d", analysis__weights="random:1:small", analysis__device="cuda"))
+    chosen = parts.reconstructor(settings(analysis__method="vggt4d", analysis__weights="random:1:small"))
+    assert isinstance(chosen.part, Vggt4dReconstructor) and chosen.reason == "asked for"
+
+
+def test_lenses_and_dense_depth_are_rendered_by_points(tmp_path):
+    for values in ({"frame__lens": "fisheye"}, {"analysis__method": "vggt4d", "analysis__weights": "random:1:small"}, {"frame__renderer": "splat"}):
+        assert isinstance(parts.renderer(settings(**values)).part, SplatRenderer)
+    assert isinstance(parts.renderer(settings(frame__lens="wide")).part, WarpRenderer)
+    path = tmp_path / "lens.json"
+    path.write_text(json.dumps({"model": "fisheye", "width": 320, "height": 180, "fx": 200, "fy": 200, "cx": 160, "cy": 90}))
+    chosen = parts.reconstructor(settings(analysis__input_lens=str(path)))
+    assert isinstance(chosen.part, RectifiedReconstructor) and isinstance(parts.renderer(settings(analysis__input_lens=str(path))).part, SplatRenderer)
+
+
+def test_far_frames_are_looked_at_only_by_wide_lenses():
+    assert parts.offsets(Settings()) == (-1, 1)
+    assert parts.offsets(settings(frame__lens="equirectangular")) == (-1, 1, -10, 10)
+
+
+def test_an_analysis_remembers_the_clips_lens(tmp_path):
+    from vs3r_engine.camera import Trajectory
+    from vs3r_engine.lens import Lens
+    from vs3r_engine.media.analysis import Analysis, AnalysisWriter
+    from vs3r_engine.scene import Reconstruction
+
+    lens = Lens("fisheye", tuple(0.01 * i for i in range(12)), 1.2)
+    path = Trajectory(0, 32, 18, np.tile(np.eye(3), (2, 1, 1)), np.tile(np.eye(4), (2, 1, 1)), lens=lens)
+    depth = np.ones((2, 9, 16), np.float32)
+    writer = AnalysisWriter(tmp_path)
+    writer.add(Reconstruction(path, depth, depth), np.zeros((2, 9, 16), bool), True)
+    writer.finish({})
+    assert Analysis(tmp_path).trajectory.lens == lens and Analysis(tmp_path).trajectory.camera(1).lens == lens
+
+
+@pytest.mark.parametrize("category", ["crowd"])
+def test_the_papers_path_runs_on_random_weights(category):
+    """Reconstruct in windows, mask by flow, render from a smoothed path: every line of it, on nonsense weights."""
+    from fractions import Fraction
+
+    from vs3r_engine.scene import Target, View
+    from vs3r_engine.stages.mask import masks_of
+    from vs3r_engine.stages.smooth import smooth
+    from vs3r_engine.timeline import FrameRange
+
+    clip = make_clip(category, frames=6, width=160, height=90)
+    chosen = settings(analysis__method="vggt4d", analysis__weights="random:2:small", analysis__window_frames=4, analysis__overlap_frames=1)
+    frames, flow = clip.frames, parts.flow(chosen).part
+    for piece in parts.reconstructor(chosen).part.reconstruct(iter(frames), Fraction(30)):
+        path = piece.trajectory
+        first = path.first_frame
+        seen = [frames[first + i] for i in range(len(path))]
+        masks = masks_of(piece, [flow.prepared(f) for f in seen], flow, chosen.analysis)
+        calm = smooth(path, [FrameRange(first, len(path))], Fraction(30), chosen.path)
+        views = [View(f, path.camera(f.frame_index), None, piece.depth[i], masks[i]) for i, f in enumerate(seen)]
+        rendered = parts.renderer(chosen).part.render(Target(first, calm.camera(first), None), views[0], views[1:2])
+        assert rendered.frame.planes[0].shape == (90, 160)
