@@ -535,3 +535,15 @@ def test_shots_are_read_lazily_and_held_on_disk(monkeypatch, tmp_path):
 
     assert len(completed(0, frames=counted())) == 12
     assert all(i - stored <= 1 for i, stored in enumerate(pulled))
+
+
+def test_doctor_is_told_what_is_missing_and_where_the_weights_would_live(monkeypatch):
+    from vs3r_engine.methods.diffusion.outlook import outlook
+
+    monkeypatch.setattr(memory, "this_machine", lambda device: memory.Machine("cuda", 46.0, 128.0))
+    told = outlook(Settings())
+    assert set(told) == {"dvdm", "vace 1.3b", "vace 14b"}
+    assert "weights fetch wan2.2-i2v-a14b" in told["dvdm"][0] and told["dvdm"][1].startswith("model on cuda, bfloat16")
+    assert told["vace 1.3b"][1].startswith("none on cuda")
+    monkeypatch.setattr(memory, "this_machine", lambda device: memory.Machine("cpu", 64.0, 64.0))
+    assert "without a GPU" in outlook(Settings())["vace 14b"][1]
