@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vs3r_engine.evaluation.baselines import OURS
-from vs3r_engine.evaluation.bench import FLOW_EVERY
+from vs3r_engine.evaluation.bench import EVERY
 from vs3r_engine.evaluation.tables import METRICS, Metric, markdown, marked, mean, metric
 
 Outcome = dict[str, Any]
@@ -250,7 +250,7 @@ def _definitions() -> str:
         "The exact definitions are the docstrings of `vs3r_engine/evaluation/metrics.py`. Pixels are those of a "
         "picture 640 wide. Remaining jitter is the RMS of the picture's path above 0.5 Hz, path acceleration the mean "
         "length of its second difference. What is called published is what the paper's own evaluation code computes, "
-        f"faults included. Metrics that need dense flow (DIS) look at every {_ordinal(FLOW_EVERY)} pair of frames. "
+        f"faults included. All but the path and the published metrics look at every {_ordinal(EVERY)} frame. "
         "Warping error in the area all show is over what VS3R and both vidstab settings show of the current frame; it "
         "and PSNR favour soft pictures, so read them with the sharpness. Bold is best; – means there is no such value, "
         "as the flicker of filled areas where nothing is filled, or LPIPS without its backbone's weights. Some "

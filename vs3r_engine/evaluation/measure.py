@@ -5,6 +5,7 @@ Memory is a few frames whatever the length. Results are brought to the original'
 result that is up to a tenth shorter or longer is measured over the common frames and says so.
 """
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,8 @@ _EDGE_PX = 4
 class Measurement:
     """What was measured of one result: values by metric name (None where there is none, and then a reason), notes.
 
-    registration: per frame the homography result_from_original at MEASURED_WIDTH, row by row, or None.
+    registration: per frame the homography result_from_original at MEASURED_WIDTH, row by row; None where the result was
+    not recognised or not looked at.
     """
 
     values: dict[str, float | None]
@@ -46,12 +48,13 @@ class Measurement:
 class Choice:
     """What to measure.
 
-    published: the paper's own definitions too (SIFT at full size: slow on large pictures). flow_every: the metrics that
-    need dense flow look at every n-th pair of frames; the published definitions mean 1.
+    published: the paper's own definitions too (SIFT of every frame at full size: slow on large pictures). every: all
+    metrics but those of the path look at every n-th frame and the one before it; the published definitions mean 1, and
+    of them only the warping error follows this.
     """
 
     published: bool = True
-    flow_every: int = 1
+    every: int = 1
     flow: metrics.Flow = metrics.dis_flow
     flow_name: str = "DIS"
     lpips: Lpips | None = None
@@ -76,7 +79,7 @@ def measure(original: Path, results: Mapping[str, Path], choice: Choice | None =
     itself = _Path(source)
     count = 0
     for count, picture in enumerate(pictures(original), 1):
-        seen = _Seen(picture, choice.published and bool(running))
+        seen = _Seen(picture)
         itself.add(seen.luma)
         for name in list(running):
             try:
@@ -123,16 +126,20 @@ def small(picture: np.ndarray) -> np.ndarray:
 
 
 class _Seen:
-    """One frame of a video, and what several metrics need of it."""
+    """One frame of a video, and what several metrics need of it, found when first asked for."""
 
-    def __init__(self, picture: np.ndarray, published: bool) -> None:
+    def __init__(self, picture: np.ndarray) -> None:
         self.full = picture
         self.small = small(picture)
         self.luma = luma(self.small)
-        self.features = features(self.luma)
-        self.full_features: Features | None = None
-        if published:
-            self.full_features = self.features if self.small is picture else features(luma(picture))
+
+    @functools.cached_property
+    def features(self) -> Features:
+        return features(self.luma)
+
+    @functools.cached_property
+    def full_features(self) -> Features:
+        return self.features if self.small is self.full else features(luma(self.full))
 
 
 class _Path:
@@ -193,17 +200,19 @@ class _Result:
             picture = cv2.resize(
                 picture, (width, height), interpolation=cv2.INTER_AREA if picture.shape[1] > width else cv2.INTER_CUBIC
             )
-        self._before, self._now = self._now, _Seen(picture, self._choice.published)
+        self._before, self._now = self._now, _Seen(picture)
         self._frames += 1
-        now = self._now
-        self._H = homography(*matches(original.features, now.features).better_than(0.7), published=False)
-        self._path.add(now.luma)
-        self._areas(original)
+        self._path.add(self._now.luma)
         if self._choice.published:
             self._published(original)
+        turn, rest = divmod(frame_index, self._choice.every)
+        if rest:
+            self._registration.append(None)
+            return
+        self._areas(original)
         if self._before is not None:
-            self._against_before(with_flow=frame_index % self._choice.flow_every == 0)
-        if frame_index % SAMPLE_EVERY == 0 and self._H is not None:
+            self._against_before(self._before, self._now)
+        if turn % max(1, round(SAMPLE_EVERY / self._choice.every)) == 0 and self._H is not None:
             self._against_original(original)
 
     def finished(self, original_count: int) -> Measurement:
@@ -279,7 +288,7 @@ class _Result:
         """What is empty, what is kept of the current frame, and what was filled."""
         assert self._now is not None
         height, width = self._now.luma.shape
-        H = self._H
+        self._H = H = homography(*matches(original.features, self._now.features).better_than(0.7), published=False)
         self._empty = empty = blank(self._now.small, original.luma, H)
         self._registration.append(None if H is None else [round(float(v), 9) for v in (H / H[2, 2]).ravel()])
         self._blank.append(float(empty.mean()))
@@ -290,28 +299,21 @@ class _Result:
         self._kept = laid_on((~empty).astype(np.uint8), np.linalg.inv(H), width, height, cv2.INTER_NEAREST)
 
     def _published(self, original: _Seen) -> None:
-        assert self._now is not None and self._now.full_features is not None and original.full_features is not None
-        if self._now.full_features is self._now.features:
-            pair = matches(original.features, self._now.features)
-        else:
-            pair = matches(original.full_features, self._now.full_features)
-        self._registered.append(homography(*pair.better_than(0.7), published=True))
+        """What the paper's definitions need of every frame."""
+        assert self._now is not None
+        now, before = self._now, self._before
+        self._registered.append(
+            homography(*matches(original.full_features, now.full_features).better_than(0.7), published=True)
+        )
+        if before is not None:
+            pair = matches(before.full_features, now.full_features)
+            self._steps.append(homography(*pair.better_than(0.7), published=True))
+            self._note("epipolar_published", metrics.epipolar_published(*pair.better_than(0.75)))
 
-    def _against_before(self, *, with_flow: bool) -> None:
-        assert self._now is not None and self._before is not None
-        before, now = self._before, self._now
-        small = matches(before.features, now.features)
-        value = metrics.epipolar(*small.better_than(0.75))
-        self._note("epipolar_px2", value)
+    def _against_before(self, before: _Seen, now: _Seen) -> None:
+        self._note("epipolar_px2", metrics.epipolar(*matches(before.features, now.features).better_than(0.75)))
         if self._choice.published:
-            assert before.full_features is not None and now.full_features is not None
-            full = small if now.full_features is now.features else matches(before.full_features, now.full_features)
-            self._steps.append(homography(*full.better_than(0.7), published=True))
-            self._note("epipolar_published", metrics.epipolar_published(*full.better_than(0.75)))
-            if with_flow:
-                self._note("warping_published_e3", 1e3 * metrics.warping_published(before.small, now.small))
-        if not with_flow:
-            return
+            self._note("warping_published_e3", 1e3 * metrics.warping_published(before.small, now.small))
         difference, seen = metrics.flow_difference(before.small, now.small, self._choice.flow)
         if self._H is None:
             return
@@ -360,8 +362,8 @@ def warping_in_common(
     sums: dict[str, list[float]] = {name: [] for name in results}
     before: dict[str, np.ndarray] = {}
     for index, now in enumerate(zip(*(pictures(path) for path in results.values()), strict=False)):
-        wanted = index % choice.flow_every == 0 and index > 0
-        if not wanted and (index + 1) % choice.flow_every:
+        wanted = index % choice.every == 0 and index > 0
+        if not wanted and (index + 1) % choice.every:
             continue
         shown = {name: small(picture) for name, picture in zip(results, now, strict=True)}
         H = {
