@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from vs3r_engine.camera import Camera, inverse
+from vs3r_engine.lens import pixels_of_points, rays_of_pixels
 from vs3r_engine.scene import Rendered, Target, View
 
 NEGLIGIBLE_PX = 0.01
@@ -27,7 +28,7 @@ def is_identity(target: Target, view: View) -> bool:
     """Whether the target sees exactly what the view's own camera saw."""
     a, b = target.camera, view.camera
     if a is not b and not (np.array_equal(a.K, b.K) and np.array_equal(a.world_from_camera, b.world_from_camera)
-                           and (a.width, a.height) == (b.width, b.height)):
+                           and (a.width, a.height, a.lens) == (b.width, b.height, b.lens)):
         return False
     if target.residual_px is view.residual_px:
         return True
@@ -47,45 +48,42 @@ def source_positions(target: Target, view: View, pixels: np.ndarray) -> np.ndarr
         [..., 2] float64 corner-origin positions in the view's picture, possibly outside of it; NaN where the ray
         points away from the view's camera. The surface is the view's own depth, held constant beyond its border.
 
-    Source: eq. 7 turned round (target to source), with the residual paths of target and view on either side.
+    Source: eq. 7 turned round (target to source), plus how far the residual path moved the picture there.
     """
-    return positions_seen(target, rigid_pixels(target, pixels), view)
-
-
-def rigid_pixels(target: Target, pixels: np.ndarray) -> np.ndarray:
-    """[..., 2]: the target's pixels as its camera alone, without its residual path, would have them."""
-    if target.residual_px is None:
-        return pixels
-    rigid = pixels - residual_at(target.residual_px, pixels, target.camera)
-    return pixels - residual_at(target.residual_px, rigid, target.camera)
-
-
-def positions_seen(target: Target, rigid: np.ndarray, view: View) -> np.ndarray:
-    """`source_positions` of `rigid_pixels`, which is the same for every view."""
     camera, source = target.camera, view.camera
     source_from_target = inverse(source.world_from_camera) @ camera.world_from_camera
-    ray = source.K @ source_from_target[:3, :3] @ np.linalg.inv(camera.K)
-    offset = source.K @ source_from_target[:3, 3]
-    x, y = rigid[..., 0], rigid[..., 1]
-    z = ray[2, 0] * x + ray[2, 1] * y + ray[2, 2]
-    scale = 1.0 / (z if z.min() > 1e-6 else np.where(z > 1e-6, z, np.nan))
-    infinite = np.empty(rigid.shape)
-    for i in (0, 1):
-        infinite[..., i] = (ray[i, 0] * x + ray[i, 1] * y + ray[i, 2]) * scale
-    seen = infinite
-    if np.any(offset):
-        # A point at source depth Z is seen at infinite + epipole_step / Z, and Z is looked up where it is seen.
-        epipole_step = offset[:2] - offset[2] * infinite
+    directions = rays_of_pixels(pixels, camera.K, camera.lens) @ source_from_target[:3, :3].T
+    offset = source_from_target[:3, 3]
+    if not np.any(offset):
+        seen = pixels_of_points(directions, source.K, source.lens)
+    else:
         nearness = inverse_depth(view.depth)
-        seen = infinite + epipole_step * float(np.median(nearness))
-        reach_px = float(np.nanmax(np.abs(epipole_step), initial=0.0)) * float(nearness.max() - nearness.min())
-        if reach_px > NEGLIGIBLE_PX:
+        seen = pixels_of_points(displaced(directions, offset, float(np.median(nearness))), source.K, source.lens)
+        parallax_px = source.K[0, 0] * float(np.linalg.norm(offset)) * float(nearness.max() - nearness.min())
+        if parallax_px > NEGLIGIBLE_PX:
             per_pixel = np.array([nearness.shape[1] / source.width, nearness.shape[0] / source.height])
             for _ in range(3):
-                seen = infinite + epipole_step * bilinear(nearness, seen * per_pixel - 0.5)[..., None]
-    if view.residual_px is not None:
-        seen = seen + residual_at(view.residual_px, seen, source)
-    return seen
+                # The depth that counts is that of where the ray lands, which depends on it.
+                landed = bilinear(nearness, seen * per_pixel - 0.5)
+                seen = pixels_of_points(displaced(directions, offset, landed), source.K, source.lens)
+    change_px = _residual_change(target.residual_px, view.residual_px)
+    return seen if change_px is None else seen + residual_at(change_px, seen, source)
+
+
+def displaced(directions: np.ndarray, offset: np.ndarray, nearness: np.ndarray | float) -> np.ndarray:
+    """[..., 3]: `directions` [..., 3] from a point `offset` away, bent to the same points as seen from the origin, where the
+    surface met has inverse z-depth `nearness`. What lies beside or behind is taken to be far away."""
+    per_length = np.maximum(directions[..., 2], 0) * nearness / np.maximum(1 - offset[..., 2] * nearness, 0.05)
+    return directions + offset * per_length[..., None]
+
+
+def _residual_change(target_residual_px: np.ndarray | None, view_residual_px: np.ndarray | None) -> np.ndarray | None:
+    """What the residual path adds from the target to the view, per vertex; None where neither has one. Residual paths
+    belong to places of the picture and grow without bound in a long walk: only their difference at one place is a
+    displacement."""
+    if target_residual_px is None:
+        return view_residual_px
+    return -target_residual_px if view_residual_px is None else view_residual_px - target_residual_px
 
 
 def residual_at(residual_px: np.ndarray, pixels: np.ndarray, camera: Camera) -> np.ndarray:

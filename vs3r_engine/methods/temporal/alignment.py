@@ -106,7 +106,8 @@ def aligned(
     """
     shape, count = (cells.rows, cells.columns), len(anchors)
     expected = np.stack([at.reshape(-1, 2)[template.index] for at in positions])
-    weight = template.weight * _inside(expected, cells)
+    bounds = np.stack([anchor.bounds for anchor in anchors])[:, :, None] / cells.small_px
+    weight = template.weight * ((expected >= bounds[:, 0]) & (expected <= bounds[:, 1] - 1)).all(axis=-1)
     for i, anchor in enumerate(anchors):
         if anchor.still is not None:
             weight[i] *= _read(anchor.still, expected[i])
@@ -176,12 +177,6 @@ def _with_gradients(image: np.ndarray, index: np.ndarray) -> np.ndarray:
     """[3, n]: an image and its gradients in x and y, at flat indices."""
     gradients = (cv2.Scharr(image, cv2.CV_32F, 1, 0, scale=1 / 32), cv2.Scharr(image, cv2.CV_32F, 0, 1, scale=1 / 32))
     return np.stack([channel.ravel()[index] for channel in (image, *gradients)])
-
-
-def _inside(at: np.ndarray, cells: Cells) -> np.ndarray:
-    """[..., n] bool: whether small-picture indices [..., n, 2] lie in the anchor's picture."""
-    x, y = at[..., 0], at[..., 1]
-    return (x >= 0) & (y >= 0) & (x <= cells.width / cells.small_px - 1) & (y <= cells.height / cells.small_px - 1)
 
 
 def _robust(difference: np.ndarray, weight: np.ndarray) -> np.ndarray:

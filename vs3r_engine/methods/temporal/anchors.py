@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from vs3r_engine.camera import inverse
+from vs3r_engine.lens import rays_of_pixels
 from vs3r_engine.methods.temporal.cells import Cells, smoothed
+from vs3r_engine.methods.warp import picture_bounds
 from vs3r_engine.scene import Target, View
 from vs3r_engine.stages.complete import Views
-from vs3r_engine.stages.render import inverse_depth
+from vs3r_engine.stages.render import displaced, inverse_depth
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,7 +21,7 @@ class Anchor:
     """A source frame and what is asked of it again and again.
 
     small: [h, w, planes] its small picture; luma: [h, w] the first plane of it, smooth: that blurred. still: [h, w] small, 0 on and close to what moves by itself, or None where
-    nothing does. nearness: median 1 / depth.
+    nothing does. nearness: median 1 / depth. bounds: as `picture_bounds`.
     """
 
     view: View
@@ -28,6 +30,7 @@ class Anchor:
     smooth: np.ndarray
     still: np.ndarray | None
     nearness: float
+    bounds: np.ndarray
 
     @property
     def frame_index(self) -> int:
@@ -73,7 +76,8 @@ class Anchors:
 def _made(view: View, cells: Cells) -> Anchor:
     small = cells.small_picture(view.frame)
     luma = np.ascontiguousarray(small[..., 0])
-    return Anchor(view, small, luma, smoothed(luma), cells.still(view.dynamic_mask), float(np.median(inverse_depth(view.depth))))
+    nearness = float(np.median(inverse_depth(view.depth)))
+    return Anchor(view, small, luma, smoothed(luma), cells.still(view.dynamic_mask), nearness, picture_bounds(view.frame))
 
 
 def prior_weight(distance_frames: np.ndarray, step_frames: int, reach_frames: int) -> np.ndarray:
@@ -84,13 +88,13 @@ def prior_weight(distance_frames: np.ndarray, step_frames: int, reach_frames: in
 
 def rough_positions(target: Target, anchors: Sequence[Anchor], pixels: np.ndarray) -> np.ndarray:
     """[anchors, n, 2] where each anchor sees the target's pixels [n, 2], with one depth each and no residual paths."""
-    camera = target.camera
+    camera, lens = target.camera, anchors[0].view.camera.lens
     K = np.stack([anchor.view.camera.K for anchor in anchors])
     world_from_anchor = np.stack([anchor.view.camera.world_from_camera for anchor in anchors])
     anchor_from_target = inverse(world_from_anchor) @ camera.world_from_camera
-    ray = K @ anchor_from_target[:, :3, :3] @ np.linalg.inv(camera.K)
-    offset = (K @ anchor_from_target[:, :3, 3:])[..., 0]
-    seen = np.concatenate([pixels, np.ones((len(pixels), 1))], 1) @ ray.transpose(0, 2, 1)
-    seen = seen[..., :2] / np.where(seen[..., 2:] > 1e-6, seen[..., 2:], np.nan)
-    nearness = np.array([anchor.nearness for anchor in anchors])[:, None, None]
-    return seen + (offset[:, None, :2] - offset[:, None, 2:] * seen) * nearness
+    directions = rays_of_pixels(pixels, camera.K, camera.lens) @ anchor_from_target[:, :3, :3].transpose(0, 2, 1)
+    nearness = np.array([anchor.nearness for anchor in anchors])[:, None]
+    points = displaced(directions, anchor_from_target[:, None, :3, 3], nearness)
+    ahead = np.where(points[..., 2:] > 1e-6, points[..., 2:], np.nan)
+    plane = points[..., :2] / ahead if lens is None else lens.plane_of_rays(points)
+    return plane @ K[:, :2, :2].transpose(0, 2, 1) + K[:, None, :2, 2]

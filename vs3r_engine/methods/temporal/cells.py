@@ -60,10 +60,6 @@ class Cells:
             plane = cv2.copyMakeBorder(plane, 0, missing[0], 0, missing[1], cv2.BORDER_REPLICATE)
         return cv2.resize(plane, self.small_shape[::-1], interpolation=cv2.INTER_AREA)
 
-    def shrunk(self, values: np.ndarray, rows: int, columns: int) -> np.ndarray:
-        """[rows, columns] float32: values of a region of any plane at its small pixels, area-averaged."""
-        return cv2.resize(values, (columns, rows), interpolation=cv2.INTER_AREA).astype(np.float32)
-
     def small_mask(self, mask: np.ndarray) -> np.ndarray:
         """[h, w] float32 share in [0, 1] of a full-size mask; past the picture's edge 0."""
         height, width = self.rows * self.cell_px, self.columns * self.cell_px

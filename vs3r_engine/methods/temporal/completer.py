@@ -9,37 +9,26 @@ from fractions import Fraction
 import cv2
 import numpy as np
 
-from vs3r_engine.frame import Frame, PixelLayout
+from vs3r_engine.frame import Frame
 from vs3r_engine.methods.temporal.alignment import Template, aligned, template_of, unaligned
 from vs3r_engine.methods.temporal.anchors import Anchor, Anchors, prior_weight, rough_positions
 from vs3r_engine.methods.temporal.cells import SMALL_PER_CELL, SMALL_WIDTH_PX, Cells, is_chroma
 from vs3r_engine.methods.temporal.extrapolation import extrapolated
-from vs3r_engine.methods.warp import (
-    PlaneMaps,
-    Region,
-    at_plane,
-    cells_of,
-    regions_of_cells,
-    remapped,
-    resampled,
-    upsampled,
-    vertices,
-    whole,
-)
+from vs3r_engine.methods.tiles import Tiles, padded, plane_positions
+from vs3r_engine.methods.warp import LOST_PX, remapped, resampled, upsampled, vertices
 from vs3r_engine.scene import Rendered, Target, View
 from vs3r_engine.settings import FillSettings
 from vs3r_engine.stages.complete import Views
-from vs3r_engine.stages.render import positions_seen, rigid_pixels, source_positions
+from vs3r_engine.stages.render import source_positions
 
 ANCHORS_PER_SECOND = 6
-LEAST_SHARE = 0.3
+LEAST_SHARE = 0.5
 """Of what the anchor that counts most for a place counts: those that would count for less count for nothing, so that few
 are warped and blended. The others lose as much, so that nothing jumps when one crosses the line."""
 MOVING_SHARE = 1e-4
 """What an anchor counts where something moves in it: enough to be taken where no other anchor shows the place at all,
 since that is where masks are wrong more often than something moved through the picture for the whole reach."""
 MOST_ANCHORS = 4
-LOST_PX = -1e5
 BAND_SMALL_PX = 10
 """How far beside a hole pictures are compared."""
 TOLERATED_LEVELS = 10.0
@@ -48,13 +37,13 @@ TOLERATED_LEVELS = 10.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
-    """One anchor's part in a filling, at the vertices [rows, columns] of the whole picture.
-
-    positions: [..., 2] in the anchor. weight: [..., 2], the margin to the anchor's own border in seam widths, and the
-    share. gain, bias: [..., planes] in 8-bit levels.
+    """One anchor's part in a filling. tiles: [k] the numbers of those it is for. The rest is at the vertices of the whole
+    picture, [channels, rows, columns]: positions (x, y) in the anchor; weight, the margin to the anchor's own border in
+    seam widths, and the share; gain and bias per plane, in 8-bit levels.
     """
 
     anchor: Anchor
+    tiles: np.ndarray
     positions: np.ndarray
     weight: np.ndarray
     gain: np.ndarray
@@ -78,15 +67,17 @@ class TemporalCompleter:
     def _completed(self, item: Rendered, anchors: Anchors, views: Views) -> Frame:
         frame_index = item.target.frame_index
         cells = Cells.of(item.frame, self._small_width_px)
-        hole_cells = cells_of(item.hole_mask, cells.cell_px)
-        small = cells.small_picture(item.frame)
+        small, holes = cells.small_picture(item.frame), cells.small_mask(item.hole_mask)
+        hole_cells = holes.reshape(cells.rows, SMALL_PER_CELL, cells.columns, SMALL_PER_CELL).any(axis=(1, 3))
+        around = cv2.dilate(hole_cells.view(np.uint8), np.ones((3, 3), np.uint8)) > 0
+        tiles = Tiles(around, cells.cell_px, item.frame.layout)
         candidates = self._candidates(item.target, anchors.around(frame_index, cells), hole_cells, cells)
         layers: list[Layer] = []
         if candidates:
             still = _still_at(item.target, views.view(frame_index), cells)
-            template = template_of(small, cells.small_mask(item.hole_mask), still, BAND_SMALL_PX, cells)
-            layers = _layers(item, candidates, template, cells)
-        return _composed(item, layers, hole_cells, small, cells)
+            template = template_of(small, holes, still, BAND_SMALL_PX, cells)
+            layers = _layers(item, candidates, template, tiles, cells)
+        return _composed(item, layers, tiles, small, cells)
 
     def _candidates(
         self, target: Target, around: Sequence[Anchor], hole_cells: np.ndarray, cells: Cells
@@ -111,26 +102,32 @@ class TemporalCompleter:
 
 
 def _layers(
-    item: Rendered, candidates: Sequence[tuple[Anchor, float]], template: Template | None, cells: Cells
+    item: Rendered, candidates: Sequence[tuple[Anchor, float]], template: Template | None, tiles: Tiles, cells: Cells
 ) -> list[Layer]:
+    """What each candidate has to give to the tiles."""
     chroma = is_chroma(item.frame.layout)
     anchors = [anchor for anchor, _ in candidates]
-    rigid = rigid_pixels(item.target, vertices(whole(cells.width, cells.height), cells.cell_px))
-    expected = [np.nan_to_num(positions_seen(item.target, rigid, anchor.view), nan=LOST_PX) for anchor in anchors]
+    pixels = vertices(cells.width, cells.height, cells.cell_px)
+    expected = [np.nan_to_num(source_positions(item.target, anchor.view, pixels), nan=LOST_PX) for anchor in anchors]
     if template is None:
         fit = unaligned(cells, len(anchors), len(chroma))
     else:
         fit = aligned(template, anchors, [_at_small(positions, cells) for positions in expected], cells, chroma)
     positions = [at + _ringed(shift) * cells.small_px for at, shift in zip(expected, fit.shift_small_px, strict=True)]
-    margins = [np.minimum(at, (cells.width, cells.height) - at).min(axis=-1).astype(np.float32) / feather_px(cells.width)
-               for at in positions]
-    weights = np.stack([
+    margins = [np.minimum(at - anchor.bounds[0], anchor.bounds[1] - at).min(axis=-1).astype(np.float32) / feather_px(cells.width)
+               for anchor, at in zip(anchors, positions, strict=True)]
+    shares = _shares(np.stack([
         count * _dependable(margin, mismatch, anchor, at, cells)
-        for (anchor, count), margin, mismatch, at in zip(candidates, margins, fit.mismatch, positions, strict=True)])
-    return [
-        Layer(anchor, at, np.dstack([margin, share.astype(np.float32)]), _ringed(gain), _ringed(bias))
-        for anchor, at, margin, share, gain, bias in zip(anchors, positions, margins, _shares(weights), fit.gain, fit.bias, strict=True)
-        if share.any()]
+        for (anchor, count), margin, mismatch, at in zip(candidates, margins, fit.mismatch, positions, strict=True)]))
+    layers = []
+    for anchor, at, margin, share, gain, bias in zip(anchors, positions, margins, shares, fit.gain, fit.bias, strict=True):
+        # A cell's pixels lie between its own vertex and the next ones.
+        given = cv2.dilate((share > 0).view(np.uint8), np.ones((3, 3), np.uint8))[1:-1, 1:-1]
+        chosen = np.flatnonzero(given[tiles.rows, tiles.columns])
+        if len(chosen):
+            layers.append(Layer(anchor, chosen, at.transpose(2, 0, 1), np.stack([margin, share]),
+                                _ringed(gain).transpose(2, 0, 1), _ringed(bias).transpose(2, 0, 1)))
+    return layers
 
 
 def _dependable(
@@ -172,7 +169,7 @@ def _still_at(target: Target, current: View | None, cells: Cells) -> np.ndarray 
     still = None if current is None else cells.still(current.dynamic_mask)
     if still is None:
         return None
-    positions = source_positions(target, current, vertices(whole(cells.width, cells.height), cells.cell_px))
+    positions = source_positions(target, current, vertices(cells.width, cells.height, cells.cell_px))
     return remapped(still, np.ascontiguousarray(_at_small(np.nan_to_num(positions, nan=LOST_PX), cells)), cv2.INTER_LINEAR)
 
 
@@ -181,107 +178,84 @@ def feather_px(width: int) -> int:
     return min(max(round(width / 160), 3), 16)
 
 
-def _composed(
-    item: Rendered, layers: Sequence[Layer], hole_cells: np.ndarray, small: np.ndarray, cells: Cells
-) -> Frame:
+def _composed(item: Rendered, layers: Sequence[Layer], tiles: Tiles, small: np.ndarray, cells: Cells) -> Frame:
     """The frame with its holes filled from the layers, and from a smooth continuation of all that where there is none."""
     frame, layout = item.frame, item.frame.layout
-    planes = tuple(plane.copy() for plane in frame.planes)
-    around = cv2.dilate(hole_cells.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-    unfilled = []
-    for region in regions_of_cells(around, cells.width, cells.height, cells.cell_px):
-        hole = item.hole_mask[region.slices]
-        seam = _seam(item.hole_mask, region, feather_px(cells.width))
-        sums, total = _filling(layers, region, planes, layout, cells)
-        covered = np.minimum(total, 1)
-        blend = np.where(hole, total > 0, seam * covered)
-        for i, plane in enumerate(planes):
-            slices = region.plane_slices(layout, i)
-            here = plane[slices]
-            mixed = here + at_plane(blend, here.shape) * (sums[i] / np.maximum(at_plane(total, here.shape), 1e-6) - here)
-            _store(mixed, plane[slices], layout)
-        missing = (1 - covered) * np.where(hole, 1, seam)
-        if missing[hole].max(initial=0) > 1e-3:
-            unfilled.append((region, missing))
-    if unfilled:
-        _continue(planes, unfilled, item, small, cells)
-    return replace(frame, planes=planes)
+    full = cells.rows * cells.cell_px, cells.columns * cells.cell_px
+    holes = padded(item.hole_mask.view(np.uint8) * np.uint8(255), full)
+    planes = [padded(plane, layout.plane_shape(i, *full[::-1])) for i, plane in enumerate(frame.planes)]
+    hole = tiles.read(holes, 0) > 0
+    size = 2 * feather_px(cells.width) + 1
+    seam = np.minimum(tiles.read(cv2.blur(holes, (size, size)), 0) * np.float32(2 / 255), 1)
+    sums, total = _filling(layers, tiles)
+    covered = np.minimum(total, 1)
+    blend = np.where(hole, total > 0, seam * covered)
+    missing = (1 - covered) * np.where(hole, 1, seam)
+    is_missing = bool(missing[hole].max(initial=0) > 1e-3)
+    pictures = []
+    for i, plane in enumerate(planes):
+        here = tiles.read(plane, i)
+        value = sums[i] / np.maximum(tiles.subsampled(total, i), 1e-6)
+        pictures.append(here + tiles.subsampled(blend, i) * (value - here))
+    if is_missing:
+        _continue(pictures, missing, tiles, small, cells)
+    for i, (plane, picture) in enumerate(zip(planes, pictures, strict=True)):
+        tiles.write(picture if layout.bit_depth == 32 else np.clip(np.rint(picture), 0, layout.peak), plane, i)
+    cropped = (plane[:old.shape[0], :old.shape[1]] for plane, old in zip(planes, frame.planes, strict=True))
+    return replace(frame, planes=tuple(np.ascontiguousarray(plane) for plane in cropped))
 
 
-def _filling(
-    layers: Sequence[Layer], region: Region, planes: Sequence[np.ndarray], layout: PixelLayout, cells: Cells
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """Per plane the weighted sum of the layers in a region, and their total weight [h, w]."""
-    shapes = [layout.plane_shape(i, region.width, region.height) for i in range(len(planes))]
-    sums = [np.zeros(shape, np.float32) for shape in shapes]
-    total = np.zeros((region.height, region.width), np.float32)
-    top, left = region.y // cells.cell_px, region.x // cells.cell_px
-    bottom, right = -(-(region.y + region.height) // cells.cell_px), -(-(region.x + region.width) // cells.cell_px)
-    part = slice(top, bottom + 2), slice(left, right + 2)
-    unit = np.float32(layout.peak / 255.0)
+def _filling(layers: Sequence[Layer], tiles: Tiles) -> tuple[list[np.ndarray], np.ndarray]:
+    """Per plane the weighted sum of the layers, and their total weight, both [tiles, pixels]."""
+    layout = tiles.layout
     chroma = is_chroma(layout)
+    unit = np.float32(layout.peak / 255)
+    sums = [np.zeros((len(tiles), int(np.prod(tiles.size(i)))), np.float32) for i in range(layout.plane_count)]
+    total = np.zeros_like(sums[0])
     for layer in layers:
-        if not layer.weight[part][..., 1].any():
-            continue
-        margin, share = cv2.split(upsampled(layer.weight[part], region.width, region.height, cells.cell_px, cells.cell_px))
-        weight = np.minimum(np.maximum(margin, 0, out=margin), 1, out=margin)
+        part = tiles.only(layer.tiles)
+        margin, share = part.spread(layer.weight)
+        weight = np.clip(margin, 0, 1, out=margin)
         weight *= share
-        total += weight
-        maps = PlaneMaps(layer.positions[part], region, layout, cells.cell_px)
+        total[layer.tiles] += weight
         for i, plane_sum in enumerate(sums):
-            source = resampled(layer.anchor.view.frame.planes[i], maps.map(i), layout)
+            at = plane_positions(part.spread(layer.positions, i), layout, i)
+            source = resampled(layer.anchor.view.frame.planes[i], at, layout)
             if i < len(chroma):
-                shift_x, shift_y = (layout.chroma_shift_x, layout.chroma_shift_y) if chroma[i] else (0, 0)
-                match = np.dstack([layer.gain[part][..., i], layer.bias[part][..., i] * unit])
-                gain, bias = cv2.split(upsampled(match, source.shape[1], source.shape[0], cells.cell_px >> shift_x, cells.cell_px >> shift_y))
-                source = source * gain + bias
-            plane_sum += source * at_plane(weight, source.shape)
+                gain, bias = part.spread(np.stack([layer.gain[i], layer.bias[i] * unit]), i)
+                gain *= source
+                gain += bias
+                source = gain
+            plane_sum[layer.tiles] += source * part.subsampled(weight, i)
     return sums, total
 
 
-def _store(values: np.ndarray, into: np.ndarray, layout: PixelLayout) -> None:
-    """Writes float values as the layout's codes."""
-    into[...] = values if layout.bit_depth == 32 else np.clip(np.rint(values), 0, layout.peak)
-
-
-def _seam(hole_mask: np.ndarray, region: Region, feather: int) -> np.ndarray:
-    """[h, w] float32 of a region: 1 at the edge of a hole, falling to 0 `feather` pixels beside it."""
-    height, width = hole_mask.shape
-    top, left = max(0, region.y - feather), max(0, region.x - feather)
-    wide = hole_mask[top:min(height, region.y + region.height + feather), left:min(width, region.x + region.width + feather)]
-    near = cv2.blur(wide.astype(np.float32), (2 * feather + 1,) * 2, borderType=cv2.BORDER_REPLICATE)
-    near = near[region.y - top:region.y - top + region.height, region.x - left:region.x - left + region.width]
-    return np.minimum(2 * near, 1)
-
-
 def _continue(
-    planes: Sequence[np.ndarray], unfilled: Sequence[tuple[Region, np.ndarray]], item: Rendered, small: np.ndarray, cells: Cells
+    pictures: Sequence[np.ndarray], missing: np.ndarray, tiles: Tiles, small: np.ndarray, cells: Cells
 ) -> None:
-    """Blends a smooth continuation of the picture into `planes` of `item.frame`, as far as regions lack one."""
-    layout = item.frame.layout
-    height, width = cells.small_shape
-    known = np.ones((height, width), np.float32)
+    """Blends a smooth continuation of the picture into the tiles, as far as they are missing. small: the small picture as
+    it was rendered, of all cells."""
+    layout = tiles.layout
+    known = np.ones(cells.small_shape, np.float32)
     known[-(-cells.height // cells.small_px):] = 0
     known[:, -(-cells.width // cells.small_px):] = 0
     small = small.copy()
-    parts = []
-    for region, missing in unfilled:
-        top, left = region.y // cells.small_px, region.x // cells.small_px
-        rows, columns = -(-region.height // cells.small_px), -(-region.width // cells.small_px)
-        parts.append((slice(top, top + rows), slice(left, left + columns)))
-        share = cells.shrunk(missing, rows, columns)
-        known[parts[-1]] = 1 - share
-        for i in range(small.shape[2]):
-            small[(*parts[-1], i)] = cells.shrunk(planes[i][region.plane_slices(layout, i)], rows, columns) * (255.0 / layout.peak)
-    beyond = _ringed(extrapolated(small, known))
-    for (region, missing), (ys, xs) in zip(unfilled, parts, strict=True):
-        for i, plane in enumerate(planes):
-            here = plane[region.plane_slices(layout, i)]
-            if i < small.shape[2]:
-                shift_x, shift_y = (layout.chroma_shift_x, layout.chroma_shift_y) if is_chroma(layout)[i] else (0, 0)
-                around = np.ascontiguousarray(beyond[ys.start:ys.stop + 2, xs.start:xs.stop + 2, i])
-                value = upsampled(around, here.shape[1], here.shape[0], cells.small_px >> shift_x, cells.small_px >> shift_y)
-                value = value * np.float32(layout.peak / 255.0)
-            else:
-                value = np.float32(layout.peak)
-            _store(here + at_plane(missing, here.shape) * (value - here), here, layout)
+    at = (tiles.rows, slice(None), tiles.columns)
+    _in_cells(known, cells)[at] = np.minimum(
+        _in_cells(known, cells)[at], 1 - tiles.averaged(missing, 0, SMALL_PER_CELL))
+    for i in range(small.shape[2]):
+        _in_cells(small[..., i], cells)[at] = tiles.averaged(pictures[i], i, SMALL_PER_CELL) * np.float32(255 / layout.peak)
+    beyond = np.pad(extrapolated(small, known), ((1, 1), (1, 1), (0, 0)), mode="edge").transpose(2, 0, 1)
+    for i, picture in enumerate(pictures):
+        if i < len(beyond):
+            value = tiles.spread_small(beyond[i:i + 1], i, SMALL_PER_CELL)[0] * np.float32(layout.peak / 255)
+        else:
+            value = np.float32(layout.peak)
+        picture += tiles.subsampled(missing, i) * (value - picture)
+
+
+def _in_cells(small: np.ndarray, cells: Cells) -> np.ndarray:
+    """A view [rows, 4, columns, 4] of a small image [h, w]."""
+    return np.lib.stride_tricks.as_strided(
+        small, (cells.rows, SMALL_PER_CELL, cells.columns, SMALL_PER_CELL),
+        (small.strides[0] * SMALL_PER_CELL, small.strides[0], small.strides[1] * SMALL_PER_CELL, small.strides[1]))
