@@ -67,6 +67,9 @@ class EngineClient:
     def close(self) -> None:
         self._closed.set()
         self._pings.join()
+        with contextlib.suppress(VS3RError):
+            if self.is_alive:
+                self._ask(self._control, "bye", p.Bye())
         self._request.close()
         self._control.close()
         self._context.term()

@@ -84,6 +84,7 @@ def examples() -> list[Example]:
         request("jobs", "jobs", p.Jobs(), "an empty body"),
         request("ping", "ping", p.Ping(), "control"),
         request("cancel", "cancel", p.Cancel("j-81c0"), "control"),
+        request("bye", "bye", p.Bye(), "control"),
         request("shutdown", "shutdown", p.Shutdown(True), "control"),
         reply("hello", "hello", p.HelloReply("0.1.0", "1.0", 4711, "cpu", p.Limits(), 15.0), "versions and limits"),
         reply("probe", "probe", p.ProbeReply(PATH, 1920, 1080, "30000/1001", (0, 600), (0, 600), "01:00:00;00"), "what a file is"),
@@ -103,6 +104,7 @@ def examples() -> list[Example]:
         reply("jobs", "jobs", p.JobsReply([done, failed]), "two jobs"),
         reply("ping", "ping", p.Empty(), "control"),
         reply("cancel", "cancel", job, "control: the job as it stands"),
+        reply("bye", "bye", p.Empty(), "control"),
         reply("shutdown", "shutdown", p.Empty(), "control"),
         Example("reply-error", "reply", "status", "an error", (p.encode_error("status", "17", ENGINE, InputError(
             "unknown-job", "There is no job j-81c0.", "`vs3r jobs` lists them.")),)),

@@ -119,10 +119,12 @@ class FrameDesk:
         self._raise_failures(clip, key, now)
         if clip.analysis is None or clip.analysis.is_final:
             self._want(key, session, now, request.analyze)
-            self._look_ahead(key, request.prefetch, session)
         elif clip.analysis.owners is not None:
             clip.analysis.owners.add(session)
+        self._look_ahead(key, request.prefetch, session)
         if request.wait_s > 0:
+            if len(self._waiters) >= self._limits.frames_waiting:
+                raise ResourceError("queue-full", f"{len(self._waiters)} requests are held back already.", "Ask again later.")
             self._waiters.append(Waiter(key, session, now + request.wait_s, request.analyze, reply_to))
             return None
         return self._pending(clip, key)
@@ -219,9 +221,10 @@ class FrameDesk:
         now = time.monotonic()
         while len(self._at_work) < ORDERS_AT_WORK:
             want = self._next_want(now)
-            if want is None and (self._at_work or not self._ahead):
+            ahead = None if want or self._at_work else next((key for key in self._ahead if self._may_render(key)), None)
+            key = want.key if want else ahead
+            if key is None:
                 return
-            key = want.key if want else next(iter(self._ahead))
             self._ahead.pop(key, None)
             clip = self._clips.get(key.clip)
             if clip is None:
@@ -239,10 +242,14 @@ class FrameDesk:
             if key not in held and max(want.sessions.values()) < now - FORGET_WANT_S:
                 del self._wants[key]
                 continue
-            clip = self._clips.get(key.clip)
-            if clip is None or clip.analysis is None or clip.analysis.is_final:
+            if self._may_render(key):
                 return want
         return None
+
+    def _may_render(self, key: FrameKey) -> bool:
+        """False while the frame's clip is being analysed."""
+        clip = self._clips.get(key.clip)
+        return clip is None or clip.analysis is None or clip.analysis.is_final
 
     def _clip(self, source: Source, settings: SettingsChoice) -> Clip:
         digest = _clip_digest(source, settings)

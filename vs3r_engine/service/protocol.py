@@ -179,6 +179,10 @@ class Cancel(Struct, frozen=True):
     job_id: Identifier
 
 
+class Bye(Struct, frozen=True):
+    pass
+
+
 class Shutdown(Struct, frozen=True):
     when_idle: bool = False
 
@@ -187,7 +191,7 @@ REQUESTS: dict[str, type[Struct]] = {
     "hello": Hello, "probe": Probe, "analyze": Analyze, "stabilize": Stabilize, "frame": FrameRequest,
     "put_frames": PutFrames, "status": Status, "jobs": Jobs,
 }
-CONTROLS: dict[str, type[Struct]] = {"ping": Ping, "cancel": Cancel, "shutdown": Shutdown}
+CONTROLS: dict[str, type[Struct]] = {"ping": Ping, "cancel": Cancel, "bye": Bye, "shutdown": Shutdown}
 
 
 # --- replies ---------------------------------------------------------------------------------------------------------
@@ -273,7 +277,7 @@ class Empty(Struct, frozen=True):
 REPLIES: dict[str, type[Struct]] = {
     "hello": HelloReply, "probe": ProbeReply, "analyze": JobReport, "stabilize": JobReport, "frame": FrameReply,
     "put_frames": PutReply, "status": StatusReply, "jobs": JobsReply,
-    "ping": Empty, "cancel": JobReport, "shutdown": Empty,
+    "ping": Empty, "cancel": JobReport, "bye": Empty, "shutdown": Empty,
 }
 
 
@@ -428,6 +432,11 @@ _KINDS: dict[str, type[VS3RError]] = {
     "usage": errors.SettingsError, "input": errors.InputError, "setup": errors.SetupError,
     "resource": errors.ResourceError, "cancelled": errors.Cancelled, "fault": errors.EngineFault,
 }
+_CLASSES: dict[str, type[VS3RError]] = {
+    "disk-full": errors.DiskFull, "out-of-memory": errors.OutOfMemory, "weights-missing": errors.WeightsMissing,
+    **dict.fromkeys(("bad-range", "empty-range", "range-past-media", "bad-timecode"), errors.RangeError),
+    **dict.fromkeys(("protocol-version", "not-allowed", "bad-message", "bad-field", "bad-buffer"), errors.ProtocolError),
+}
 _KIND_OF_EXIT_CODE = {error.exit_code: kind for kind, error in _KINDS.items()}
 
 
@@ -436,10 +445,12 @@ def error_of(error: VS3RError) -> Error:
 
 
 def exception_of(error: Error) -> VS3RError:
-    """An exception with the same triple and exit code."""
-    kind = _KINDS.get(error.kind, errors.EngineFault)
+    """An exception with the same triple and exit code; of the narrower class where the code tells it."""
+    kind = _CLASSES.get(error.code) or _KINDS.get(error.kind, errors.EngineFault)
     if kind is errors.Cancelled:
         return errors.Cancelled(error.message, error.hint)
+    if error.code.startswith("media-"):
+        kind = errors.MediaError
     return kind(error.code, error.message, error.hint)
 
 

@@ -338,6 +338,10 @@ class Server:
         self._cancel(record)
         return record.report()
 
+    def _on_bye(self, body: p.Bye, session: str, *_: Any) -> p.Empty:
+        self._end_session(session)
+        return p.Empty()
+
     def _on_shutdown(self, body: p.Shutdown, session: str, reply_to: ReplyTo, _: Any) -> None:
         self._reply(reply_to, p.Empty())
         if body.when_idle:
