@@ -145,6 +145,21 @@ def test_generated_pixels_fill_the_holes_themselves():
     assert np.abs(out.to_rgb() - truth).max() < 2e-5
 
 
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_composing_in_parts_equals_composing_at_once(layout, monkeypatch):
+    rng = np.random.default_rng(5)
+    frame = frame_of(rng.uniform(size=(203, 311, 3)).astype(np.float32), layout)
+    hole = np.zeros((203, 311), bool)
+    hole[:, :9] = hole[60:75, 120:135] = hole[200:, 250:] = True
+    generated = smooth_picture(100, 150)
+    monkeypatch.setattr(composite, "_BAND_PX", 32)
+    parts = composite.fill_holes(Rendered(frame, hole, TARGET), generated)
+    monkeypatch.setattr(composite, "_BAND_PX", 4096)
+    whole = composite.fill_holes(Rendered(frame, hole, TARGET), generated)
+    for a, b in zip(parts.planes, whole.planes, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_a_frame_without_holes_comes_back_itself():
     frame = frame_of(smooth_picture(32, 48))
     rendered = Rendered(frame, np.zeros((32, 48), bool), TARGET)

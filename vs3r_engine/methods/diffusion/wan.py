@@ -4,6 +4,7 @@
 Loaded once per engine.
 """
 
+import gc
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
@@ -75,6 +76,8 @@ def kept_warm(key: Hashable, load: Callable[[], Any]) -> Any:
     with _lock:
         if _warm is None or _warm[0] != key:
             _warm = None
+            gc.collect()
+            torch.cuda.empty_cache()
             _warm = (key, load())
         return _warm[1]
 
