@@ -2,6 +2,8 @@
 """Fast motion cues equal the published formulas taken literally; clusters, thresholds and masks find what moves."""
 
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -14,22 +16,23 @@ from vs3r_engine.methods.vggt4d import clustering, cues, masking  # noqa: E402
 from vs3r_engine.methods.vggt4d.network import VggtShape  # noqa: E402
 
 
-def literal_cue(q, k):
-    """The published formulas, product by product. q, k: [frames, layers, heads, patches, dim]."""
+def literal_cue(q, k, references=None):
+    """The published formulas, product by product. q, k: [frames, layers, heads, patches, dim]; for all frames or the given ones."""
     def scaled(x):
         return (x - x.min()) / (x.max() - x.min() + 1e-6)
 
-    frames, maps = len(q), []
-    for r in range(frames):
-        others = [r + d for d in (-6, -4, -2, 2, 4, 6) if 0 <= r + d < frames]
+    maps = []
+    for r in range(len(q)) if references is None else references:
+        others = [r + d for d in (-6, -4, -2, 2, 4, 6) if 0 <= r + d < len(q)]
 
         def gram(a, b, layers, r=r, others=others):  # [layer x head, source, i, j]
             return torch.stack([torch.einsum("lhid,lhjd->lhij", a[r, layers], b[s, layers]).flatten(0, 1) for s in others], 1)
 
-        qq_early, qq_late, qq_deep = gram(q, q, [3, 4, 5, 6, 7]), gram(q, q, [18, 19]), gram(q, q, [17, 18, 19, 20, 21])
-        kk, qk = gram(k, k, [0]), gram(q, k, [0])
-        m1, m2, m3 = (scaled(g.mean((0, 1, 3))) for g in (qq_early, qq_deep, kk))
-        v1, v3 = (scaled(g.mean((0, 1)).std(-1)) for g in (qq_late, qk))
+        m1 = gram(q, q, [3, 4, 5, 6, 7]).mean((0, 1, 3))
+        v1 = gram(q, q, [18, 19]).mean((0, 1)).std(-1)
+        m2 = gram(q, q, [17, 18, 19, 20, 21]).mean((0, 1, 3))
+        m3, v3 = gram(k, k, [0]).mean((0, 1, 3)), gram(q, k, [0]).mean((0, 1)).std(-1)
+        m1, v1, m2, m3, v3 = (scaled(cue) for cue in (m1, v1, m2, m3, v3))
         maps.append(scaled((1 - m1) * (1 - v1) * m2 * (1 - m3) * v3))
     return torch.stack(maps)
 
@@ -52,6 +55,58 @@ def test_fast_cues_equal_the_reference_map():
     with np.load(GOLDEN / "vggt_small.npz") as data:
         expected = torch.from_numpy(data["cue_map"]).flatten(1)
     assert (fast_cue(q, k) - expected).abs().max() < 1e-4
+
+
+COST = """
+import resource, sys, torch
+sys.path.insert(0, "tests/engine")
+from test_vggt_cues import literal_cue
+from vs3r_engine.methods.vggt4d import cues
+from vs3r_engine.methods.vggt4d.network import VggtShape
+
+def used():
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+def resident_gib(which):
+    line = next(l for l in open("/proc/self/status") if l.startswith(which))
+    return int(line.split()[1]) / 1024**2
+
+frames, literal = int(sys.argv[1]), sys.argv[2] == "literal"
+torch.manual_seed(0)
+layer = torch.randn(16, frames, 777, 64)
+literal_cue(torch.randn(3, 24, 1, 4, 4), torch.randn(3, 24, 1, 4, 4), [0])
+open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
+start, base = used(), resident_gib("VmRSS")
+with torch.inference_mode():
+    if literal:
+        q = layer.transpose(0, 1)[:, None].repeat(1, 24, 1, 1, 1)
+        k = q.clone()
+        start = used()
+        literal_cue(q, k, [frames // 2])
+        per_frame = used() - start
+    else:
+        watch = cues.MotionCues(VggtShape(), frames)
+        for number in range(24):
+            # A fresh tensor a layer, as the network makes them.
+            watch(number, layer.clone(), layer)
+        watch.fused()
+        per_frame = (used() - start) / frames
+print(per_frame, resident_gib("VmHWM") - base)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak of a process's memory is read as Linux tells it")
+def test_cues_cost_a_twentieth_of_the_literal_ones_in_time_and_memory_at_full_size():
+    """At 13 frames of 518x294, 777 patches: both costs grow with the number of frames alone. CPU seconds of one reference frame."""
+    costs = []
+    for kind in ("literal", "fast"):
+        done = subprocess.run([sys.executable, "-c", COST, "13", kind], capture_output=True, text=True, check=True)
+        costs.append([float(x) for x in done.stdout.split()])
+    (literal_s, literal_gib), (fast_s, fast_gib) = costs
+    print(f"literal {literal_s:.2f} s {literal_gib:.2f} GiB, on the fly {fast_s:.3f} s {fast_gib:.3f} GiB")
+    assert literal_s > 20 * fast_s and literal_gib > 20 * fast_gib
 
 
 def test_cues_keep_no_queries_after_the_last_layer_that_needs_them():

@@ -33,15 +33,14 @@ class MotionCues:
         """q, k: [heads, frames, patches, head_dim]."""
         if layer == self._zero:
             self._maps["m3"] = self._mean_product(k, k)
-            self._maps["v3"] = self._spread(q, k)
+            self._maps["v3"] = self._spread([q], [k])
         for name, layers in (("m1", self._m1), ("m2", self._m2)):
             if layer in layers:
                 self._maps[name] = self._maps.get(name, 0) + self._mean_product(q, q) / len(layers)
         if layer in self._v1:
             self._waiting.append(q)
             if layer == self._v1[-1]:
-                waiting = torch.cat(self._waiting)
-                self._maps["v1"] = self._spread(waiting, waiting)
+                self._maps["v1"] = self._spread(self._waiting, self._waiting)
                 self._waiting = []
 
     def fused(self) -> Tensor:
@@ -57,14 +56,16 @@ class MotionCues:
         of_sources = torch.einsum("rs,hsd->hrd", self._averaging.to(a.device), b.float().mean(2))
         return torch.einsum("hrnd,hrd->rn", a.float(), of_sources) / len(a)
 
-    def _spread(self, a: Tensor, b: Tensor) -> Tensor:
-        """[frames, patches]: standard deviation over source patches of <a, b'> averaged over heads and source frames."""
-        heads, frames = a.shape[:2]
+    def _spread(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
+        """[frames, patches]: standard deviation over source patches of <a, b'> averaged over layers, heads and source frames: one product
+        of the concatenated heads per reference frame."""
+        heads, frames = sum(len(layer) for layer in a), a[0].shape[1]
         spread = []
         for reference in range(frames):
             chosen = sources(frames, reference) or [reference]
-            mean_source = b[:, chosen].float().mean(1).permute(1, 0, 2).flatten(1)
-            products = a[:, reference].float().permute(1, 0, 2).flatten(1) @ mean_source.T / heads
+            here = torch.cat([layer[:, reference].float() for layer in a])
+            there = torch.cat([sum(layer[:, s].float() for s in chosen) / len(chosen) for layer in b])
+            products = here.transpose(0, 1).flatten(1) @ there.transpose(0, 1).flatten(1).T / heads
             spread.append(products.std(1) if products.shape[1] > 1 else products[:, 0] * 0)
         return torch.stack(spread)
 
