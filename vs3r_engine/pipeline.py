@@ -153,8 +153,8 @@ def render_frames(job: Job, analysis: Analysis, path: Trajectory, frame_range: F
 
     hole_shares: filled, in order, with the share of each picture that had to be completed.
     """
-    views = SourceViews(source, analysis, max(methods.completer.reach_frames, job.settings.frame.neighbours))
-    neighbours = job.settings.frame.neighbours
+    views = SourceViews(source, analysis, max(methods.completer.reach_frames, methods.neighbours))
+    neighbours = methods.neighbours
 
     def rendered() -> Iterator[Rendered]:
         for frame_index in frame_range:
@@ -223,13 +223,11 @@ def _write_analysis(job: Job, methods: Methods, source: VideoSource, directory: 
     moving: list[float] = []
     total = job.analysis_range.duration
     small: dict[int, Frame] = {}
-    read = [0]
 
     def remembered(frames: Iterable[Frame]) -> Iterator[Frame]:
         # The mask looks at frames again, small, once the reconstructor has understood them.
         for frame in frames:
-            small[frame.frame_index] = frame.resized(*_size_within(frame, methods.flow_width_px))
-            read[0] += 1
+            small[frame.frame_index] = methods.flow.prepared(frame)
             yield frame
 
     shot_count = 0
@@ -248,12 +246,6 @@ def _write_analysis(job: Job, methods: Methods, source: VideoSource, directory: 
             yield Progress("analyze", done, total, ANALYSIS_SHARE * done / total, dict(findings))
     findings |= {"moving_percent": round(100 * sum(moving) / total, 1), "shots": shot_count}
     writer.finish(findings)
-
-
-def _size_within(frame: Frame, width_px: int) -> tuple[int, int]:
-    """The frame's size, or `width_px` wide in the same shape where it is wider."""
-    width = min(frame.width, width_px)
-    return width, max(1, round(frame.height * width / frame.width))
 
 
 def _progress(stage: str, done: int, total: int, analysis: Analysis, low: float, high: float) -> Progress:

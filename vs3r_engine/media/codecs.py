@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which codec, pixel format and options an output gets: `resolve_encoding`, decided and tried before the first frame is touched."""
+"""Which codec, pixel format and options an output gets: decided and tried before the first frame is touched."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -28,15 +28,17 @@ _CONTAINER_HOLDS = {
     "matroska": ("h264", "h265", "prores", "prores-hq", "prores-4444", "ffv1"),
     "mxf": ("prores", "prores-hq", "prores-4444", "dnxhr"),
 }
-_ENCODERS = {"h264": "libx264", "h265": "libx265", "prores": "prores_aw", "prores-hq": "prores_aw", "prores-4444": "prores_aw",
+_ENCODERS = {"h264": "libx264", "h265": "libx265",
+             "prores": "prores_aw", "prores-hq": "prores_aw", "prores-4444": "prores_aw",
              "dnxhr": "dnxhd", "ffv1": "ffv1", "exr": "exr", "png": "png", "tiff": "tiff", "dpx": "dpx"}
-# prores_aw, not prores_ks: at 720p HQ it took 37 against 105 ms a frame and came 2.4 dB closer to the source at 1.13 times the size;
-# at 422, 30 against 100 ms and 1.6 dB closer at the same size; its alpha is exact, prores_ks's is not (FFmpeg 8, 12 real frames).
+# prores_aw, not prores_ks: at 720p HQ it took 37 against 105 ms a frame and came 2.4 dB closer to the source at 1.13
+# times the size; at 422, 30 against 100 ms and 1.6 dB closer at the same size; its alpha is exact, prores_ks's is not
+# (FFmpeg 8, 12 real frames).
 _PRORES_TAGS = ("apco", "apcs", "apcn", "apch", "ap4h", "ap4x")
 _PRORES_PROFILES = {"Proxy": 0, "LT": 1, "Standard": 2, "HQ": 3, "4444": 4, "XQ": 5}
 
-# libx264 and libx265 give other bits with another number of frame threads. A fixed number makes equal inputs give equal files
-# on every machine of a farm.
+# libx264 and libx265 give other bits with another number of frame threads. A fixed number makes equal inputs give equal
+# files on every machine of a farm.
 _X264_THREADS = 8
 _X265_FRAME_THREADS = 2
 
@@ -45,9 +47,9 @@ _X265_FRAME_THREADS = 2
 class Encoding:
     """How frames become an output: decided, tried out, and the same for every segment of a render.
 
-    `codec` is the setting's word, `encoder` FFmpeg's. `format` is what frames are turned into where their layout is another one;
-    `encoder_format` is how the encoder wants it packed. `container` is FFmpeg's, or "sequence". `notes` say what the output
-    cannot keep of its source.
+    `codec` is the setting's word, `encoder` FFmpeg's. `format` is what frames are turned into where their layout is
+    another one; `encoder_format` is how the encoder wants it packed. `container` is FFmpeg's, or "sequence". `notes`
+    say what the output cannot keep of its source.
     """
 
     codec: str
@@ -75,14 +77,16 @@ class Encoding:
 def resolve_encoding(info: MediaInfo, output_path: str, settings: OutputSettings, overwrite: bool = False) -> Encoding:
     """The encoding of `info`'s clip into `output_path`, whose suffix chooses the container or the kind of image.
 
-    With codec "auto" the source's own codec and depth where the container holds them, else the nearest that loses no depth.
+    With codec "auto" the source's own codec and depth where the container holds them, else the nearest that loses no
+    depth.
 
-    Raises: MediaError `output-suffix`, `output-codec`, `output-depth`, `output-alpha`, `output-unwritable`, `output-is-input`,
-    `output-exists`.
+    Raises: MediaError `output-suffix`, `output-codec`, `output-depth`, `output-alpha`, `output-unwritable`,
+    `output-is-input`, `output-exists`.
     """
     suffix = Path(output_path).suffix.lower()
     if suffix not in CONTAINERS and suffix not in IMAGE_CODECS:
-        raise MediaError("output-suffix", f"{output_path}: nothing can be written as {suffix or 'a file without a suffix'}.",
+        raise MediaError("output-suffix",
+                         f"{output_path}: nothing can be written as {suffix or 'a file without a suffix'}.",
                          f"End the name in {', '.join([*CONTAINERS, *IMAGE_CODECS])}.")
     check_output(info, output_path, overwrite)
     if suffix in IMAGE_CODECS:
@@ -94,7 +98,8 @@ def resolve_encoding(info: MediaInfo, output_path: str, settings: OutputSettings
     if settings.codec != "auto":
         if settings.codec not in _CONTAINER_HOLDS[container]:
             holders = [s for s, c in CONTAINERS.items() if settings.codec in _CONTAINER_HOLDS[c]]
-            raise MediaError("output-codec", f"{settings.codec} cannot be stored as {suffix}.", f"End the output's name in {' or '.join(holders)}.")
+            raise MediaError("output-codec", f"{settings.codec} cannot be stored as {suffix}.",
+                             f"End the output's name in {' or '.join(holders)}.")
         return _tried(info, _encoding(info, settings.codec, container, settings), output_path)
     refusals: list[MediaError] = []
     for codec in _automatic(info, container):
@@ -113,13 +118,14 @@ def resolve_encoding(info: MediaInfo, output_path: str, settings: OutputSettings
 def _automatic(info: MediaInfo, container: str) -> Iterator[str]:
     """Codecs to try, best first: the source's own, then what keeps its depth."""
     holds = _CONTAINER_HOLDS[container]
-    is_444 = info.layout.model == "rgb" or info.layout.has_alpha or (info.layout.model == "yuv" and not info.layout.chroma_shift_x)
+    layout = info.layout
+    is_444 = layout.model == "rgb" or layout.has_alpha or (layout.model == "yuv" and not layout.chroma_shift_x)
     own = _own_codec(info)
-    deep = ["prores-4444" if is_444 else "prores-hq", "h265"] if container == "mov" else ["ffv1", "h265", "dnxhr", "prores-4444"]
-    if container == "mp4":
-        deep = ["h265"]
+    deep = ["ffv1", "h265", "dnxhr", "prores-4444"]
+    if container == "mov":
+        deep = ["prores-4444" if is_444 else "prores-hq", "h265"]
     order = [own] if own else []
-    order += [*deep, "h264"] if info.layout.bit_depth > 8 or info.layout.has_alpha else ["h264", "h265", *deep]
+    order += [*deep, "h264"] if layout.bit_depth > 8 or layout.has_alpha else ["h264", "h265", *deep]
     yield from (codec for codec in dict.fromkeys(order) if codec in holds)
 
 
@@ -144,11 +150,13 @@ def _encoding(info: MediaInfo, codec: str, container: str, settings: OutputSetti
     options: dict[str, str] = {}
     tag = None
     if codec == "h264":
-        params = _hdr_parameters(info, "mastering-display", "cll")
-        options = {"preset": settings.speed, "crf": f"{settings.crf:g}", "threads": str(_X264_THREADS), "x264-params": ":".join(params)}
+        params = [*_hdr_parameters(info, "mastering-display", "cll"), *_steady_x264()]
+        options = {"preset": settings.speed, "crf": f"{settings.crf:g}", "threads": str(_X264_THREADS),
+                   "x264-params": ":".join(params)}
         tag = "avc1" if container in ("mp4", "mov") else None
     elif codec == "h265":
-        params = ["log-level=none", "open-gop=0", f"frame-threads={_X265_FRAME_THREADS}", *_hdr_parameters(info, "master-display", "max-cll")]
+        params = ["log-level=none", "open-gop=0", f"frame-threads={_X265_FRAME_THREADS}",
+                  *_hdr_parameters(info, "master-display", "max-cll")]
         options = {"preset": settings.speed, "crf": f"{settings.crf:g}", "x265-params": ":".join(params)}
         tag = "hvc1" if container in ("mp4", "mov") else None
     elif encoder.startswith("prores"):
@@ -166,7 +174,8 @@ def _encoding(info: MediaInfo, codec: str, container: str, settings: OutputSetti
         notes.append(f"{codec} is written with {format.layout.bit_depth} bits; the source has {info.layout.bit_depth}.")
     if format.layout.model == "yuv" and info.layout.model == "rgb":
         notes.append(f"RGB is stored as {encoder_format}.")
-    return Encoding(codec, encoder, container, format, encoder_format, colour, options, tag, settings.audio, tuple(notes))
+    return Encoding(codec, encoder, container, format, encoder_format, colour, options, tag, settings.audio,
+                    tuple(notes))
 
 
 def _dnxhr_profile(info: MediaInfo, layout: PixelLayout, settings: OutputSettings) -> str:
@@ -186,24 +195,29 @@ def _choose_format(info: MediaInfo, codec: str, encoder: str) -> str:
     source = info.layout
     offered = [format.name for format in av.Codec(encoder, "w").video_formats or ()]
     # The full-range twins differ in name only; the range is a tag.
-    offered = [name for name in offered if not name.startswith(("yuvj", "nv", "pal", "mono", "ya")) and "f16" not in name]
+    offered = [name for name in offered if not name.startswith(("yuvj", "nv", "pal", "mono", "ya"))
+               and "f16" not in name]
     if codec in ("h264", "h265"):
-        offered = [name for name in offered if not name.startswith(("gbr", "yuva")) and _divides(frame_format(name).layout, info.clip.width, info.clip.height)]
+        offered = [name for name in offered if not name.startswith(("gbr", "yuva"))
+                   and _divides(frame_format(name).layout, info.clip.width, info.clip.height)]
     elif codec in ("prores", "prores-hq"):
         offered = ["yuv422p10le"]
     elif codec == "ffv1":
-        offered = [name for name in offered if frame_format(name).layout.bit_depth < 32]  # its float needs the experimental version 4
+        # FFV1's floats need its experimental version 4.
+        offered = [name for name in offered if frame_format(name).layout.bit_depth < 32]
     elif codec == "prores-4444":
         offered = ["yuva444p10le"] if source.has_alpha else ["yuv444p10le"]
     layouts = {name: frame_format(name).layout for name in offered}
-    # FFmpeg's ProRes 4444 encoders take 10 bits; its decoder gives 12. The rounding is far below what the codec itself loses.
+    # FFmpeg's ProRes 4444 encoders take 10 bits; its decoder gives 12. The rounding is far below what the codec itself
+    # loses.
     needed_bits = min(source.bit_depth, 10) if codec == "prores-4444" and source.bit_depth == 12 else source.bit_depth
     deep = {name: layout for name, layout in layouts.items() if layout.bit_depth >= needed_bits}
     if not deep:
         kind = "float" if source.bit_depth == 32 else f"{source.bit_depth}-bit"
         most = max((layout.bit_depth for layout in layouts.values()), default=0)
         raise MediaError("output-depth", f"{info.clip.path} is {kind}, but {codec} holds {most} bits at most.",
-                         "Choose an EXR sequence." if source.bit_depth == 32 else "Choose ffv1 in .mkv, or an image sequence such as .dpx or .tiff.")
+                         "Choose an EXR sequence." if source.bit_depth == 32
+                         else "Choose ffv1 in .mkv, or an image sequence such as .dpx or .tiff.")
     if source.has_alpha:
         deep = {name: layout for name, layout in deep.items() if layout.has_alpha}
         if not deep:
@@ -213,13 +227,14 @@ def _choose_format(info: MediaInfo, codec: str, encoder: str) -> str:
 
     def cost(name: str) -> tuple[int, ...]:
         layout = deep[name]
-        loss = max(0, layout.chroma_shift_x - source.chroma_shift_x) + max(0, layout.chroma_shift_y - source.chroma_shift_y)
-        excess = max(0, source.chroma_shift_x - layout.chroma_shift_x) + max(0, source.chroma_shift_y - layout.chroma_shift_y)
+        shifts = ((layout.chroma_shift_x - source.chroma_shift_x), (layout.chroma_shift_y - source.chroma_shift_y))
+        loss, excess = sum(max(0, shift) for shift in shifts), sum(max(0, -shift) for shift in shifts)
         if prefers_420:  # what every player shows
             loss = 2 - layout.chroma_shift_x - layout.chroma_shift_y
         keeps_colour = 2 if layout.model == "gray" and source.model != "gray" else int(layout.model != source.model)
-        return (keeps_colour, loss if layout.model != "gray" else 0, layout.bit_depth - source.bit_depth, int(layout.has_alpha) - int(source.has_alpha),
-                excess, int(planar_format(name) is None), offered.index(name))
+        return (keeps_colour, loss if layout.model != "gray" else 0, layout.bit_depth - source.bit_depth,
+                int(layout.has_alpha) - int(source.has_alpha), excess, int(planar_format(name) is None),
+                offered.index(name))
 
     return min(deep, key=cost)
 
@@ -229,7 +244,7 @@ def _divides(layout: PixelLayout, width: int, height: int) -> bool:
 
 
 def _output_colour(info: MediaInfo, layout: PixelLayout) -> ColourTags:
-    """The source's tags; where RGB becomes YUV, its matrix is BT.709 at video levels, and the other way round full range."""
+    """The source's tags; where RGB becomes YUV, BT.709 at video levels; where YUV becomes RGB, full range."""
     source = info.colour
     if layout.model == "yuv" and info.layout.model != "yuv":
         return ColourTags(source.primaries, source.transfer, 1 if source.matrix in (0, 2) else source.matrix, False)
@@ -239,11 +254,12 @@ def _output_colour(info: MediaInfo, layout: PixelLayout) -> ColourTags:
 
 
 def _hdr_parameters(info: MediaInfo, display_name: str, light_name: str) -> list[str]:
-    """Mastering display and content light in the words of x264 and x265: chromaticities in 1/50000, luminance in 1/10000 cd/m2."""
+    """HDR metadata in the words of x264 and x265: chromaticities in 1/50000, luminance in 1/10000 cd/m2."""
     parameters = []
     display, light = info.mastering_display, info.content_light
     if display is not None and display.primaries_rgb and display.white and display.luminance:
-        red, green, blue, white = (f"({round(x * 50000)},{round(y * 50000)})" for x, y in (*display.primaries_rgb, display.white))
+        points = (*display.primaries_rgb, display.white)
+        red, green, blue, white = (f"({round(x * 50000)},{round(y * 50000)})" for x, y in points)
         low, high = (round(value * 10000) for value in display.luminance)
         parameters.append(f"{display_name}=G{green}B{blue}R{red}WP{white}L({high},{low})")
     if light is not None:
@@ -261,7 +277,8 @@ def _resolve_images(info: MediaInfo, output_path: str, codec: str, settings: Out
     if codec == "exr":
         is_half = info.profile == "half" if info.codec == "exr" else info.layout.bit_depth <= 10
         options = {"format": "half" if is_half else "float", "compression": "zip16"}
-    notes = ["Sound is not stored in an image sequence."] if settings.audio and any(s.kind == "audio" for s in info.streams) else []
+    has_sound = settings.audio and any(stream.kind == "audio" for stream in info.streams)
+    notes = ["Sound is not stored in an image sequence."] if has_sound else []
     encoding = Encoding(codec, codec, "sequence", format, encoder_format, _output_colour(info, format.layout), options,
                         copies_streams=False, notes=tuple(notes), files=sequence.output_name(output_path, info))
     return _tried(info, encoding, output_path)
@@ -274,7 +291,8 @@ def check_output(info: MediaInfo, output_path: str, overwrite: bool, render_rang
     """
     folder = os.path.dirname(os.path.abspath(output_path))
     if not os.path.isdir(folder):
-        raise MediaError("output-unwritable", f"The folder {folder} does not exist.", "Create it, or choose another folder.")
+        raise MediaError("output-unwritable", f"The folder {folder} does not exist.",
+                         "Create it, or choose another folder.")
     if not os.access(folder, os.W_OK | os.X_OK) or os.path.isdir(output_path):
         raise MediaError("output-unwritable", f"{output_path} cannot be written.",
                          "Choose another name, or a folder you may write to.")
@@ -290,9 +308,19 @@ def check_output(info: MediaInfo, output_path: str, overwrite: bool, render_rang
         for output in existing:
             status = os.stat(output)
             if (status.st_dev, status.st_ino) in places:
-                raise MediaError("output-is-input", f"{output} is the source itself.", "Choose another name for the result.")
+                raise MediaError("output-is-input", f"{output} is the source itself.",
+                                 "Choose another name for the result.")
         if not overwrite:
             raise MediaError("output-exists", f"{existing[0]} exists.", "Choose another name, or allow overwriting it.")
+
+
+def _steady_x264() -> list[str]:
+    """x264's AVX-512 macroblock tree reads memory that nobody wrote (seen with the build of PyAV 18.1, at 192x108 and 848x480):
+    equal frames then give different bytes. Its AVX2 code gives equal bytes, at the same speed within 2 %."""
+    import cv2
+
+    avx_512f = 13  # CPU_AVX_512F in OpenCV's list of processor features
+    return ["asm=avx2"] if cv2.checkHardwareSupport(avx_512f) else []
 
 
 def open_encoder(context, info: MediaInfo, encoding: Encoding) -> None:
@@ -317,6 +345,7 @@ def _tried(info: MediaInfo, encoding: Encoding, output_path: str) -> Encoding:
     try:
         context.open()
     except (av.FFmpegError, ValueError) as error:
-        raise MediaError("output-codec", f"{encoding.codec} cannot hold {info.clip.width}x{info.clip.height} pictures as {encoding.encoder_format}.",
+        size = f"{info.clip.width}x{info.clip.height}"
+        raise MediaError("output-codec", f"{encoding.codec} cannot hold {size} pictures as {encoding.encoder_format}.",
                          "Choose another codec.") from error
     return encoding

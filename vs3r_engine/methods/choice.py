@@ -13,15 +13,18 @@ from vs3r_engine.stages.render import Renderer
 
 @dataclass(frozen=True, slots=True)
 class Methods:
-    """The parts of one job, behind the stages' Protocols. name and reason are for people and for cache keys (name)."""
+    """The parts of one job, behind the stages' Protocols.
+
+    name: of what analyses; part of cache keys. reason: why these, for people. neighbours: n of eq. 6.
+    """
 
     name: str
     reason: str
     reconstructor: Reconstructor
     flow: FlowEstimator
-    flow_width_px: int
     renderer: Renderer
     completer: Completer
+    neighbours: int
 
 
 def choose_methods(settings: Settings, rate: Fraction) -> Methods:
@@ -34,5 +37,5 @@ def choose_methods(settings: Settings, rate: Fraction) -> Methods:
     from vs3r_engine.methods.temporal import TemporalCompleter
     from vs3r_engine.methods.warp import WarpRenderer
 
-    return Methods("geometric-dis", "no weights are needed", GeometricReconstructor(settings.analysis), DisFlow(), 256, WarpRenderer(),
-                   TemporalCompleter(settings.fill, rate))
+    return Methods("geometric-dis", "no weights are needed", GeometricReconstructor(settings.analysis), DisFlow(), WarpRenderer(),
+                   TemporalCompleter(settings.fill, rate), 0)

@@ -4,8 +4,9 @@
 import cv2
 import numpy as np
 
-from vs3r_engine.frame import Frame
+from vs3r_engine.frame import Frame, PixelLayout
 
+_WIDTH_PX = 256
 _SMALLEST_SIDE_PX = 32
 """DIS of OpenCV 5.0.0 crashes the process on narrower pictures; they are enlarged first."""
 
@@ -15,6 +16,13 @@ class DisFlow:
 
     def __init__(self) -> None:
         self._dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+
+    def prepared(self, frame: Frame) -> Frame:
+        """The luma, about 256 pixels wide: what moves by itself is an area, and areas are found at this size."""
+        shrink = max(1, round(frame.width / _WIDTH_PX))
+        size = (max(1, frame.width // shrink), max(1, frame.height // shrink))
+        luma = cv2.resize(frame.luma8(), size, interpolation=cv2.INTER_AREA)
+        return Frame(frame.frame_index, (luma,), PixelLayout("gray", 8))
 
     def flow(self, frame: Frame, next_frame: Frame) -> np.ndarray:
         """[h, w, 2] float32 pixels from `frame` to `next_frame`."""

@@ -17,8 +17,12 @@ from vs3r_engine.settings import AnalysisSettings
 class FlowEstimator(Protocol):
     """Dense optical flow."""
 
+    def prepared(self, frame: Frame) -> Frame:
+        """What of a frame the flow is found on: smaller, perhaps without colour. Kept while a window is being understood."""
+        ...
+
     def flow(self, frame: Frame, next_frame: Frame) -> np.ndarray:
-        """[h, w, 2] float32 displacement (x, y) in pixels of the given frames, from `frame` to `next_frame`."""
+        """[h, w, 2] float32 displacement (x, y) in pixels of the given prepared frames, from `frame` to `next_frame`."""
         ...
 
 
@@ -74,7 +78,7 @@ def dynamic_mask(semantic_mask: np.ndarray | None, flow_says: np.ndarray) -> np.
 
 
 def masks_of(piece: Reconstruction, frames: Sequence[Frame], flow: FlowEstimator, settings: AnalysisSettings) -> np.ndarray:
-    """[n, h, w] bool, True = moves: the dynamic masks of a reconstructed piece, at the size of the (small) `frames` given.
+    """[n, h, w] bool, True = moves: the dynamic masks of a reconstructed piece, at the size of the prepared `frames` given.
 
     Each frame is compared with its successor (eq. 4-5); the last one of a piece with its predecessor, which sees the
     same motion backwards. A piece of one frame has no flow mask.
