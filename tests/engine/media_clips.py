@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiny media files for tests: every picture carries its number in black and white blocks, every sound its sample count."""
+"""Tiny media files for tests: every picture carries its number in black and white blocks, every sound its sample
+count."""
 
 import json
 import shutil
@@ -38,7 +39,8 @@ def numbered_planes(number: int, width: int, height: int, pixel_format: str) -> 
                 ramp[: rows // 2, bit * block : (bit + 1) * block] = 0.8 if number >> bit & 1 else 0.2
         if layout.has_alpha and plane == layout.plane_count - 1:
             ramp = 0.5 + 0.5 * x / columns
-        planes.append(ramp.astype(np.float32) if layout.bit_depth == 32 else np.rint(ramp * layout.peak).astype(layout.dtype))
+        planes.append(ramp.astype(np.float32) if layout.bit_depth == 32
+                      else np.rint(ramp * layout.peak).astype(layout.dtype))
     return tuple(planes)
 
 
@@ -49,12 +51,16 @@ def number_of(frame: Frame) -> int:
     return sum(int(plane[quarter, bit * block + block // 2] > 0.5) << bit for bit in range(BITS))
 
 
-def make_clip(path: Path, codec: str = "libx264", pixel_format: str = "yuv420p", rate: Fraction = Fraction(25), count: int = 10,
+def make_clip(path: Path, codec: str = "libx264", pixel_format: str = "yuv420p", rate: Fraction = Fraction(25),
+              count: int = 10,
               size: tuple[int, int] = (96, 64), times_ms: list[int] | None = None, container: str | None = None,
-              options: dict[str, str] | None = None, rotation_deg: int | None = None, pixel_aspect: Fraction | None = None,
-              colour: tuple[int, int, int, int] | None = None, metadata: dict[str, str] | None = None, sounds: list[dict[str, Any]] | None = None,
+              options: dict[str,
+                            str] | None = None, rotation_deg: int | None = None, pixel_aspect: Fraction | None = None,
+              colour: tuple[int, int, int, int] | None = None, metadata: dict[str, str] | None = None,
+              sounds: list[dict[str, Any]] | None = None,
               muxer: dict[str, str] | None = None, file_metadata: dict[str, str] | None = None) -> Path:
-    """A clip of numbered pictures. `times_ms` gives every picture its own time; `colour` is (primaries, transfer, matrix, range)."""
+    """A clip of numbered pictures. `times_ms` gives every picture its own time; `colour` is (primaries, transfer,
+    matrix, range)."""
     width, height = size
     time_base = Fraction(1, 1000) if times_ms else 1 / rate
     with av.open(str(path), "w", format=container, container_options=muxer or {}) as output:
@@ -89,7 +95,8 @@ def make_clip(path: Path, codec: str = "libx264", pixel_format: str = "yuv420p",
     return path
 
 
-def _add_sound(output, codec: str = "pcm_s16le", rate: int = 48000, layout: str = "stereo", language: str | None = None, **_):
+def _add_sound(output, codec: str = "pcm_s16le", rate: int = 48000, layout: str = "stereo", language: str | None = None,
+               **_):
     track = output.add_stream(codec, rate=rate, layout=layout)
     if language:
         track.metadata["language"] = language
@@ -109,7 +116,8 @@ def _write_sound(output, track, sound: dict[str, Any], duration_s: Fraction) -> 
     while place < total:
         count = min(1024, total - place)
         values = sample_values(place, count, channels)
-        frame = av.AudioFrame.from_ndarray(values.T.reshape(1, -1).copy(), format="s16", layout=track.codec_context.layout.name)
+        frame = av.AudioFrame.from_ndarray(values.T.reshape(1, -1).copy(), format="s16",
+                                           layout=track.codec_context.layout.name)
         frame.sample_rate, frame.pts, frame.time_base = rate, place, Fraction(1, rate)
         output.mux(track.encode(frame))
         place += count
@@ -118,7 +126,8 @@ def _write_sound(output, track, sound: dict[str, Any], duration_s: Fraction) -> 
 
 def pass_through(source: Path | str, output: Path | str, render_range: FrameRange | None = None, chunk: int = 4,
                  settings: OutputSettings | None = None, overwrite: bool = False) -> list[str]:
-    """Decode and encode without a change, in segments of `chunk` frames, as a render does. Returns the notes of `assemble`."""
+    """Decode and encode without a change, in segments of `chunk` frames, as a render does. Returns the notes of
+    `assemble`."""
     output = Path(output)
     with open_source(str(source)) as opened:
         info = opened.info
@@ -148,7 +157,8 @@ def ffprobe(path: Path | str) -> dict[str, Any] | None:
     program = shutil.which("ffprobe")
     if program is None:
         return None
-    command = [program, "-v", "error", "-print_format", "json", "-show_streams", "-show_format", "-count_packets", str(path)]
+    command = [program, "-v", "error", "-print_format", "json", "-show_streams", "-show_format", "-count_packets",
+               str(path)]
     return json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What goes into a render comes out of it: codec, depth, size, rate, times, colour, aspect, rotation, timecode, HDR."""
 
-from fractions import Fraction as F
+from fractions import Fraction
 
 import pytest
 from media_clips import ffprobe, make_clip, numbers_in, pass_through
@@ -11,40 +11,42 @@ from vs3r_engine.media.encode import resolve_encoding
 from vs3r_engine.settings import OutputSettings
 from vs3r_engine.timeline import FrameRange
 
-NTSC_24, NTSC_30, NTSC_60 = F(24000, 1001), F(30000, 1001), F(60000, 1001)
+NTSC_24, NTSC_30, NTSC_60 = Fraction(24000, 1001), Fraction(30000, 1001), Fraction(60000, 1001)
 SMALL, DNX, ODD = (96, 64), (256, 128), (853, 479)
 
 # (container, encoder, pixel format, rate, size, encoder options) -> the codec and pixel format that must come back
 KEPT = [
     ("mp4", "libx264", "yuv420p", NTSC_24, SMALL, {}, "h264", "yuv420p"),
-    ("mp4", "libx264", "yuvj420p", F(25), SMALL, {}, "h264", "yuvj420p"),
+    ("mp4", "libx264", "yuvj420p", Fraction(25), SMALL, {}, "h264", "yuvj420p"),
     ("mov", "libx264", "yuv422p10le", NTSC_30, SMALL, {}, "h264", "yuv422p10le"),
     ("mkv", "libx264", "yuv444p", NTSC_60, ODD, {}, "h264", "yuv444p"),
     ("mp4", "libx265", "yuv420p10le", NTSC_30, SMALL, {}, "hevc", "yuv420p10le"),
-    ("mov", "libx265", "yuv420p", F(50), SMALL, {}, "hevc", "yuv420p"),
-    ("mkv", "libx265", "yuv420p12le", F(24), SMALL, {}, "hevc", "yuv420p12le"),
-    ("mov", "prores_ks", "yuv422p10le", F(24), ODD, {"profile": "2"}, "prores", "yuv422p10le"),
+    ("mov", "libx265", "yuv420p", Fraction(50), SMALL, {}, "hevc", "yuv420p"),
+    ("mkv", "libx265", "yuv420p12le", Fraction(24), SMALL, {}, "hevc", "yuv420p12le"),
+    ("mov", "prores_ks", "yuv422p10le", Fraction(24), ODD, {"profile": "2"}, "prores", "yuv422p10le"),
     ("mov", "prores_ks", "yuv422p10le", NTSC_24, SMALL, {"profile": "3"}, "prores", "yuv422p10le"),
     ("mov", "prores_ks", "yuv422p10le", NTSC_60, SMALL, {"profile": "0"}, "prores", "yuv422p10le"),
-    ("mov", "prores_aw", "yuva444p10le", F(25), SMALL, {"profile": "4"}, "prores", "yuva444p12le"),
+    ("mov", "prores_aw", "yuva444p10le", Fraction(25), SMALL, {"profile": "4"}, "prores", "yuva444p12le"),
     ("mkv", "prores_aw", "yuv422p10le", NTSC_30, SMALL, {"profile": "1"}, "prores", "yuv422p10le"),
-    ("mov", "dnxhd", "yuv422p", F(24), DNX, {"profile": "dnxhr_sq"}, "dnxhd", "yuv422p"),
+    ("mov", "dnxhd", "yuv422p", Fraction(24), DNX, {"profile": "dnxhr_sq"}, "dnxhd", "yuv422p"),
     ("mov", "dnxhd", "yuv422p10le", NTSC_30, DNX, {"profile": "dnxhr_hqx"}, "dnxhd", "yuv422p10le"),
-    ("mxf", "dnxhd", "yuv422p10le", F(25), DNX, {"profile": "dnxhr_hqx"}, "dnxhd", "yuv422p10le"),
-    ("mov", "dnxhd", "yuv444p10le", F(25), DNX, {"profile": "dnxhr_444"}, "dnxhd", "yuv444p10le"),
-    ("mov", "dnxhd", "gbrp10le", F(25), DNX, {"profile": "dnxhr_444"}, "dnxhd", "gbrp10le"),
-    ("mkv", "ffv1", "yuv420p", F(25), ODD, {}, "ffv1", "yuv420p"),
-    ("mkv", "ffv1", "yuv444p16le", F(25), SMALL, {}, "ffv1", "yuv444p16le"),
-    ("mkv", "ffv1", "yuva420p", F(25), SMALL, {}, "ffv1", "yuva420p"),
-    ("mkv", "ffv1", "bgra", F(25), SMALL, {}, "ffv1", "bgra"),
+    ("mxf", "dnxhd", "yuv422p10le", Fraction(25), DNX, {"profile": "dnxhr_hqx"}, "dnxhd", "yuv422p10le"),
+    ("mov", "dnxhd", "yuv444p10le", Fraction(25), DNX, {"profile": "dnxhr_444"}, "dnxhd", "yuv444p10le"),
+    ("mov", "dnxhd", "gbrp10le", Fraction(25), DNX, {"profile": "dnxhr_444"}, "dnxhd", "gbrp10le"),
+    ("mkv", "ffv1", "yuv420p", Fraction(25), ODD, {}, "ffv1", "yuv420p"),
+    ("mkv", "ffv1", "yuv444p16le", Fraction(25), SMALL, {}, "ffv1", "yuv444p16le"),
+    ("mkv", "ffv1", "yuva420p", Fraction(25), SMALL, {}, "ffv1", "yuva420p"),
+    ("mkv", "ffv1", "bgra", Fraction(25), SMALL, {}, "ffv1", "bgra"),
     ("mkv", "ffv1", "gbrp16le", NTSC_30, SMALL, {}, "ffv1", "gbrp16le"),
-    ("mkv", "ffv1", "gray16le", F(25), SMALL, {}, "ffv1", "gray16le"),
+    ("mkv", "ffv1", "gray16le", Fraction(25), SMALL, {}, "ffv1", "gray16le"),
 ]
 
 
-@pytest.mark.parametrize(("container", "encoder", "pixel_format", "rate", "size", "options", "codec", "comes_back"), KEPT,
+@pytest.mark.parametrize(("container", "encoder", "pixel_format", "rate", "size", "options", "codec", "comes_back"),
+                         KEPT,
                          ids=[f"{c}-{e}-{p}-{float(r):.2f}" for c, e, p, r, *_ in KEPT])
-def test_codec_depth_size_rate_and_every_time_survive(tmp_path, container, encoder, pixel_format, rate, size, options, codec,
+def test_codec_depth_size_rate_and_every_time_survive(tmp_path, container, encoder, pixel_format, rate, size, options,
+                                                      codec,
                                                       comes_back):
     source = make_clip(tmp_path / f"in.{container}", encoder, pixel_format, rate, size=size, options=options)
     output = tmp_path / f"out.{container}"
@@ -68,16 +70,21 @@ def test_codec_depth_size_rate_and_every_time_survive(tmp_path, container, encod
 
 # Sources that are read but not written: where they go with codec "auto"
 REWRITTEN = [
-    ("mov", "uyvy422", "rawvideo", {}, "mov", "h264", "yuv422p"), ("mov", "yuv422p10le", "v210", {}, "mov", "prores", "yuv422p10le"),
-    ("avi", "yuv420p", "mpeg4", {"bf": "2", "g": "5"}, "mp4", "h264", "yuv420p"), ("avi", "yuvj422p", "mjpeg", {}, "mov", "h264", "yuvj422p"),
+    ("mov", "uyvy422", "rawvideo", {}, "mov", "h264", "yuv422p"), ("mov", "yuv422p10le", "v210", {}, "mov", "prores",
+                                                                   "yuv422p10le"),
+    ("avi", "yuv420p", "mpeg4", {"bf": "2", "g": "5"}, "mp4", "h264", "yuv420p"), ("avi", "yuvj422p", "mjpeg", {},
+                                                                                   "mov", "h264", "yuvj422p"),
     ("webm", "yuv420p", "libvpx-vp9", {"deadline": "realtime"}, "mkv", "h264", "yuv420p"),
-    ("mpg", "yuv420p", "mpeg2video", {"bf": "2"}, "mp4", "h264", "yuv420p"), ("ts", "yuv420p", "libx264", {}, "mp4", "h264", "yuv420p"),
-    ("mov", "rgb24", "qtrle", {}, "mov", "h264", "yuv420p"), ("mov", "rgba", "png", {}, "mov", "prores", "yuva444p12le"),
+    ("mpg", "yuv420p", "mpeg2video", {"bf": "2"}, "mp4", "h264", "yuv420p"), ("ts", "yuv420p", "libx264", {}, "mp4",
+                                                                              "h264", "yuv420p"),
+    ("mov", "rgb24", "qtrle", {}, "mov", "h264", "yuv420p"), ("mov", "rgba", "png", {}, "mov", "prores",
+                                                              "yuva444p12le"),
     ("mov", "gbrp10le", "dnxhd", {"profile": "dnxhr_444"}, "mp4", "hevc", "yuv420p10le"),
 ]
 
 
-@pytest.mark.parametrize(("container", "pixel_format", "encoder", "options", "out_container", "codec", "comes_back"), REWRITTEN,
+@pytest.mark.parametrize(("container", "pixel_format", "encoder", "options", "out_container", "codec", "comes_back"),
+                         REWRITTEN,
                          ids=[f"{e}-{p}-to-{o}" for _, p, e, _, o, *_ in REWRITTEN])
 def test_codecs_that_are_only_read_become_the_nearest_that_keeps_the_depth_and_say_so(
         tmp_path, container, pixel_format, encoder, options, out_container, codec, comes_back):
@@ -90,8 +97,10 @@ def test_codecs_that_are_only_read_become_the_nearest_that_keeps_the_depth_and_s
     assert bool(notes) == (encoder != "libx264")
 
 
-CHOSEN = [("h264", "mp4", "h264", None), ("h265", "mov", "hevc", None), ("prores", "mov", "prores", "Standard"), ("prores-hq", "mov", "prores", "HQ"),
-          ("prores-4444", "mov", "prores", "4444"), ("dnxhr", "mov", "dnxhd", "DNXHR HQ"), ("dnxhr", "mxf", "dnxhd", "DNXHR HQ"),
+CHOSEN = [("h264", "mp4", "h264", None), ("h265", "mov", "hevc", None), ("prores", "mov", "prores", "Standard"),
+          ("prores-hq", "mov", "prores", "HQ"),
+          ("prores-4444", "mov", "prores", "4444"), ("dnxhr", "mov", "dnxhd", "DNXHR HQ"), ("dnxhr", "mxf", "dnxhd",
+                                                                                            "DNXHR HQ"),
           ("ffv1", "mkv", "ffv1", None)]
 
 
@@ -111,7 +120,8 @@ def test_every_codec_can_be_asked_for(tmp_path, codec, container, name, profile)
 @pytest.mark.parametrize("container", ["mp4", "mov", "mkv"])
 @pytest.mark.parametrize("rotation_deg", [90, 180, -90])
 def test_rotation_aspect_colour_and_timecode_survive(tmp_path, container, rotation_deg):
-    source = make_clip(tmp_path / "in.mov", "libx264", "yuv420p10le", NTSC_30, size=(64, 96), rotation_deg=rotation_deg, pixel_aspect=F(4, 3),
+    source = make_clip(tmp_path / "in.mov", "libx264", "yuv420p10le", NTSC_30, size=(64, 96), rotation_deg=rotation_deg,
+                       pixel_aspect=Fraction(4, 3),
                        colour=(9, 16, 9, 1), metadata={"timecode": "01:00:59;20", "reel_name": "A001C002"})
     output = tmp_path / f"out.{container}"
     pass_through(source, output)
@@ -120,9 +130,10 @@ def test_rotation_aspect_colour_and_timecode_survive(tmp_path, container, rotati
     assert abs(after.rotation_deg) == abs(rotation_deg)
     assert after.display_matrix == before.display_matrix
     assert (after.clip.width, after.clip.height) == (64, 96)  # the stored picture: players turn it
-    assert after.pixel_aspect == F(4, 3)
+    assert after.pixel_aspect == Fraction(4, 3)
     assert after.colour == before.colour
-    assert (after.colour.primaries, after.colour.transfer, after.colour.matrix, after.colour.full_range) == (9, 16, 9, False)
+    assert (after.colour.primaries, after.colour.transfer, after.colour.matrix, after.colour.full_range) == (9, 16, 9,
+                                                                                                             False)
     assert after.start_timecode == "01:00:59;20"
     if container != "mp4":  # which has no place for it
         assert after.reel_name == "A001C002"
@@ -156,17 +167,21 @@ def test_clips_of_one_to_three_frames_survive(tmp_path, count, container, codec)
     assert after.clip.rate == 25
 
 
-MASTERING = "hdr10=1:master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1):max-cll=1000,400"
+MASTERING = ("hdr10=1:master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1):"
+             "max-cll=1000,400")
 
 
-@pytest.mark.parametrize(("container", "codec"), [("mp4", "auto"), ("mkv", "auto"), ("mov", "prores-hq"), ("mov", "h264")])
+@pytest.mark.parametrize(("container", "codec"),
+                         [("mp4", "auto"), ("mkv", "auto"), ("mov", "prores-hq"), ("mov", "h264")])
 def test_hdr_mastering_metadata_survives(tmp_path, container, codec):
-    source = make_clip(tmp_path / "in.mp4", "libx265", "yuv420p10le", colour=(9, 16, 9, 1), options={"x265-params": MASTERING}, count=4)
+    source = make_clip(tmp_path / "in.mp4", "libx265", "yuv420p10le", colour=(9, 16, 9, 1),
+                       options={"x265-params": MASTERING}, count=4)
     output = tmp_path / f"out.{container}"
     assert pass_through(source, output, settings=OutputSettings(codec=codec)) == []
     before, after = probe(str(source)), probe(str(output))
     assert before.content_light is not None and before.content_light.max_content == 1000
-    assert before.mastering_display is not None and before.mastering_display.primaries_rgb[0] == (F(17, 25), F(8, 25))
+    assert before.mastering_display is not None
+    assert before.mastering_display.primaries_rgb[0] == (Fraction(17, 25), Fraction(8, 25))
     assert after.mastering_display == before.mastering_display
     assert after.content_light == before.content_light
     if container == "mov" and (seen := ffprobe(output)) is not None:

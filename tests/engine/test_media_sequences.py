@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image sequences go in and come out like clips: numbering, depth, aspect, rate and timecode."""
 
-from fractions import Fraction as F
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -20,7 +20,7 @@ def make_images(folder, name, encoder, pixel_format, numbers, options=None, size
     """Numbered images `name % number`; image k of the sequence carries k."""
     for index, number in enumerate(numbers):
         context = av.CodecContext.create(encoder, "w")
-        context.width, context.height, context.pix_fmt, context.time_base = *size, pixel_format, F(1, 24)
+        context.width, context.height, context.pix_fmt, context.time_base = *size, pixel_format, Fraction(1, 24)
         context.options = options or {}
         if aspect:
             context.sample_aspect_ratio = aspect
@@ -31,14 +31,21 @@ def make_images(folder, name, encoder, pixel_format, numbers, options=None, size
 
 
 IMAGES = [
-    ("exr", "gbrpf32le", {"format": "half"}, "gbrpf16le"), ("exr", "gbrapf32le", {"format": "float"}, "gbrapf32le"), ("exr", "grayf32le", {}, "grayf32le"),
-    ("png", "rgb24", {}, "rgb24"), ("png", "rgb48be", {}, "rgb48be"), ("png", "rgba64be", {}, "rgba64be"), ("png", "gray16be", {}, "gray16be"),
-    ("tiff", "rgb24", {}, "rgb24"), ("tiff", "rgb48le", {}, "rgb48le"), ("tiff", "rgba", {}, "rgba"), ("tiff", "gray", {}, "gray"),
-    ("dpx", "gbrp10le", {}, "gbrp10le"), ("dpx", "gbrp12le", {}, "gbrp12le"), ("dpx", "rgb48le", {}, "rgb48le"), ("dpx", "rgb24", {}, "rgb24"),
+    ("exr", "gbrpf32le", {"format": "half"}, "gbrpf16le"), ("exr", "gbrapf32le", {"format": "float"},
+                                                            "gbrapf32le"), ("exr", "grayf32le", {}, "grayf32le"),
+    ("png", "rgb24", {}, "rgb24"), ("png", "rgb48be", {}, "rgb48be"), ("png", "rgba64be", {}, "rgba64be"), ("png",
+                                                                                                            "gray16be",
+                                                                                                            {},
+                                                                                                            "gray16be"),
+    ("tiff", "rgb24", {}, "rgb24"), ("tiff", "rgb48le", {}, "rgb48le"), ("tiff", "rgba", {}, "rgba"), ("tiff", "gray",
+                                                                                                       {}, "gray"),
+    ("dpx", "gbrp10le", {}, "gbrp10le"), ("dpx", "gbrp12le", {}, "gbrp12le"), ("dpx", "rgb48le", {}, "rgb48le"),
+    ("dpx", "rgb24", {}, "rgb24"),
 ]
 
 
-@pytest.mark.parametrize(("encoder", "pixel_format", "options", "decoded"), IMAGES, ids=[f"{e}-{d}" for e, _, _, d in IMAGES])
+@pytest.mark.parametrize(("encoder", "pixel_format", "options", "decoded"), IMAGES,
+                         ids=[f"{e}-{d}" for e, _, _, d in IMAGES])
 def test_images_come_out_with_every_code_value(tmp_path, encoder, pixel_format, options, decoded):
     make_images(tmp_path, f"in.%04d.{encoder}", encoder, pixel_format, range(1001, 1007), options)
     source, output = tmp_path / f"in.%04d.{encoder}", tmp_path / f"out.%04d.{encoder}"
@@ -58,7 +65,8 @@ def test_images_come_out_with_every_code_value(tmp_path, encoder, pixel_format, 
 def test_one_file_a_pattern_a_part_and_the_folder_mean_the_sequence(tmp_path):
     make_images(tmp_path, "shot_%05d.png", "png", "rgb24", range(8, 13))
     whole = (8, 12)
-    for path, numbers in [("shot_00010.png", whole), ("shot_%05d.png", whole), ("shot_[00009-00011].png", (9, 11)), ("", whole)]:
+    for path, numbers in [("shot_00010.png", whole), ("shot_%05d.png", whole), ("shot_[00009-00011].png", (9, 11)),
+                          ("", whole)]:
         info = probe(str(tmp_path / path))
         assert info.sequence.numbers == numbers
         assert info.frame_count == numbers[1] - numbers[0] + 1
@@ -107,16 +115,16 @@ def test_a_sequence_becomes_a_movie(tmp_path):
 
 @pytest.mark.parametrize(("encoder", "pixel_format"), [("exr", "gbrpf32le"), ("dpx", "gbrp10le")])
 def test_timecode_rate_reel_and_aspect_live_in_every_image(tmp_path, encoder, pixel_format):
-    header = ImageHeader("10:20:59;28", F(30000, 1001), "A007")
+    header = ImageHeader("10:20:59;28", Fraction(30000, 1001), "A007")
     for index in range(4):
         timecode = ["10:20:59;28", "10:20:59;29", "10:21:00;02", "10:21:00;03"][index]
-        make_images(tmp_path, f"in.%04d.{encoder}", encoder, pixel_format, [index], aspect=F(2),
+        make_images(tmp_path, f"in.%04d.{encoder}", encoder, pixel_format, [index], aspect=Fraction(2),
                     header=ImageHeader(timecode, header.rate, header.reel_name))
     before = probe(str(tmp_path / f"in.0000.{encoder}"))
-    assert (before.start_timecode, before.clip.rate, before.pixel_aspect) == ("10:20:59;28", F(30000, 1001), 2)
+    assert (before.start_timecode, before.clip.rate, before.pixel_aspect) == ("10:20:59;28", Fraction(30000, 1001), 2)
     pass_through(tmp_path / f"in.0000.{encoder}", tmp_path / f"out.{encoder}")
     after = probe(str(tmp_path / f"out.0000.{encoder}"))
-    assert (after.start_timecode, after.clip.rate, after.pixel_aspect) == ("10:20:59;28", F(30000, 1001), 2)
+    assert (after.start_timecode, after.clip.rate, after.pixel_aspect) == ("10:20:59;28", Fraction(30000, 1001), 2)
     third = read_header((tmp_path / f"out.0002.{encoder}").read_bytes())
     assert third.timecode == "10:21:00;02"
     assert third.reel_name == ("A007" if encoder == "exr" else None)

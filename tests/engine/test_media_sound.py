@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sound, data, subtitles and chapters beside the picture: copied whole, or cut and moved with a range."""
 
-from fractions import Fraction as F
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -13,14 +13,15 @@ from vs3r_engine.media.decode import probe
 from vs3r_engine.settings import OutputSettings
 from vs3r_engine.timeline import FrameRange
 
-RATE = F(30000, 1001)
+RATE = Fraction(30000, 1001)
 TRACKS = [{"language": "eng"}, {"codec": "aac", "layout": "mono", "rate": 44100, "language": "deu"},
           {"codec": "pcm_s24le", "layout": "5.1"}]
 
 
 @pytest.fixture
 def clip(tmp_path):
-    return make_clip(tmp_path / "in.mov", rate=RATE, count=30, sounds=TRACKS, file_metadata={"title": "Dawn", "com.apple.quicktime.make": "ACME"},
+    return make_clip(tmp_path / "in.mov", rate=RATE, count=30, sounds=TRACKS,
+                     file_metadata={"title": "Dawn", "com.apple.quicktime.make": "ACME"},
                      muxer={"movflags": "use_metadata_tags"})
 
 
@@ -39,8 +40,20 @@ def test_all_tracks_are_copied(tmp_path, clip, container):
         np.testing.assert_array_equal(samples, expected)
     with av.open(str(output)) as container_file:
         assert container_file.metadata["title"] == "Dawn"
-        assert {key.lower(): value for key, value in container_file.metadata.items()}["com.apple.quicktime.make"] == "ACME"
-        assert [s.language for s in container_file.streams.audio][0] == "eng"
+        assert {key.lower(): value for key,
+                value in container_file.metadata.items()}["com.apple.quicktime.make"] == "ACME"
+        assert container_file.streams.audio[0].language == "eng"
+
+
+@pytest.mark.parametrize("container", ["mov", "mp4", "mkv"])
+@pytest.mark.parametrize("source_container", ["mov", "mkv"])
+def test_sound_far_into_a_clip_is_found(tmp_path, container, source_container):
+    source = make_clip(tmp_path / f"in.{source_container}", count=250, size=(32, 32), sounds=[{}], options={"g": "100"})
+    output = tmp_path / f"out.{container}"
+    pass_through(source, output, FrameRange(205, 25), chunk=25)
+    samples, begin = sound_of(output)
+    assert begin == 0
+    np.testing.assert_array_equal(samples, sample_values(205 * 1920, 25 * 1920, 2))
 
 
 @pytest.mark.parametrize("container", ["mov", "mp4", "mkv"])
@@ -56,7 +69,8 @@ def test_pcm_of_a_range_is_cut_to_the_sample(tmp_path, clip, container):
         assert abs(float(seen["format"]["duration"]) - 9 / RATE) < 0.0015
 
 
-@pytest.mark.parametrize(("container", "tolerance_s"), [("mov", 0.0005), ("mp4", 0.0005), ("mkv", 1024 / 44100 + 0.001)])
+@pytest.mark.parametrize(("container", "tolerance_s"),
+                         [("mov", 0.0005), ("mp4", 0.0005), ("mkv", 1024 / 44100 + 0.001)])
 def test_compressed_sound_of_a_range_stays_in_sync(tmp_path, container, tolerance_s):
     """A burst of noise at 0.5 s must sound 0.5 s minus the range's start into the result."""
     path = tmp_path / "in.mov"
@@ -67,13 +81,13 @@ def test_compressed_sound_of_a_range_stays_in_sync(tmp_path, container, toleranc
         wave[0, 22050:] = 0.8 * np.sign(np.sin(np.arange(22050) * 0.3))
         for place in range(0, 44100, 1024):
             frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave[:, place : place + 1024]), "fltp", "mono")
-            frame.sample_rate, frame.pts, frame.time_base = 44100, place, F(1, 44100)
+            frame.sample_rate, frame.pts, frame.time_base = 44100, place, Fraction(1, 44100)
             output.mux(sound.encode(frame))
         for index in range(25):
             frame = av.VideoFrame(96, 64, "yuv420p")
             for plane in frame.planes:
                 np.frombuffer(plane, np.uint8)[:] = 60 + index
-            frame.pts, frame.time_base = index, F(1, 25)
+            frame.pts, frame.time_base = index, Fraction(1, 25)
             output.mux(picture.encode(frame))
         output.mux(picture.encode(None))
         output.mux(sound.encode(None))
@@ -106,8 +120,10 @@ def test_chapters_move_with_the_range(tmp_path):
     source = make_clip(tmp_path / "in.mkv", count=50)
     with av.open(str(source)) as original, av.open(str(tmp_path / "chapters.mkv"), "w") as output:
         stream = output.add_stream_from_template(original.streams.video[0], opaque=True)
-        output.set_chapters([{"id": 1, "start": 0, "end": 800, "time_base": F(1, 1000), "metadata": {"title": "one"}},
-                             {"id": 2, "start": 800, "end": 2000, "time_base": F(1, 1000), "metadata": {"title": "two"}}])
+        output.set_chapters([{"id": 1, "start": 0, "end": 800, "time_base": Fraction(1, 1000),
+                              "metadata": {"title": "one"}},
+                             {"id": 2, "start": 800, "end": 2000, "time_base": Fraction(1, 1000),
+                              "metadata": {"title": "two"}}])
         for packet in original.demux(original.streams.video[0]):
             if packet.size:
                 packet.stream = stream
@@ -119,23 +135,39 @@ def test_chapters_move_with_the_range(tmp_path):
     assert found == [("one", 0.0, 0.4), ("two", 0.4, 1.2)]
 
 
-def test_data_that_the_container_cannot_hold_is_left_out_and_named(tmp_path):
-    source = tmp_path / "in.ts"
-    with av.open(str(source), "w") as output:
+def make_clip_with_data(path, kind):
+    """A silent clip of ten pictures with a packet of data at 0.1 and 0.3 s."""
+    with av.open(str(path), "w") as output:
         picture = output.add_stream("libx264", rate=25)
         picture.width, picture.height, picture.pix_fmt = 96, 64, "yuv420p"
-        data = output.add_data_stream("timed_id3")
+        data = output.add_data_stream(kind)
         for index in range(10):
             frame = av.VideoFrame(96, 64, "yuv420p")
             for plane in frame.planes:
                 np.frombuffer(plane, np.uint8)[:] = 60
-            frame.pts, frame.time_base = index, F(1, 25)
+            frame.pts, frame.time_base = index, Fraction(1, 25)
             output.mux(picture.encode(frame))
-        packet = av.Packet(b"ID3 data")
-        packet.pts = packet.dts = 9000
-        packet.time_base, packet.stream = F(1, 90000), data
-        output.mux(packet)
+        for time_ms in (100, 300):
+            packet = av.Packet(b"data at %d ms" % time_ms)
+            packet.pts = packet.dts = time_ms
+            packet.duration, packet.time_base, packet.stream = 40, Fraction(1, 1000), data
+            output.mux(packet)
         output.mux(picture.encode(None))
+    return path
+
+
+def test_data_is_copied_and_moves_with_the_range(tmp_path):
+    """In MP4 the first packet lasts until the second, so it still holds where the range begins."""
+    source = make_clip_with_data(tmp_path / "in.mp4", "bin_data")
+    assert pass_through(source, tmp_path / "out.mp4", FrameRange(5, 5)) == []
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        stream = container.streams.data[0]
+        assert [(round(float(packet.pts * packet.time_base), 3), bytes(packet)) for packet in container.demux(stream)
+                if packet.size] == [(0.0, b"data at 100 ms"), (0.1, b"data at 300 ms")]
+
+
+def test_data_that_the_container_cannot_hold_is_left_out_and_named(tmp_path):
+    source = make_clip_with_data(tmp_path / "in.ts", "timed_id3")
     notes = pass_through(source, tmp_path / "out.mp4")
     assert any("timed_id3" in note and "left out" in note for note in notes)
     assert numbers_of_streams(tmp_path / "out.mp4") == 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Segments into the finished file: pictures remuxed at the source's exact times, its other streams copied beside them."""
+"""Segments into the finished file: pictures at the source's exact times, its other streams copied beside them."""
 
 import heapq
 import os
@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from math import lcm
 from pathlib import Path
+from typing import Any
 
 import av
 
@@ -24,13 +25,13 @@ _INTERLEAVING_US = "1000000"
 
 def assemble(segments: Sequence[Path], output: str, info: MediaInfo, encoding: Encoding, render_range: FrameRange,
              overwrite: bool = False, extra_metadata: Mapping[str, str] | None = None) -> list[str]:
-    """The finished output stands under `output`, whole: the segments' pictures, which must be exactly those of `render_range`, and
-    the source's other streams, re-timed to it. Segments are left where they are.
+    """The finished output stands under `output`, whole: the segments' pictures, which must be exactly those of
+    `render_range`, and the source's other streams, re-timed to it. Segments are left where they are.
 
     Returns: what the output could not keep, one sentence each (empty as a rule).
 
-    Raises: EngineFault `segments-incomplete`; MediaError as `check_output`; DiskFull. On every error, nothing new stands under
-    `output`, and what stood there before still does.
+    Raises: EngineFault `segments-incomplete`; MediaError as `check_output`; DiskFull. On every error, nothing new
+    stands under `output`, and what stood there before still does.
     """
     check_output(info, output, overwrite, render_range)
     if encoding.is_sequence:
@@ -48,7 +49,7 @@ def assemble(segments: Sequence[Path], output: str, info: MediaInfo, encoding: E
 
 
 def origin_s(info: MediaInfo, render_range: FrameRange) -> Fraction:
-    """The moment of the source that becomes 0 in the output: the file's own beginning, or the first frame of a later range."""
+    """The moment of the source that becomes 0 in the output: the file's beginning, or a later range's first frame."""
     first = info.time_s(0)
     if render_range.start > 0:
         return info.time_s(render_range.start)
@@ -66,7 +67,8 @@ def _mux(segments: Sequence[Path], partial: Path, info: MediaInfo, encoding: Enc
             options["movflags"] = "+use_metadata_tags"  # without it MOV keeps a fixed list of keys only
         if encoding.container in ("mp4", "mov"):
             # Edit lists count in this unit; FFmpeg's default of 1/1000 s would round 29.97's durations.
-            options["movie_timescale"] = str(min(lcm(_output_time_base(info, encoding).denominator, 48000), (1 << 31) - 1))
+            timescale = lcm(_output_time_base(info, encoding).denominator, 48000)
+            options["movie_timescale"] = str(min(timescale, (1 << 31) - 1))
         with av.open(f"file:{partial}", "w", format=encoding.container, container_options=options) as container:
             template = first.streams.video[0]
             stream = container.add_stream_from_template(template, opaque=True)
@@ -78,7 +80,8 @@ def _mux(segments: Sequence[Path], partial: Path, info: MediaInfo, encoding: Enc
             others.add_to(container)
             container.metadata.update(file_metadata)
             container.start_encoding()
-            pictures = _timed_pictures(segments, stream, info, render_range, begin_s, template.codec_context.reorder_depth)
+            pictures = _timed_pictures(segments, stream, info, encoding, render_range, begin_s,
+                                       template.codec_context.reorder_depth)
             for _, packet in heapq.merge(pictures, others.packets(), key=lambda item: item[0]):
                 container.mux_one(packet)
     if encoding.container in ("mp4", "mov"):
@@ -101,19 +104,20 @@ def _describe_picture(stream: av.VideoStream, info: MediaInfo, encoding: Encodin
         context.codec_tag = encoding.codec_tag
     context.framerate = info.clip.rate
     context.sample_aspect_ratio = info.pixel_aspect
-    context.color_primaries, context.color_trc, context.colorspace = encoding.colour.primaries, encoding.colour.transfer, encoding.colour.matrix
+    colour = encoding.colour
+    context.color_primaries, context.color_trc, context.colorspace = colour.primaries, colour.transfer, colour.matrix
     if info.display_matrix:
         stream.set_display_matrix(info.display_matrix)
 
 
-def _timed_pictures(segments: Sequence[Path], stream: av.VideoStream, info: MediaInfo, render_range: FrameRange, begin_s: Fraction,
-                    delay: int) -> Iterator[tuple[float, av.Packet]]:
+def _timed_pictures(segments: Sequence[Path], stream: av.VideoStream, info: MediaInfo, encoding: Encoding,
+                    render_range: FrameRange, begin_s: Fraction, delay: int) -> Iterator[tuple[float, av.Packet]]:
     """(decoding time in s, packet) of every picture, in decoding order across the segments.
 
-    A picture is shown at the source's time of its frame. It is decoded `delay` frames early: the time of the frame that many
-    places before its own place in decoding order, which never lies after its showing.
+    A picture is shown at the source's time of its frame. It is decoded `delay` frames early: the time of the frame that
+    many places before its own place in decoding order, which never lies after its showing.
     """
-    time_base = stream.time_base
+    time_base = _output_time_base(info, encoding)
     count, place, shown_before = len(render_range), 0, 0
 
     def ticks(local_index: int) -> int:
@@ -126,16 +130,19 @@ def _timed_pictures(segments: Sequence[Path], stream: av.VideoStream, info: Medi
         with av.open(f"file:{segment}") as container:
             source = container.streams.video[0]
             in_segment = 0
+            packet: Any
             for packet in container.demux(source):
                 if packet.pts is None or packet.size == 0:
                     continue
                 index = shown_before + round(packet.pts * packet.time_base * info.clip.rate)
                 if index >= count or place >= count:
-                    raise EngineFault("segments-incomplete", f"The segments hold more than the {count} frames of {render_range}.")
+                    raise EngineFault("segments-incomplete",
+                                      f"The segments hold more than the {count} frames of {render_range}.")
                 dts = ticks(place - delay)
                 packet.pts, packet.dts, packet.duration = ticks(index), dts, ticks(index + 1) - ticks(index)
                 if packet.dts > packet.pts:
-                    raise EngineFault("segments-order", f"Segment {segment} reorders its frames further than the first one.")
+                    raise EngineFault("segments-order",
+                                      f"Segment {segment} reorders its frames further than the first one.")
                 packet.time_base, packet.stream = time_base, stream
                 place, in_segment = place + 1, in_segment + 1
                 yield float(dts * time_base), packet
@@ -145,13 +152,14 @@ def _timed_pictures(segments: Sequence[Path], stream: av.VideoStream, info: Medi
 
 
 def _place_images(segments: Sequence[Path], encoding: Encoding, render_range: FrameRange) -> None:
-    """Every image stands under its name. A sequence is many files: those already placed are taken back when one fails."""
+    """Every image stands under its name; when one fails, none does that did not before."""
     files = encoding.files
     assert files is not None
     wanted = {index: Path(segment) / str(index) for segment in segments
               for index in map(int, os.listdir(segment))}
     if sorted(wanted) != list(render_range):
-        raise EngineFault("segments-incomplete", f"The segments hold {len(wanted)} images; {render_range} has {len(render_range)}.")
+        raise EngineFault("segments-incomplete",
+                          f"The segments hold {len(wanted)} images; {render_range} has {len(render_range)}.")
     placed: list[str] = []
     try:
         with write_errors(files.pattern):

@@ -315,8 +315,8 @@ def check_output(info: MediaInfo, output_path: str, overwrite: bool, render_rang
 
 
 def _steady_x264() -> list[str]:
-    """x264's AVX-512 macroblock tree reads memory that nobody wrote (seen with the build of PyAV 18.1, at 192x108 and 848x480):
-    equal frames then give different bytes. Its AVX2 code gives equal bytes, at the same speed within 2 %."""
+    """x264's AVX-512 macroblock tree reads memory that nobody wrote (seen with the build of PyAV 18.1, at 192x108 and
+    848x480): equal frames then give different bytes. Its AVX2 code gives equal bytes, at the same speed within 2 %."""
     import cv2
 
     avx_512f = 13  # CPU_AVX_512F in OpenCV's list of processor features

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The source's streams beside its picture (sound, subtitles, data), copied packet by packet into the output's own time."""
+"""The source's streams beside its picture (sound, subtitles, data), copied into the output's own time."""
 
 import io
 import re
@@ -21,23 +21,30 @@ _BEGIN_INSIDE_PACKETS = ("mp4", "mov")
 _PCM = re.compile(r"^pcm_(?:[suf](?P<bits>\d+)(?:le|be)?|alaw|mulaw)$")
 _OF_THE_OLD_FILE = ("major_brand", "minor_version", "compatible_brands", "encoder", "timecode", "reel_name")
 _SEEK_MARGIN_S = 2
+_USUAL_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
+_FOREVER_S = Fraction(1 << 40)
 
 
 class Companions:
     """The streams to copy, in the source's order, and sentences about those that cannot be (`lost`)."""
 
-    def __init__(self, source: av.container.InputContainer | None, info: MediaInfo, encoding: Encoding, render_range: FrameRange,
-                 begin_s: Fraction) -> None:
+    def __init__(self, source: av.container.InputContainer | None, info: MediaInfo, encoding: Encoding,
+                 render_range: FrameRange, begin_s: Fraction) -> None:
         self.lost: list[str] = []
         self.file_metadata: dict[str, str] = {}
         self._source, self._begin_s = source, begin_s
         self._begins_inside = encoding.container in _BEGIN_INSIDE_PACKETS
-        self._start_s = info.time_s(render_range.start) if render_range.start > 0 else None
-        self._end_s = info.time_s(render_range.end_exclusive) if render_range.end_exclusive < info.frame_count else None
+        self._begin_of_file_s = info.file_origin_s
+        self._start_s, self._end_s = -_FOREVER_S, _FOREVER_S
+        if render_range.start > 0:
+            self._start_s = info.time_s(render_range.start)
+        if render_range.end_exclusive < info.frame_count:
+            self._end_s = info.time_s(render_range.end_exclusive)
         self._chosen: list[Any] = []
+        self._next_sample: dict[int, int] = {}
         self._copies: dict[int, Any] = {}
         if source is not None:
-            self.file_metadata = {key: value for key, value in source.metadata.items() if key.lower() not in _OF_THE_OLD_FILE}
+            self.file_metadata = {k: v for k, v in source.metadata.items() if k.lower() not in _OF_THE_OLD_FILE}
             self._choose(source, info, encoding)
 
     def _choose(self, source: av.container.InputContainer, info: MediaInfo, encoding: Encoding) -> None:
@@ -51,15 +58,16 @@ class Companions:
                 continue
             stream.discard = av.stream.Discard.all
             if stream.type == "audio":
-                raise MediaError("output-audio", f"{what} of {info.clip.path} cannot be stored in {encoding.container}.",
+                raise MediaError("output-audio",
+                                 f"{what} of {info.clip.path} cannot be stored in {encoding.container}.",
                                  "End the output's name in .mov or .mkv, or switch output.audio off.")
             self.lost.append(f"{what} cannot be stored in {encoding.container} and is left out.")
 
     def add_to(self, container: av.container.OutputContainer) -> None:
         """The output has a stream for each chosen one, and the chapters."""
         for stream in self._chosen:
-            copy = container.add_stream_from_template(stream, opaque=True)
-            copy.metadata.update({key: value for key, value in stream.metadata.items() if key not in ("timecode", "encoder")})
+            copy = _add_copy(container, stream)
+            copy.metadata.update({k: v for k, v in stream.metadata.items() if k not in ("timecode", "encoder")})
             copy.disposition = stream.disposition
             self._copies[stream.index] = copy
         chapters = self._chapters()
@@ -68,20 +76,24 @@ class Companions:
 
     def _chapters(self) -> list[Any]:
         moved = []
-        for chapter in self._source.chapters() if self._source is not None else []:
+        chapters: list[Any] = self._source.chapters() if self._source is not None else []
+        for chapter in chapters:
             time_base = chapter["time_base"]
-            start = max(chapter["start"] * time_base, self._start_s or self._begin_s)
-            end = chapter["end"] * time_base if self._end_s is None else min(chapter["end"] * time_base, self._end_s)
+            start = max(chapter["start"] * time_base, self._start_s, self._begin_s)
+            end = min(chapter["end"] * time_base, self._end_s)
             if start < end:
-                moved.append({**chapter, "start": round((start - self._begin_s) / time_base), "end": round((end - self._begin_s) / time_base)})
+                moved.append({**chapter, "start": round((start - self._begin_s) / time_base),
+                              "end": round((end - self._begin_s) / time_base)})
         return moved
 
     def packets(self) -> Iterator[tuple[float, av.Packet]]:
-        """(decoding time in s, packet) of the copied streams, in the file's order; memory does not grow with the file."""
+        """(decoding time in s, packet) of the copied streams, in the file's order, one at a time."""
         if self._source is None or not self._chosen:
             return
-        if self._start_s is not None and all(stream.type == "audio" for stream in self._chosen):
-            self._source.seek(int((self._start_s - _SEEK_MARGIN_S) * av.time_base))
+        if self._start_s > self._begin_of_file_s and all(map(_says_its_exact_time, self._chosen)):
+            before_s = max(self._begin_of_file_s, self._start_s - _SEEK_MARGIN_S)
+            self._source.seek(int(before_s * av.time_base))
+        packet: Any
         for packet in self._source.demux(self._chosen):
             if packet.pts is None:
                 packet.pts = packet.dts
@@ -96,49 +108,61 @@ class Companions:
                 kept.stream = self._copies[stream.index]
                 yield float(kept.dts * kept.time_base), kept
 
-    def _within(self, packet: av.Packet, stream: Any) -> av.Packet | None:
-        """The part of a packet inside the range: cut to the sample where it is PCM, else whole."""
+    def _within(self, packet: Any, stream: Any) -> Any:
+        """The part of a packet inside the range: cut to the sample where it is PCM, else whole; None if nothing is."""
         begin, length = packet.pts * packet.time_base, (packet.duration or 0) * packet.time_base
-        start_s = self._start_s if self._start_s is not None else (None if self._begins_inside else self._begin_s)
-        starts_early = start_s is not None and begin < start_s
-        ends_late = self._end_s is not None and begin + length > self._end_s
-        if (starts_early and begin + length <= start_s) or (self._end_s is not None and begin >= self._end_s):
+        start_s = self._start_s if self._begins_inside else max(self._start_s, self._begin_s)
+        if frame_bytes := _pcm_frame_bytes(stream):
+            return self._samples_within(packet, stream, frame_bytes, start_s)
+        starts_early, ends_late = begin < start_s, begin + length > self._end_s
+        if (starts_early and begin + length <= start_s) or begin >= self._end_s:
             return None
-        if not starts_early and not ends_late:
-            return packet
-        if stream.type == "audio" and (frame_bytes := _pcm_frame_bytes(stream)):
-            return _cut(packet, stream, frame_bytes, start_s, self._end_s)
-        if starts_early and not (stream.type == "audio" and self._begins_inside):
-            if stream.type == "audio":
-                return None  # no way to play a part of it: the sound begins with the next packet
-            packet.pts = round(start_s / packet.time_base)
-            packet.dts = packet.pts
+        if starts_early and stream.type == "audio" and not self._begins_inside:
+            return None  # no way to play a part of it: the sound begins with the next packet
+        if starts_early and stream.type != "audio":
+            packet.pts = packet.dts = round(start_s / packet.time_base)
             packet.duration = round((begin + length - start_s) / packet.time_base)
         if ends_late and self._begins_inside:
             packet.duration = max(1, round((self._end_s - packet.pts * packet.time_base) / packet.time_base))
         return packet
 
+    def _samples_within(self, packet: Any, stream: Any, frame_bytes: int, start_s: Fraction) -> Any:
+        """The samples of a PCM packet inside the range, timed in samples; None where there is none.
 
-def _cut(packet: av.Packet, stream: Any, frame_bytes: int, start_s: Fraction | None, end_s: Fraction | None) -> av.Packet | None:
-    """The samples of a PCM packet from `start_s` to `end_s`, each to the nearest sample."""
-    rate = stream.codec_context.sample_rate
-    begin = packet.pts * packet.time_base
-    samples = packet.size // frame_bytes
-    first = max(0, round((start_s - begin) * rate)) if start_s is not None else 0
-    last = min(samples, round((end_s - begin) * rate)) if end_s is not None else samples
-    if first >= last:
-        return None
-    cut = av.Packet(bytes(packet)[first * frame_bytes : last * frame_bytes])
-    cut.time_base = packet.time_base
-    cut.pts = cut.dts = packet.pts + round(Fraction(first, rate) / packet.time_base)
-    cut.duration = round(Fraction(last - first, rate) / packet.time_base)
-    cut.is_keyframe = True
-    return cut
+        Samples are counted from packet to packet, because Matroska's milliseconds do not say which sample it is.
+        """
+        rate = stream.codec_context.sample_rate
+        count = packet.size // frame_bytes
+        stated = packet.pts * packet.time_base * rate
+        begin = self._next_sample.get(stream.index)
+        if begin is None or abs(stated - begin) > max(1, packet.time_base * rate):
+            begin = round(stated)
+        self._next_sample[stream.index] = begin + count
+        first = max(0, round(start_s * rate) - begin)
+        last = min(count, round(self._end_s * rate) - begin)
+        if first >= last:
+            return None
+        cut: Any = packet
+        if last - first < count:
+            cut = av.Packet(bytes(packet)[first * frame_bytes : last * frame_bytes])
+            cut.is_keyframe = True
+        cut.time_base = Fraction(1, rate)
+        cut.pts = cut.dts = begin + first
+        cut.duration = last - first
+        return cut
+
+
+def _says_its_exact_time(stream: Any) -> bool:
+    """Its packets near a moment can be understood without those before: not so for subtitles and data, which may have
+    begun long before, nor for PCM whose container rounds times to less than a sample's."""
+    if stream.type != "audio":
+        return False
+    return not _pcm_frame_bytes(stream) or stream.time_base * stream.codec_context.sample_rate <= 1
 
 
 def _pcm_frame_bytes(stream: Any) -> int:
     """Bytes of one moment of an interleaved PCM stream; 0 for other codecs."""
-    match = _PCM.match(stream.codec_context.name)
+    match = _PCM.match(stream.codec_context.name) if stream.type == "audio" else None
     return int(match["bits"] or 8) // 8 * stream.codec_context.layout.nb_channels if match else 0
 
 
@@ -148,34 +172,51 @@ def _is_timecode(stream: Any) -> bool:
 
 
 def _name(stream: Any) -> str:
-    return stream.codec_context.name if stream.codec_context is not None else getattr(stream, "name", None) or "unknown codec"
+    if stream.codec_context is not None:
+        return stream.codec_context.name
+    return getattr(stream, "name", None) or "unknown codec"
+
+
+def _add_copy(container: av.container.OutputContainer, stream: Any) -> Any:
+    """A stream of the output with this one's parameters. PCM counts samples, and says which speakers it is for, as MP4
+    wants to know and Matroska does not say."""
+    copy: Any = container.add_stream_from_template(stream, opaque=True)
+    if _pcm_frame_bytes(stream):
+        copy.time_base = Fraction(1, stream.codec_context.sample_rate)
+        layout = stream.codec_context.layout
+        if layout.name.endswith("channels") and layout.nb_channels in _USUAL_LAYOUTS:
+            copy.codec_context.layout = _USUAL_LAYOUTS[layout.nb_channels]
+    return copy
 
 
 def _can_hold(container_format: str, stream: Any) -> bool:
-    """The output's container takes this stream: tried on a container in memory. Data must also come back out of it, because
-    FFmpeg's MOV muxer accepts kinds of data that it then cannot write, and the file is lost."""
+    """The output's container takes this stream: tried on a container in memory. Data must also come back out of it,
+    because FFmpeg's MOV muxer accepts kinds of data that it then cannot write, and the file is lost."""
     if stream.type == "video" and not stream.disposition & av.stream.Disposition.attached_pic:
         return False
+    content = b"sixteen bytes ." if stream.type == "data" else bytes(_pcm_frame_bytes(stream))
     memory = io.BytesIO()
     try:
         with av.open(memory, "w", format=container_format) as trial:
-            copy = trial.add_stream_from_template(stream, opaque=True)
+            copy = _add_copy(trial, stream)
             trial.start_encoding()
-            if stream.type == "data":
-                packet = av.Packet(b"sixteen bytes .")
+            if content:
+                packet = av.Packet(content)
                 packet.pts = packet.dts = 0
-                packet.duration, packet.time_base, packet.stream = 1, stream.time_base, copy
+                packet.duration, packet.time_base, packet.stream = 1, copy.time_base, copy
                 trial.mux_one(packet)
-        if stream.type == "data":
-            with av.open(memory) as written:
-                return any(bytes(packet) == b"sixteen bytes ." for packet in written.demux() if packet.size)
+        if not content:
+            return True
+        memory.seek(0)
+        with av.open(memory, "r") as written:
+            return any(bytes(packet) == content for packet in written.demux() if packet.size)
     except (av.FFmpegError, ValueError):
         return False
-    return True
 
 
 @contextmanager
-def open_companions(info: MediaInfo, encoding: Encoding, render_range: FrameRange, begin_s: Fraction) -> Iterator[Companions]:
+def open_companions(info: MediaInfo, encoding: Encoding, render_range: FrameRange,
+                    begin_s: Fraction) -> Iterator[Companions]:
     """The source's other streams, ready to be copied while the context lasts. Raises: MediaError `output-audio`."""
     if info.sequence is not None:
         yield Companions(None, info, encoding, render_range, begin_s)

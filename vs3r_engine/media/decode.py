@@ -11,8 +11,8 @@ __all__ = ["MediaInfo", "VideoSource", "open_source", "probe"]
 def probe(path: str) -> MediaInfo:
     """What the file, folder or image sequence at `path` holds.
 
-    Raises: MediaError `media-missing`, `media-empty`, `media-unreadable`, `media-not-video`, `media-truncated`, `media-interlaced`,
-    `media-too-small`, `media-pixel-format`, `media-gap`.
+    Raises: MediaError `media-missing`, `media-empty`, `media-unreadable`, `media-not-video`, `media-truncated`,
+    `media-interlaced`, `media-too-small`, `media-pixel-format`, `media-gap`.
     """
     with open_source(path) as source:
         return source.info

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures into files: decide how (`resolve_encoding`), write durable pieces (`SegmentWriter`), join them with the sound (`assemble`)."""
+"""Pictures into files: decide how, write durable pieces (`SegmentWriter`), join them with the sound (`assemble`)."""
 
 from vs3r_engine.media.assembly import assemble
 from vs3r_engine.media.codecs import Encoding, check_output, resolve_encoding

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Timecode, rate and reel in the headers of EXR and DPX files, which FFmpeg neither reads nor writes: read, and put in."""
+"""Timecode, rate and reel in the headers of EXR and DPX files, which FFmpeg leaves alone: read, and put in."""
 
 import struct
 from dataclasses import dataclass
@@ -30,9 +30,10 @@ def read_header(data: bytes) -> ImageHeader:
         reel = attributes.get("reelName", ("", b""))[1]
         numerator, denominator = struct.unpack("<iI", rate) if len(rate) == 8 else (0, 0)
         return ImageHeader(_timecode_text(struct.unpack("<I", timecode[:4])[0]) if len(timecode) == 8 else None,
-                           Fraction(numerator, denominator) if numerator > 0 and denominator else None, reel.decode("utf-8", "replace") or None)
+                           Fraction(numerator, denominator) if numerator > 0 and denominator else None,
+                           reel.decode("utf-8", "replace") or None)
     order = {b"SDPX": ">", b"XPDS": "<"}.get(data[:4])
-    if order and len(data) >= _DPX_HEADER_END and struct.unpack_from(order + "I", data, _DPX_PIXELS)[0] >= _DPX_HEADER_END:
+    if order and len(data) >= _DPX_HEADER_END <= struct.unpack_from(order + "I", data, _DPX_PIXELS)[0]:
         (timecode,) = struct.unpack_from(order + "I", data, _DPX_TIMECODE)
         rates = [struct.unpack_from(order + "f", data, place)[0] for place in (_DPX_TELEVISION_RATE, _DPX_FILM_RATE)]
         rate_hz = next((rate for rate in rates if 1 <= rate <= 1000), None)
@@ -80,7 +81,8 @@ def _exr_attributes(data: bytes) -> tuple[dict[str, tuple[str, bytes]], int]:
             break
         (size,) = struct.unpack_from("<I", data, type_end + 1)
         value_start = type_end + 5
-        attributes[data[place:name_end].decode("latin-1")] = (data[name_end + 1 : type_end].decode("latin-1"), data[value_start : value_start + size])
+        name, kind = data[place:name_end].decode("latin-1"), data[name_end + 1 : type_end].decode("latin-1")
+        attributes[name] = (kind, data[value_start : value_start + size])
         place = value_start + size
     return attributes, place + 1
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of a media file before its pictures are decoded: nouns, and the exact arithmetic of presentation times."""
+"""What is known of a media file before its pictures are decoded: nouns, and exact presentation times."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -25,7 +25,7 @@ class StreamSummary:
 
 @dataclass(frozen=True, slots=True)
 class MasteringDisplay:
-    """SMPTE ST 2086: CIE x, y of the mastering display's primaries and white, its luminance in cd/m2. None = not stated."""
+    """SMPTE ST 2086: CIE x, y of the mastering display's primaries and white, luminance in cd/m2. None = not stated."""
 
     primaries_rgb: tuple[tuple[Fraction, Fraction], ...] | None
     white: tuple[Fraction, Fraction] | None
@@ -56,19 +56,25 @@ class SequenceName:
     @property
     def pattern(self) -> str:
         """The sequence written the way printf counts: name.%04d.exr."""
-        return f"{self.prefix.replace('%', '%%')}%0{self.digits}d{self.suffix.replace('%', '%%')}" if self.digits else self.prefix + self.suffix
+        if not self.digits:
+            return self.prefix + self.suffix
+        prefix, suffix = (text.replace("%", "%%") for text in (self.prefix, self.suffix))
+        return f"{prefix}%0{self.digits}d{suffix}"
 
     def file(self, frame_index: int) -> str:
-        return f"{self.prefix}{self.numbers[0] + frame_index:0{self.digits}d}{self.suffix}" if self.digits else self.prefix + self.suffix
+        """The path of one frame's image."""
+        number = f"{self.numbers[0] + frame_index:0{self.digits}d}" if self.digits else ""
+        return f"{self.prefix}{number}{self.suffix}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MediaInfo:
     """A clip and everything about its file that has to survive to the output.
 
-    `codec`, `container` and `pixel_format` are FFmpeg's names. `rotation_deg` is how far a player turns the stored picture
-    counter-clockwise; `display_matrix` is its full 3x3 form, None where the file has none. `pts` holds the presentation time of
-    every frame [n] int64 in `time_base` seconds, ascending; `end_pts` is when the last frame's time is over.
+    `codec`, `container` and `pixel_format` are FFmpeg's names. `rotation_deg` is how far a player turns the stored
+    picture counter-clockwise; `display_matrix` is its full 3x3 form, None where the file has none. `pts` holds the
+    presentation time of every frame [n] int64 in `time_base` seconds, ascending; `end_pts` is when the last frame's
+    time is over.
     """
 
     clip: Clip
@@ -103,7 +109,8 @@ class MediaInfo:
     def time_s(self, frame_index: int) -> Fraction:
         """When a frame is shown, in seconds of the file's own time; `frame_count` gives the end of the last one.
 
-        A constant-rate clip counts exactly (first + index / rate) even where its container rounds times, as Matroska does.
+        A constant-rate clip counts exactly (first + index / rate) even where its container rounds times, as Matroska
+        does.
         """
         if not self.is_variable_rate:
             return self.pts[0].item() * self.time_base + frame_index / self.clip.rate
@@ -111,18 +118,19 @@ class MediaInfo:
         return ticks * self.time_base
 
     def timecode_at(self, frame_index: int) -> str | None:
-        """The timecode of a frame; the start timecode as it is where it does not count at the clip's rate, None without one."""
+        """The timecode of a frame, None without one; the start timecode where it does not count at the clip's rate."""
         start, rate = self.start_timecode, self.clip.rate
         if start is None or frame_index == 0:
             return start
         try:
-            return timecode_of_frame_count(frame_count_of_timecode(start, rate) + frame_index, rate, ";" in start or "," in start)
+            return timecode_of_frame_count(frame_count_of_timecode(start, rate) + frame_index, rate,
+                                           ";" in start or "," in start)
         except RangeError:
             return start
 
 
 def fit_rate(pts: np.ndarray, end_pts: int, time_base: Fraction, stated: list[Fraction]) -> tuple[Fraction, bool]:
-    """(rate, is_variable): the first of the stated rates whose grid every time keeps within a tick, else the average rate.
+    """(rate, is_variable): the first stated rate whose grid every time keeps within a tick, else the average rate.
 
     Matroska keeps milliseconds: 29.97 then shows as 33, 34, 33 ... which is no variable rate.
     """
@@ -148,6 +156,7 @@ def fit_rate(pts: np.ndarray, end_pts: int, time_base: Fraction, stated: list[Fr
 
 def _broadcast_rate(rate: Fraction) -> Fraction:
     """The usual rate within 0.02 % of `rate`, else itself: FFmpeg reads Matroska's 59.94 as 19001/317."""
-    usual = [Fraction(n) for n in (24, 25, 30, 48, 50, 60, 100, 120, 240)] + [Fraction(n * 1000, 1001) for n in (24, 30, 48, 60, 120, 240)]
+    usual = [Fraction(n) for n in (24, 25, 30, 48, 50, 60, 100, 120, 240)]
+    usual += [Fraction(n * 1000, 1001) for n in (24, 30, 48, 60, 120, 240)]
     nearest = min(usual, key=lambda candidate: abs(candidate - rate))
     return nearest if abs(nearest - rate) < nearest / 5000 else rate

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What files say beside their pictures: timecode, reel, rotation, HDR metadata, other streams, and whether their end is missing."""
+"""What files say beside their pictures: timecode, reel, rotation, HDR, other streams, and whether they are whole."""
 
 import os
 import struct
 from fractions import Fraction
+from typing import Any
 
 import av
 from av.sidedata.sidedata import Type as SideDataType
@@ -26,7 +27,8 @@ def timecode_and_reel(container: av.container.InputContainer, video: av.VideoStr
 
 def _side_data(picture: av.VideoFrame, kind: SideDataType) -> bytes | None:
     try:
-        data = picture.side_data.get(kind)
+        every: Any = picture.side_data
+        data = every.get(kind)
     except ValueError:  # PyAV refuses to list anything once FFmpeg attached a kind it does not know, such as EXIF
         return None
     return None if data is None else bytes(data)
@@ -64,10 +66,11 @@ def stream_summaries(container: av.container.InputContainer, video: av.VideoStre
     for stream in container.streams:
         if stream.index == video.index:
             continue
-        context = stream.codec_context
+        context: Any = stream.codec_context
         is_audio = stream.type == "audio" and context is not None
         summaries.append(StreamSummary(
-            stream.index, stream.type, context.name if context else getattr(stream, "name", None), stream.metadata.get("language"),
+            stream.index, stream.type, context.name if context else getattr(stream, "name", None),
+            stream.metadata.get("language"),
             context.sample_rate if is_audio else None, context.layout.nb_channels if is_audio else None))
     return tuple(summaries)
 
@@ -78,7 +81,7 @@ def file_origin_s(container: av.container.InputContainer) -> Fraction:
 
 
 def is_cut_short(path: str) -> bool:
-    """The container's own sizes say that the file continues past its end (MP4 and MOV boxes, Matroska segments, RIFF)."""
+    """The container's own sizes (MP4 and MOV boxes, Matroska segments, RIFF) reach past the file's end."""
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         head = file.read(12)

@@ -13,8 +13,8 @@ _SAMPLE_ENTRY_HEADER = 86
 
 
 def add_hdr(path: Path, display: MasteringDisplay | None, light: ContentLight | None) -> None:
-    """The file's picture track says `display` and `light` (mdcv, clli), unless it already does. Its index must come last, as
-    FFmpeg writes it: then nothing that counts from the file's beginning moves."""
+    """The file's picture track says `display` and `light` (mdcv, clli), unless it already does. Its index must come
+    last, as FFmpeg writes it: then nothing that counts from the file's beginning moves."""
     boxes = {}
     if display is not None and display.primaries_rgb and display.white and display.luminance:
         red, green, blue = display.primaries_rgb
@@ -45,7 +45,8 @@ def add_hdr(path: Path, display: MasteringDisplay | None, light: ContentLight | 
         chain = _picture_entry(moov)
         entry, entry_size = chain[-1]
         present = {kind for kind, _, _ in _children(moov, entry + _SAMPLE_ENTRY_HEADER, entry + entry_size)}
-        added = b"".join(struct.pack(">I", 8 + len(body)) + kind + body for kind, body in boxes.items() if kind not in present)
+        added = b"".join(struct.pack(">I", 8 + len(body)) + kind + body
+                         for kind, body in boxes.items() if kind not in present)
         moov[entry + entry_size : entry + entry_size] = added
         for start, box_size in chain:
             struct.pack_into(">I", moov, start, box_size + len(added))

@@ -4,6 +4,7 @@
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import av
 import numpy as np
@@ -17,7 +18,8 @@ _PLANAR_RGB = re.compile(r"^gbr(?P<alpha>a?)p(?P<bits>9|10|12|14|16|f32)?(?:le)?
 _GRAY = re.compile(r"^gray(?P<bits>8|9|10|12|14|16|f32)?(?:le)?$")
 _HALF_FLOAT = {"gbrpf16le": "gbrpf32le", "gbrapf16le": "gbrapf32le", "grayf16le": "grayf32le"}
 _SEMI_PLANAR = {
-    "nv12": ("yuv420p", 0, False), "nv21": ("yuv420p", 0, True), "nv16": ("yuv422p", 0, False), "nv20le": ("yuv422p10le", 0, False),
+    "nv12": ("yuv420p", 0, False), "nv21": ("yuv420p", 0, True), "nv16": ("yuv422p", 0, False),
+    "nv20le": ("yuv422p10le", 0, False),
     "nv24": ("yuv444p", 0, False), "nv42": ("yuv444p", 0, True),
     "p010le": ("yuv420p10le", 6, False), "p012le": ("yuv420p12le", 4, False), "p016le": ("yuv420p16le", 0, False),
     "p210le": ("yuv422p10le", 6, False), "p212le": ("yuv422p12le", 4, False), "p216le": ("yuv422p16le", 0, False),
@@ -107,7 +109,7 @@ def name_of_layout(layout: PixelLayout) -> str:
 
 
 def planes_of(picture: av.VideoFrame) -> tuple[np.ndarray, ...]:
-    """The planes of a decoded picture in our order, read-only: views of the decoder's memory wherever it already is planar."""
+    """A decoded picture's planes in our order, read-only: views of the decoder's memory where it already is planar."""
     name = picture.format.name
     if name in _SEMI_PLANAR:
         planes = _split_chroma(picture, name)
@@ -119,7 +121,8 @@ def planes_of(picture: av.VideoFrame) -> tuple[np.ndarray, ...]:
         if wanted is None:
             wanted = frame_format(name)
             # Equal ranges on both sides: swscale must move values, not rescale them.
-            picture = picture.reformat(format=wanted.name, src_color_range=_swscale_range(picture), dst_color_range=_swscale_range(picture))
+            levels = _swscale_range(picture)
+            picture = picture.reformat(format=wanted.name, src_color_range=levels, dst_color_range=levels)
         stored = picture.planes
         planes = tuple(_view(stored[i], wanted.layout.dtype) for i in wanted.plane_order)
     for plane in planes:
@@ -132,7 +135,7 @@ def _swscale_range(picture: av.VideoFrame) -> int:
     return 2 if picture.color_range == 2 or picture.format.is_rgb else 1
 
 
-def _view(plane, dtype) -> np.ndarray:
+def _view(plane: Any, dtype: type) -> np.ndarray:
     item_bytes = np.dtype(dtype).itemsize
     line = plane.line_size
     if line < 0:  # bottom-up pictures: the buffer starts at the last row
@@ -145,7 +148,9 @@ def _split_chroma(picture: av.VideoFrame, name: str) -> tuple[np.ndarray, ...]:
     dtype = frame_format(planar_name).layout.dtype
     item_bytes = np.dtype(dtype).itemsize
     luma, chroma = picture.planes
-    pairs = np.ndarray((chroma.height, chroma.width, 2), dtype, chroma, 0, (chroma.line_size, 2 * item_bytes, item_bytes))
+    buffer: Any = chroma
+    pairs = np.ndarray((chroma.height, chroma.width, 2), dtype, buffer, 0,
+                       (chroma.line_size, 2 * item_bytes, item_bytes))
     u, v = (pairs[..., 1], pairs[..., 0]) if v_first else (pairs[..., 0], pairs[..., 1])
     planes = (_view(luma, dtype), u, v)
     return tuple(plane >> shift if shift else np.ascontiguousarray(plane) for plane in planes)
@@ -162,6 +167,7 @@ def picture_of(planes: tuple[np.ndarray, ...], format: PlanarFormat) -> av.Video
     dtype = format.layout.dtype
     for index, (plane, place) in enumerate(zip(planes, format.plane_order, strict=True)):
         if plane.shape != format.layout.plane_shape(index, width, height) or plane.dtype != dtype:
-            raise EngineFault("frame-shape", f"Plane {index} is {plane.shape} {plane.dtype}, which is not {format.name} of {width}x{height}.")
+            raise EngineFault("frame-shape",
+                              f"Plane {index} is {plane.shape} {plane.dtype}: not {format.name} of {width}x{height}.")
         np.copyto(_view(stored[place], dtype), plane)
     return picture

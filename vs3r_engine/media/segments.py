@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finished pieces of a render: each segment is a closed, picture-only file (or a folder of images), there whole or not at all."""
+"""Finished pieces of a render: a segment is a picture-only file (or a folder of images), there whole or not at all."""
 
 import errno
 import os
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import av
 
@@ -28,7 +29,8 @@ def write_errors(path: str | Path):
     except (av.FFmpegError, OSError) as error:
         number = error.errno
         if number in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull("disk-full", f"There is no space left to write {path}.", "Free space on that disk, or choose another one.") from error
+            raise DiskFull("disk-full", f"There is no space left to write {path}.",
+                           "Free space on that disk, or choose another one.") from error
         raise MediaError("output-unwritable", f"{path} cannot be written: {error.strerror or error}.",
                          "Choose another name, or a folder you may write to.") from error
 
@@ -36,8 +38,8 @@ def write_errors(path: str | Path):
 class SegmentWriter:
     """Encodes consecutive frames into one segment. Equal frames and encoding give equal bytes on every machine.
 
-    Until `close` returns, nothing exists under `path`; afterwards the segment is whole. A movie segment counts its frames from 0
-    at the clip's rate, whatever their times: `assemble` knows the times.
+    Until `close` returns, nothing exists under `path`; afterwards the segment is whole. A movie segment counts its
+    frames from 0 at the clip's rate, whatever their times: `assemble` knows the times.
     """
 
     def __init__(self, path: str | Path, info: MediaInfo, encoding: Encoding) -> None:
@@ -50,7 +52,7 @@ class SegmentWriter:
         if encoding.is_sequence:
             with write_errors(self._partial):
                 self._partial.mkdir()
-            self._context = av.CodecContext.create(encoding.encoder, "w")
+            self._context: Any = av.CodecContext.create(encoding.encoder, "w")
             open_encoder(self._context, info, encoding)
             return
         with write_errors(self._partial):
@@ -58,14 +60,16 @@ class SegmentWriter:
             self._stream = self._container.add_stream(encoding.encoder, rate=info.clip.rate)
             self._context = self._stream.codec_context
             open_encoder(self._context, info, encoding)
-            self._container.flags |= av.container.core.Flags.bitexact.value
+            flags: Any = av.container.core.Flags.bitexact  # no version of the writer, no random identifiers
+            self._container.flags |= flags.value
 
     def write(self, frame: Frame) -> None:
         """Raises: EngineFault `frame-order`, `frame-shape`; DiskFull."""
         if self._first_index is None:
             self._first_index = frame.frame_index
         if frame.frame_index != self._first_index + self._count:
-            raise EngineFault("frame-order", f"Frame {frame.frame_index} came where {self._first_index + self._count} belongs.")
+            raise EngineFault("frame-order",
+                              f"Frame {frame.frame_index} came where {self._first_index + self._count} belongs.")
         picture = encodable(frame, self._encoding)
         picture.pts, picture.time_base = self._count, 1 / self._info.clip.rate
         with write_errors(self._partial):
@@ -110,15 +114,13 @@ class SegmentWriter:
         """Nothing is left of the segment."""
         container, self._container = self._container, None
         if container is not None:
-            try:
+            with suppress(av.FFmpegError, OSError):  # the file is about to go
                 container.close()
-            except (av.FFmpegError, OSError):
-                pass  # the file is about to go
         discard(self._partial)
 
 
 def encodable(frame: Frame, encoding: Encoding) -> av.VideoFrame:
-    """The frame as the encoder's picture: its code values as they are where the layout is the encoder's, else converted."""
+    """The frame as the encoder's picture: untouched where the layout is the encoder's, else converted."""
     target = encoding.format
     if frame.layout == target.layout:
         return picture_of(frame.planes, target)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -18,7 +19,8 @@ from vs3r_engine.media.pixel_formats import frame_format, planes_of
 from vs3r_engine.media.source import VideoSource, refuse_tiny
 from vs3r_engine.timeline import Clip, FrameRange, frame_count_of_timecode
 
-DECODERS = {".exr": "exr", ".dpx": "dpx", ".tif": "tiff", ".tiff": "tiff", ".png": "png", ".jpg": "mjpeg", ".jpeg": "mjpeg"}
+DECODERS = {".exr": "exr", ".dpx": "dpx", ".tif": "tiff", ".tiff": "tiff", ".png": "png", ".jpg": "mjpeg",
+            ".jpeg": "mjpeg"}
 ASSUMED_RATE = Fraction(24)
 """The rate of a sequence whose files do not say theirs."""
 
@@ -41,7 +43,8 @@ def find(path: str) -> SequenceName | None:
     if not os.path.exists(path) and (match := _PATTERN.match(name)):
         prefix = os.path.join(folder, match["prefix"])
         if match["first"]:
-            found = SequenceName(prefix, len(match["first"]), match["suffix"], (int(match["first"]), int(match["last"])))
+            found = SequenceName(prefix, len(match["first"]), match["suffix"],
+                                 (int(match["first"]), int(match["last"])))
             return _complete(found, set(_numbers(found)))
         found = SequenceName(prefix, int(match["digits"] or 1), match["suffix"], (0, 0))
         return _spanning(found, _numbers(found), path)
@@ -64,10 +67,12 @@ def find(path: str) -> SequenceName | None:
 
 
 def _only_sequence_of(folder: str) -> SequenceName:
-    images = sorted(name for name in os.listdir(folder) if os.path.splitext(name)[1].lower() in DECODERS and not name.startswith("."))
+    images = sorted(name for name in os.listdir(folder)
+                    if os.path.splitext(name)[1].lower() in DECODERS and not name.startswith("."))
     kinds = {(match["prefix"], match["suffix"]) if (match := _NUMBERED.match(name)) else (name, "") for name in images}
     if not kinds:
-        raise MediaError("media-not-video", f"The folder {folder} holds no image sequence.", "Give a video file, or a folder of .exr, .dpx, .tiff or .png.")
+        raise MediaError("media-not-video", f"The folder {folder} holds no image sequence.",
+                         "Give a video file, or a folder of .exr, .dpx, .tiff or .png.")
     if len(kinds) > 1:
         raise MediaError("media-ambiguous", f"The folder {folder} holds {len(kinds)} image sequences.",
                          f"Name one file of the wanted one, such as {os.path.join(folder, images[0])}.")
@@ -93,7 +98,8 @@ def _numbers(like: SequenceName) -> list[int]:
 
 def _spanning(like: SequenceName, numbers: list[int], path: str) -> SequenceName:
     if not numbers:
-        raise MediaError("media-missing", f"No file is named like {path}.", "Check the path, or reconnect the drive it is on.")
+        raise MediaError("media-missing", f"No file is named like {path}.",
+                         "Check the path, or reconnect the drive it is on.")
     return _complete(SequenceName(like.prefix, like.digits, like.suffix, (numbers[0], numbers[-1])), set(numbers))
 
 
@@ -101,7 +107,8 @@ def _complete(found: SequenceName, numbers: set[int]) -> SequenceName:
     first, last = found.numbers
     missing = [number for number in range(first, last + 1) if number not in numbers]
     if len(missing) == last + 1 - first:
-        raise MediaError("media-missing", f"No file of {found.pattern} is there.", "Check the path, or reconnect the drive it is on.")
+        raise MediaError("media-missing", f"No file of {found.pattern} is there.",
+                         "Check the path, or reconnect the drive it is on.")
     if missing:
         some = ", ".join(map(str, missing[:5])) + (" ..." if len(missing) > 5 else "")
         start = min(numbers & set(range(first, last + 1)))
@@ -113,17 +120,19 @@ def _complete(found: SequenceName, numbers: set[int]) -> SequenceName:
 
 
 def output_name(output_path: str, info: MediaInfo) -> SequenceName:
-    """The files of a sequence written as `output_path`: frame 0 of the clip gets the number in the name, else the source
-    sequence's own first number, else 0; four digits unless the name or the source says otherwise."""
+    """The files of a sequence written as `output_path`: frame 0 of the clip gets the number in the name, else the
+    source sequence's own first number, else 0; four digits unless the name or the source says otherwise."""
     folder, name = os.path.split(output_path)
     first = info.sequence.numbers[0] if info.sequence else 0
     last = first + info.frame_count - 1
     if match := _PATTERN.match(name):
         if match["first"]:
-            return _counting(os.path.join(folder, match["prefix"]), len(match["first"]), match["suffix"], int(match["first"]), info)
+            return _counting(os.path.join(folder, match["prefix"]), len(match["first"]), match["suffix"],
+                             int(match["first"]), info)
         return _counting(os.path.join(folder, match["prefix"]), int(match["digits"] or 1), match["suffix"], first, info)
     if match := _NUMBERED.match(name):
-        return _counting(os.path.join(folder, match["prefix"]), len(match["number"]), match["suffix"], int(match["number"]), info)
+        return _counting(os.path.join(folder, match["prefix"]), len(match["number"]), match["suffix"],
+                         int(match["number"]), info)
     stem, suffix = os.path.splitext(output_path)
     if info.sequence is not None and info.sequence.digits == 0:
         return SequenceName(stem, 0, suffix, (0, 0))
@@ -146,10 +155,12 @@ class SequenceSource(VideoSource):
     def _describe(self) -> MediaInfo:
         sequence, path = self._sequence, self._sequence.pattern
         data = self._read(0)
-        context = av.CodecContext.create(self._decoder, "r")  # without threads the context knows the aspect of its last picture
+        # Without threads the context knows the aspect of its last picture.
+        context: Any = av.CodecContext.create(self._decoder, "r")
         first = next(self._pictures(context, range(1)), None)
         if first is None:
-            raise MediaError("media-unreadable", f"{sequence.file(0)} is not an image that can be read.", "Export it again.")
+            raise MediaError("media-unreadable", f"{sequence.file(0)} is not an image that can be read.",
+                             "Export it again.")
         refuse_tiny(sequence.file(0), first.width, first.height)
         format = frame_format(first.format.name)
         header = read_header(data)
@@ -165,13 +176,15 @@ class SequenceSource(VideoSource):
         colour = ColourTags(int(first.color_primaries) or 2, int(first.color_trc) or 2, matrix, format.is_full_range)
         is_half = "f16" in first.format.name
         return MediaInfo(
-            clip=Clip(path, rate, first.width, first.height, FrameRange(0, count), timecode), layout=format.layout, colour=colour,
-            codec=self._decoder, pts=np.arange(count, dtype=np.int64), end_pts=count, time_base=1 / rate, container="sequence",
+            clip=Clip(path, rate, first.width, first.height, FrameRange(0, count), timecode),
+            layout=format.layout, colour=colour, codec=self._decoder, container="sequence",
+            pts=np.arange(count, dtype=np.int64), end_pts=count, time_base=1 / rate,
             pixel_format=first.format.name, profile="half" if is_half else None, range_is_tagged=False,
-            pixel_aspect=Fraction(context.sample_aspect_ratio or 1), start_timecode=timecode, reel_name=header.reel_name, sequence=sequence)
+            pixel_aspect=Fraction(context.sample_aspect_ratio or 1), start_timecode=timecode,
+            reel_name=header.reel_name, sequence=sequence)
 
-    def _context(self) -> av.VideoCodecContext:
-        context = av.CodecContext.create(self._decoder, "r")
+    def _context(self) -> Any:
+        context: Any = av.CodecContext.create(self._decoder, "r")
         context.thread_type = "FRAME"
         return context
 
@@ -180,12 +193,13 @@ class SequenceSource(VideoSource):
         try:
             data = Path(name).read_bytes()
         except OSError as error:
-            raise MediaError("media-missing", f"{name} cannot be read: {error.strerror}.", "Render that frame again.") from error
+            raise MediaError("media-missing", f"{name} cannot be read: {error.strerror}.",
+                             "Render that frame again.") from error
         if not data:
             raise MediaError("media-empty", f"{name} is empty.", "Render that frame again.")
         return data
 
-    def _pictures(self, context: av.VideoCodecContext, indices: range) -> Iterator[av.VideoFrame]:
+    def _pictures(self, context: Any, indices: range) -> Iterator[av.VideoFrame]:
         frame_index = indices[0]
         try:
             for frame_index in indices:
@@ -198,20 +212,24 @@ class SequenceSource(VideoSource):
             yield from context.decode(None)
         except av.FFmpegError as error:
             code = "media-unreadable" if frame_index == 0 else "media-damaged"
-            raise MediaError(code, f"{self._sequence.file(frame_index)} is not an image that can be read.", "Render that frame again.") from error
+            raise MediaError(code, f"{self._sequence.file(frame_index)} is not an image that can be read.",
+                             "Render that frame again.") from error
 
     def _decode(self, frame_range: FrameRange) -> Iterator[Frame]:
         info, expected = self.info, frame_range.start
         for picture in self._pictures(self._context(), range(frame_range.start, frame_range.end_exclusive)):
             if picture.pts != expected:
                 break
-            if (picture.width, picture.height) != (info.clip.width, info.clip.height) or frame_format(picture.format.name).layout != info.layout:
-                raise MediaError("media-changes", f"{self._sequence.file(expected)} differs in size or format from the first image.",
+            has_size = (picture.width, picture.height) == (info.clip.width, info.clip.height)
+            if not has_size or frame_format(picture.format.name).layout != info.layout:
+                raise MediaError("media-changes",
+                                 f"{self._sequence.file(expected)} differs in size or format from the first image.",
                                  "Render the sequence again with one size.")
             yield Frame(expected, planes_of(picture), info.layout, info.colour)
             expected += 1
         if expected != frame_range.end_exclusive:
-            raise MediaError("media-damaged", f"{self._sequence.file(expected)} is not an image that can be read.", "Render that frame again.")
+            raise MediaError("media-damaged", f"{self._sequence.file(expected)} is not an image that can be read.",
+                             "Render that frame again.")
 
     def close(self) -> None:
         """Files are open only while they are read."""

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A video file as a source of frames: one pass over its packets finds every frame's exact time and where to seek for it."""
+"""A video file as a source of frames: its index says every frame's exact time and where to seek for it."""
 
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
@@ -81,7 +80,8 @@ class FileSource(VideoSource):
                 picture = decoder.picture(frame_index)
                 if picture.width != self.info.clip.width or picture.height != self.info.clip.height or \
                         frame_format(picture.format.name).layout != self.info.layout:
-                    raise MediaError("media-changes", f"{self._path} changes its picture size or format at frame {frame_index}.",
+                    raise MediaError("media-changes",
+                                     f"{self._path} changes its picture size or format at frame {frame_index}.",
                                      "Split the clip there, or convert it first.")
                 yield Frame(frame_index, planes_of(picture), self.info.layout, self.info.colour)
         except BaseException:
@@ -119,7 +119,8 @@ class _Decoder:
         for picture in self._guarded(0):
             self._pictures = chain((picture,), self._pictures)
             return picture
-        raise MediaError("media-truncated", f"{self._path} holds no picture that can be decoded.", "Copy the file again from its source.")
+        raise MediaError("media-truncated", f"{self._path} holds no picture that can be decoded.",
+                         "Copy the file again from its source.")
 
     def picture(self, frame_index: int) -> av.VideoFrame:
         """Raises: MediaError `media-damaged`."""
@@ -139,7 +140,7 @@ class _Decoder:
             if found is not None:
                 return found
         raise MediaError("media-damaged", f"{self._path}: frame {frame_index} cannot be decoded.",
-                         f"Copy the file again, or stabilize a range that ends at {frame_index} and one that starts after it.")
+                         f"Copy the file again, or stabilize a range that ends at {frame_index}.")
 
     def _is_ahead(self, frame_index: int) -> bool:
         """Decoding on reaches the frame sooner than seeking does."""
@@ -190,7 +191,8 @@ class _Decoder:
             for picture in self._pictures:  # noqa: UP028
                 yield picture
         except av.FFmpegError as error:
-            raise MediaError("media-damaged", f"{self._path} cannot be decoded at frame {frame_index}: {error.strerror}.",
+            raise MediaError("media-damaged",
+                             f"{self._path} cannot be decoded at frame {frame_index}: {error.strerror}.",
                              "Copy the file again, or stabilize the range before it.") from error
 
 
@@ -203,7 +205,8 @@ def _refuse_unreadable(path: str) -> None:
     if not os.path.exists(path):
         raise MediaError("media-missing", f"{path} does not exist.", "Check the path, or reconnect the drive it is on.")
     if not os.path.isfile(path):
-        raise MediaError("media-unreadable", f"{path} is not a file.", "Give a video file, or a folder that holds one image sequence.")
+        raise MediaError("media-unreadable", f"{path} is not a file.",
+                         "Give a video file, or a folder that holds one image sequence.")
     if not os.access(path, os.R_OK):
         raise MediaError("media-unreadable", f"{path} may not be read.", "Ask its owner for permission to read it.")
     if os.path.getsize(path) == 0:
@@ -217,8 +220,8 @@ def _open(path: str) -> av.container.InputContainer:
     except (av.FFmpegError, OSError, ValueError) as error:
         if metadata.is_cut_short(path):
             raise _without_index(path) from error
-        raise MediaError("media-unreadable", f"{path} is not a video that can be read.", "Give a video file such as .mov, .mp4, .mkv or .mxf, "
-                         "or an image sequence.") from error
+        raise MediaError("media-unreadable", f"{path} is not a video that can be read.",
+                         "Give a video file such as .mov, .mp4, .mkv or .mxf, or an image sequence.") from error
 
 
 def _without_index(path: str) -> MediaError:
@@ -294,7 +297,8 @@ def _counted_index(container: av.container.InputContainer, stream: av.VideoStrea
     except av.FFmpegError as error:
         raise _cut_short(path, len(shown), stream.frames) from error
     if not shown:
-        raise MediaError("media-truncated" if metadata.is_cut_short(path) else "media-unreadable", f"{path} holds no frames.",
+        raise MediaError("media-truncated" if metadata.is_cut_short(path) else "media-unreadable",
+                         f"{path} holds no frames.",
                          "Copy the file again from its source.")
     # A whole MP4 may state a last box that is too long; what it states about its frames then still holds.
     if metadata.is_cut_short(path) and not 0 < stream.frames <= packets:
@@ -309,15 +313,18 @@ def _counted_index(container: av.container.InputContainer, stream: av.VideoStrea
     # AVI has no presentation times; FFmpeg's guesses for reordered pictures are wrong.
     no_pts |= container.format.name == "avi" and len(keys) < packets
     keys.sort()
-    return PacketIndex(pts_array, int(ends), np.array([k[0] for k in keys], np.int64), np.array([k[1] for k in keys], np.int64), no_pts)
+    return PacketIndex(pts_array, int(ends), np.array([k[0] for k in keys], np.int64),
+                       np.array([k[1] for k in keys], np.int64), no_pts)
 
 
 def _cut_short(path: str, frames_read: int, frames_stated: int) -> MediaError:
     of = f" of {frames_stated}" if frames_stated > frames_read else ""
-    return MediaError("media-truncated", f"{path} is cut off after {frames_read}{of} frames.", "Copy the file again from its source.")
+    return MediaError("media-truncated", f"{path} is cut off after {frames_read}{of} frames.",
+                      "Copy the file again from its source.")
 
 
-def _describe(path: str, container: av.container.InputContainer, stream: av.VideoStream, index: PacketIndex, first: av.VideoFrame) -> MediaInfo:
+def _describe(path: str, container: av.container.InputContainer, stream: av.VideoStream, index: PacketIndex,
+              first: av.VideoFrame) -> MediaInfo:
     context = stream.codec_context
     if first.interlaced_frame or context.field_order in _INTERLACED_FIELD_ORDERS:
         raise MediaError("media-interlaced", f"{path} is interlaced: each of its frames shows two moments.",
@@ -328,7 +335,7 @@ def _describe(path: str, container: av.container.InputContainer, stream: av.Vide
         _tag(context.color_primaries, first.color_primaries), _tag(context.color_trc, first.color_trc),
         _tag(context.colorspace, first.colorspace, unspecified=(2,)),
         format.is_full_range or first.format.name.startswith("yuvj") or (context.color_range or first.color_range) == 2)
-    time_base = Fraction(stream.time_base)
+    time_base = stream.time_base or Fraction(1, av.time_base)
     stated = [Fraction(rate) for rate in (stream.guessed_rate, stream.average_rate, stream.base_rate) if rate]
     rate, is_variable = fit_rate(index.pts, index.end_pts, time_base, stated)
     if index.counts_frames and stated:
@@ -336,19 +343,21 @@ def _describe(path: str, container: av.container.InputContainer, stream: av.Vide
     timecode, reel_name = metadata.timecode_and_reel(container, stream)
     matrix = metadata.display_matrix(first)
     clip = Clip(path, rate, first.width, first.height, FrameRange(0, len(index.pts)), timecode)
-    with suppress(AttributeError):
-        profile = context.profile
     return MediaInfo(
-        clip=clip, layout=format.layout, colour=colour, codec=context.codec.canonical_name, pts=index.pts, end_pts=index.end_pts,
-        time_base=time_base, container=container.format.name, pixel_format=first.format.name, profile=profile,
-        range_is_tagged=bool(context.color_range or first.color_range), rotation_deg=first.rotation if matrix else 0, display_matrix=matrix,
-        pixel_aspect=Fraction(stream.sample_aspect_ratio or 1), start_timecode=timecode, reel_name=reel_name, is_variable_rate=is_variable,
+        clip=clip, layout=format.layout, colour=colour, codec=context.codec.canonical_name,
+        pts=index.pts, end_pts=index.end_pts, time_base=time_base,
+        container=container.format.name, pixel_format=first.format.name, profile=context.profile,
+        range_is_tagged=bool(context.color_range or first.color_range),
+        rotation_deg=first.rotation if matrix else 0, display_matrix=matrix,
+        pixel_aspect=Fraction(stream.sample_aspect_ratio or 1), start_timecode=timecode, reel_name=reel_name,
+        is_variable_rate=is_variable,
         streams=metadata.stream_summaries(container, stream), mastering_display=metadata.mastering_display(first),
-        content_light=metadata.content_light(first), stream_index=stream.index, file_origin_s=metadata.file_origin_s(container))
+        content_light=metadata.content_light(first), stream_index=stream.index,
+        file_origin_s=metadata.file_origin_s(container))
 
 
 def _tag(of_stream: int, of_frame: int, unspecified: tuple[int, ...] = (0, 2)) -> int:
-    """The stream's code point, else the frame's, else 2. DNxHD frames claim BT.709 whatever the file says: the stream wins."""
+    """The stream's code point, else the frame's, else 2. DNxHD's frames claim BT.709 whatever their file says."""
     for value in (int(of_stream), int(of_frame)):
         if value not in unspecified:
             return value
