@@ -59,7 +59,7 @@ class EngineClient:
         self._ids = itertools.count(1)
         self._request = _Line(self._context, connection, connection.request)
         self._control = _Line(self._context, connection, connection.control)
-        self._heard_s = time.monotonic()
+        self._heard_s, self._is_known = time.monotonic(), False
         self._closed = threading.Event()
         self._pings = threading.Thread(target=self._ping_always, name="engine-pings", daemon=True)
         self._pings.start()
@@ -68,7 +68,7 @@ class EngineClient:
         self._closed.set()
         self._pings.join()
         with contextlib.suppress(VS3RError):
-            if self.is_alive:
+            if self._is_known and self.is_alive:
                 self._ask(self._control, "bye", p.Bye())
         self._request.close()
         self._control.close()
@@ -190,7 +190,7 @@ class EngineClient:
         answer = line.ask(parts, request_id, deadline_s, lambda: self.connection.server_key is not None or is_running(self.connection))
         if answer is None:
             raise self._lost(kind)
-        self._heard_s = time.monotonic()
+        self._heard_s, self._is_known = time.monotonic(), True
         reply, rest = answer
         if reply.status == "error" and isinstance(reply.error, p.Error):
             raise p.exception_of(reply.error)
@@ -235,12 +235,11 @@ class _Line:
         Raises: ProtocolError `not-allowed`, `protocol-version`, `bad-message`.
         """
         with self._lock:
-            self._socket.sndtimeo = max(1, round((deadline_s - time.monotonic()) * 1000))
-            try:
-                self._socket.send_multipart(parts, copy=sum(len(part) for part in parts[1:]) < 65536)
-            except zmq.Again:
+            while not self._socket.poll(20, zmq.POLLOUT):  # not connected yet
                 self._refused()
-                return None
+                if time.monotonic() > deadline_s or not is_hopeful():
+                    return None
+            self._socket.send_multipart(parts, copy=sum(memoryview(part).nbytes for part in parts) < 65536)
             while (left_s := deadline_s - time.monotonic()) > 0:
                 ready = dict(self._poller.poll(round(min(left_s, POLL_S) * 1000) + 1))
                 if self._monitor in ready:

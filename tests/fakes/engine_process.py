@@ -28,7 +28,7 @@ def command(directory: Path, **options: Any) -> list[str]:
         flag = "--" + name.replace("_", "-")
         if value is True:
             words.append(flag)
-        elif value is not None:
+        elif value is not None and value is not False:
             words += [flag, json.dumps(value) if isinstance(value, dict) else str(value)]
     return words
 
