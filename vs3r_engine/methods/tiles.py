@@ -88,9 +88,9 @@ class Tiles:
     def averaged(self, tiles: np.ndarray, number: int, per_cell: int) -> np.ndarray:
         """[tiles, per_cell, per_cell] float32 means of a plane's tiles."""
         rows, columns = self.size(number)
-        height, width = len(self) * rows, columns
-        blocks = tiles.reshape(height // (rows // per_cell), rows // per_cell, per_cell, width // per_cell)
-        return blocks.mean(axis=(1, 3), dtype=np.float32).reshape(len(self), per_cell, per_cell)
+        column = np.ascontiguousarray(tiles, np.float32).reshape(len(self) * rows, columns)
+        means = cv2.resize(column, (per_cell, len(self) * per_cell), interpolation=cv2.INTER_AREA)
+        return means.reshape(len(self), per_cell, per_cell)
 
 
 def padded(plane: np.ndarray, shape: tuple[int, int], value: float | None = None) -> np.ndarray:
@@ -98,6 +98,15 @@ def padded(plane: np.ndarray, shape: tuple[int, int], value: float | None = None
     rows, columns = plane.shape
     border = cv2.BORDER_REPLICATE if value is None else cv2.BORDER_CONSTANT
     return cv2.copyMakeBorder(plane, 0, shape[0] - rows, 0, shape[1] - columns, border, value=0 if value is None else value)
+
+
+def cells_of(mask: np.ndarray, cell_px: int) -> np.ndarray:
+    """[rows, columns] bool: the cells of a mask of whole cells, one byte a pixel, that hold a pixel that is not 0.
+    cell_px: a multiple of 8."""
+    height, width = mask.shape
+    # Eight pixels at once, as 64-bit words.
+    lines = np.bitwise_or.reduce(mask.view(np.uint64).reshape(height // cell_px, cell_px, -1), axis=1)
+    return lines.reshape(height // cell_px, width // cell_px, -1).any(axis=-1)
 
 
 def plane_positions(positions: Sequence[np.ndarray], layout: PixelLayout, plane: int) -> tuple[np.ndarray, np.ndarray]:

@@ -78,6 +78,8 @@ def template_of(
     luma = np.ascontiguousarray(picture[..., 0])
     soft = smoothed(luma)
     height, width = luma.shape
+    # Every other pixel, like the black fields of a chessboard, says as much as all of them.
+    weight[::2, ::2] = weight[1::2, 1::2] = 0
     y, x = np.divmod(np.flatnonzero(weight > 0.02), width)
     if not len(y):
         return None

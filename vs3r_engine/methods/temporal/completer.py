@@ -14,7 +14,7 @@ from vs3r_engine.methods.temporal.alignment import Template, aligned, template_o
 from vs3r_engine.methods.temporal.anchors import Anchor, Anchors, prior_weight, rough_positions
 from vs3r_engine.methods.temporal.cells import SMALL_PER_CELL, SMALL_WIDTH_PX, Cells, is_chroma
 from vs3r_engine.methods.temporal.extrapolation import extrapolated
-from vs3r_engine.methods.tiles import Tiles, padded, plane_positions
+from vs3r_engine.methods.tiles import Tiles, cells_of, padded, plane_positions
 from vs3r_engine.methods.warp import LOST_PX, remapped, resampled, upsampled, vertices
 from vs3r_engine.scene import Rendered, Target, View
 from vs3r_engine.settings import FillSettings
@@ -29,6 +29,7 @@ MOVING_SHARE = 1e-4
 """What an anchor counts where something moves in it: enough to be taken where no other anchor shows the place at all,
 since that is where masks are wrong more often than something moved through the picture for the whole reach."""
 MOST_ANCHORS = 4
+NEGLIGIBLE = 1e-3
 BAND_SMALL_PX = 10
 """How far beside a hole pictures are compared."""
 TOLERATED_LEVELS = 10.0
@@ -67,17 +68,23 @@ class TemporalCompleter:
     def _completed(self, item: Rendered, anchors: Anchors, views: Views) -> Frame:
         frame_index = item.target.frame_index
         cells = Cells.of(item.frame, self._small_width_px)
-        small, holes = cells.small_picture(item.frame), cells.small_mask(item.hole_mask)
-        hole_cells = holes.reshape(cells.rows, SMALL_PER_CELL, cells.columns, SMALL_PER_CELL).any(axis=(1, 3))
-        around = cv2.dilate(hole_cells.view(np.uint8), np.ones((3, 3), np.uint8)) > 0
-        tiles = Tiles(around, cells.cell_px, item.frame.layout)
+        # 0 and 255: what is 0 after an average is 0 everywhere.
+        hole_mask = padded(np.negative(item.hole_mask.view(np.uint8)), cells.full_shape, 0)
+        size = 2 * feather_px(cells.width) + 1
+        near_mask = cv2.blur(hole_mask, (size, size), borderType=cv2.BORDER_REPLICATE)
+        tiles = Tiles(cells_of(near_mask, cells.cell_px), cells.cell_px, item.frame.layout)
+        hole, near = tiles.read(hole_mask, 0) > 0, tiles.read(near_mask, 0)
+        small, holes = cells.small_picture(item.frame), cells.small_mask(hole_mask)
+        hole_cells = np.zeros(tiles.shape, bool)
+        hole_cells[tiles.rows, tiles.columns] = hole.any(axis=1)
         candidates = self._candidates(item.target, anchors.around(frame_index, cells), hole_cells, cells)
         layers: list[Layer] = []
         if candidates:
             still = _still_at(item.target, views.view(frame_index), cells)
             template = template_of(small, holes, still, BAND_SMALL_PX, cells)
             layers = _layers(item, candidates, template, tiles, cells)
-        return _composed(item, layers, tiles, small, cells)
+        seam = np.minimum(near * np.float32(2 / 255), 1)
+        return _composed(item.frame, layers, tiles, hole, seam, small, cells)
 
     def _candidates(
         self, target: Target, around: Sequence[Anchor], hole_cells: np.ndarray, cells: Cells
@@ -178,29 +185,33 @@ def feather_px(width: int) -> int:
     return min(max(round(width / 160), 3), 16)
 
 
-def _composed(item: Rendered, layers: Sequence[Layer], tiles: Tiles, small: np.ndarray, cells: Cells) -> Frame:
-    """The frame with its holes filled from the layers, and from a smooth continuation of all that where there is none."""
-    frame, layout = item.frame, item.frame.layout
-    full = cells.rows * cells.cell_px, cells.columns * cells.cell_px
-    holes = padded(item.hole_mask.view(np.uint8) * np.uint8(255), full)
-    planes = [padded(plane, layout.plane_shape(i, *full[::-1])) for i, plane in enumerate(frame.planes)]
-    hole = tiles.read(holes, 0) > 0
-    size = 2 * feather_px(cells.width) + 1
-    seam = np.minimum(tiles.read(cv2.blur(holes, (size, size)), 0) * np.float32(2 / 255), 1)
+def _composed(
+    frame: Frame, layers: Sequence[Layer], tiles: Tiles, hole: np.ndarray, seam: np.ndarray, small: np.ndarray, cells: Cells
+) -> Frame:
+    """The frame with its holes filled from the layers, and from a smooth continuation of all that where there is none.
+
+    hole: [tiles, pixels] bool. seam: [tiles, pixels], 1 at the edge of a hole, falling to 0 where the frame is left as it is.
+    """
+    layout = frame.layout
+    planes = [padded(plane, layout.plane_shape(i, *cells.full_shape[::-1])) for i, plane in enumerate(frame.planes)]
     sums, total = _filling(layers, tiles)
     covered = np.minimum(total, 1)
     blend = np.where(hole, total > 0, seam * covered)
-    missing = (1 - covered) * np.where(hole, 1, seam)
-    is_missing = bool(missing[hole].max(initial=0) > 1e-3)
+    missing = np.where(hole, 1, seam) * (1 - covered)
     pictures = []
     for i, plane in enumerate(planes):
         here = tiles.read(plane, i)
         value = sums[i] / np.maximum(tiles.subsampled(total, i), 1e-6)
-        pictures.append(here + tiles.subsampled(blend, i) * (value - here))
-    if is_missing:
+        value -= here
+        value *= tiles.subsampled(blend, i)
+        value += here
+        pictures.append(value)
+    if float((missing * hole).max()) > NEGLIGIBLE:
         _continue(pictures, missing, tiles, small, cells)
     for i, (plane, picture) in enumerate(zip(planes, pictures, strict=True)):
-        tiles.write(picture if layout.bit_depth == 32 else np.clip(np.rint(picture), 0, layout.peak), plane, i)
+        if layout.bit_depth < 32:
+            picture = np.clip(np.rint(picture, out=picture), 0, layout.peak, out=picture)
+        tiles.write(picture, plane, i)
     cropped = (plane[:old.shape[0], :old.shape[1]] for plane, old in zip(planes, frame.planes, strict=True))
     return replace(frame, planes=tuple(np.ascontiguousarray(plane) for plane in cropped))
 
@@ -211,22 +222,33 @@ def _filling(layers: Sequence[Layer], tiles: Tiles) -> tuple[list[np.ndarray], n
     chroma = is_chroma(layout)
     unit = np.float32(layout.peak / 255)
     sums = [np.zeros((len(tiles), int(np.prod(tiles.size(i)))), np.float32) for i in range(layout.plane_count)]
-    total = np.zeros_like(sums[0])
+    total = np.zeros((len(tiles), tiles.cell_px**2), np.float32)
+    # Planes of one size share one pass from the vertices.
+    groups: dict[tuple[int, int], list[int]] = {}
+    for i in range(layout.plane_count):
+        groups.setdefault(tiles.size(i), []).append(i)
     for layer in layers:
         part = tiles.only(layer.tiles)
-        margin, share = part.spread(layer.weight)
-        weight = np.clip(margin, 0, 1, out=margin)
-        weight *= share
-        total[layer.tiles] += weight
-        for i, plane_sum in enumerate(sums):
-            at = plane_positions(part.spread(layer.positions, i), layout, i)
-            source = resampled(layer.anchor.view.frame.planes[i], at, layout)
-            if i < len(chroma):
-                gain, bias = part.spread(np.stack([layer.gain[i], layer.bias[i] * unit]), i)
-                gain *= source
-                gain += bias
-                source = gain
-            plane_sum[layer.tiles] += source * part.subsampled(weight, i)
+        weight = None
+        for group in groups.values():
+            matched = [i for i in group if i < len(chroma)]
+            match = [m for i in matched for m in (layer.gain[i], layer.bias[i] * unit)]
+            x, y, margin, share, *fit = part.spread(np.stack([*layer.positions, *layer.weight, *match]), group[0])
+            if weight is None:
+                weight = np.clip(margin, 0, 1)
+                weight *= share
+                total[layer.tiles] += weight
+            at = plane_positions((x, y), layout, group[0])
+            for i in group:
+                plane = layer.anchor.view.frame.planes[i]
+                if i in matched:
+                    gain, bias = fit[2 * matched.index(i):2 * matched.index(i) + 2]
+                    gain *= remapped(plane, at, cv2.INTER_LINEAR) if chroma[i] else resampled(plane, at, layout)
+                    gain += bias
+                    gain *= part.subsampled(weight, i)
+                    sums[i][layer.tiles] += gain
+                else:
+                    sums[i][layer.tiles] += resampled(plane, at, layout) * part.subsampled(weight, i)
     return sums, total
 
 
@@ -241,17 +263,17 @@ def _continue(
     known[:, -(-cells.width // cells.small_px):] = 0
     small = small.copy()
     at = (tiles.rows, slice(None), tiles.columns)
-    _in_cells(known, cells)[at] = np.minimum(
-        _in_cells(known, cells)[at], 1 - tiles.averaged(missing, 0, SMALL_PER_CELL))
+    _in_cells(known, cells)[at] *= 1 - tiles.averaged(missing, 0, SMALL_PER_CELL)
     for i in range(small.shape[2]):
         _in_cells(small[..., i], cells)[at] = tiles.averaged(pictures[i], i, SMALL_PER_CELL) * np.float32(255 / layout.peak)
     beyond = np.pad(extrapolated(small, known), ((1, 1), (1, 1), (0, 0)), mode="edge").transpose(2, 0, 1)
+    lacking = np.flatnonzero(missing.max(axis=1) > NEGLIGIBLE)
+    part, missing = tiles.only(lacking), missing[lacking]
     for i, picture in enumerate(pictures):
+        value: np.ndarray | np.float32 = np.float32(layout.peak)
         if i < len(beyond):
-            value = tiles.spread_small(beyond[i:i + 1], i, SMALL_PER_CELL)[0] * np.float32(layout.peak / 255)
-        else:
-            value = np.float32(layout.peak)
-        picture += tiles.subsampled(missing, i) * (value - picture)
+            value = part.spread_small(beyond[i:i + 1], i, SMALL_PER_CELL)[0] * np.float32(layout.peak / 255)
+        picture[lacking] += part.subsampled(missing, i) * (value - picture[lacking])
 
 
 def _in_cells(small: np.ndarray, cells: Cells) -> np.ndarray:
