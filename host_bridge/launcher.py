@@ -7,6 +7,7 @@ import enum
 import os
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -115,12 +116,12 @@ class Launcher:
             connection = client.connection
             client.shutdown()
         if connection.server_key is None:
-            with contextlib.suppress(psutil.Error):
-                process = psutil.Process(connection.pid)
-                try:
-                    process.wait(STOP_S)
-                except psutil.TimeoutExpired:
-                    process.kill()
+            until_s = time.monotonic() + STOP_S
+            while is_running(connection) and time.monotonic() < until_s:
+                time.sleep(0.02)
+            if is_running(connection):
+                with contextlib.suppress(psutil.Error):
+                    psutil.Process(connection.pid).kill()
         self.state = EngineState.ABSENT
         return True
 
@@ -156,10 +157,13 @@ class Launcher:
         windows = {"creationflags": 0x00000008 | 0x00000200 | 0x08000000} if sys.platform == "win32" else {"start_new_session": True}
         with errors.open("wb") as stream:
             try:
-                return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stream,
-                                        env=environment, **windows)  # type: ignore[call-overload]
+                process: subprocess.Popen = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stream,
+                                                             env=environment, **windows)  # type: ignore[call-overload]
             except OSError as error:
                 raise SetupError("engine-not-started", f"{command[0]} cannot be run: {error.strerror}.", "Install VS3R again.") from error
+        # Somebody has to be told of its end, or it stays as a zombie for as long as this process lives.
+        threading.Thread(target=process.wait, name="engine-end", daemon=True).start()
+        return process
 
 
 def write_launch_file() -> None:

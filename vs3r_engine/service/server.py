@@ -413,10 +413,9 @@ class Server:
                     self._reply(reply_to, report.reply)
             case LogLine():
                 self._log.log(report.level, report.message, extra={"job_id": report.job_id})
-                if report.level >= logging.WARNING:
+                if report.level == logging.WARNING:  # an error comes with the job's or the frame's own triple
                     job_id = None if report.job_id == "-" else report.job_id
-                    level = "error" if report.level >= logging.ERROR else "warning"
-                    self._publish("log", job_id, p.LogEvent(level, report.message[:2000]))  # type: ignore[arg-type]
+                    self._publish("log", job_id, p.LogEvent("warning", report.message[:2000]))
             case Lost():
                 self._worker_lost(report)
 

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine found, started, watched, started again; and jobs that live through all of it."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from host_bridge.client import EngineClient, EngineLost
+from host_bridge.launcher import EngineState, Launcher, write_launch_file
+from tests.fakes.engine import make_media
+from tests.fakes.engine_process import ROOT, EngineProcess, command, is_running, kill, wait_until
+from vs3r_engine.errors import ProtocolError, SetupError
+from vs3r_engine.service import protocol as p
+
+
+@pytest.fixture
+def directory(monkeypatch):
+    """A runtime directory with a short path; whatever engine runs in it is ended."""
+    monkeypatch.chdir(ROOT)
+    path = Path(tempfile.mkdtemp(prefix="vs3r-"))
+    yield path
+    connection = p.read_connection(p.connection_file(path))
+    if connection is not None and is_running(connection.pid):
+        kill(connection.pid)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def launcher_for(directory: Path, **options) -> Launcher:
+    return Launcher(directory, command=command(directory, **options))
+
+
+def job(tmp_path, name="clip", **facts) -> p.Stabilize:
+    return p.Stabilize(p.Source(path=make_media(tmp_path / f"{name}.json", **facts)), str(tmp_path / f"{name}.out"))
+
+
+def lines(count: int) -> str:
+    return "".join(f"frame {i} smoothness 50.0\n" for i in range(count))
+
+
+def test_the_engine_is_started_once_and_found_warm_afterwards(directory):
+    launcher = launcher_for(directory)
+    assert launcher.find() is None and launcher.state is EngineState.ABSENT
+    with launcher.ensure() as client:
+        first = client.connection.engine
+    assert launcher.state is EngineState.RUNNING
+    with launcher_for(directory).ensure() as client:
+        assert client.connection.engine == first
+    assert launcher.stop() and launcher.state is EngineState.ABSENT
+    assert not launcher.stop()
+    assert not list(directory.glob("start-*"))
+
+
+def test_launchers_that_start_at_once_end_up_with_one_engine(directory):
+    engines, failures = [], []
+
+    def ensure():
+        try:
+            with launcher_for(directory).ensure() as client:
+                engines.append(client.connection.engine)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=ensure) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures and len(engines) == 3 and len(set(engines)) == 1
+
+
+def test_an_engine_that_cannot_start_says_why(directory):
+    with pytest.raises(SetupError, match=r"keys.*engine-not-started"):
+        launcher_for(directory, listen="tcp://127.0.0.1:21000").ensure()
+    with pytest.raises(SetupError, match="engine-not-started"):
+        Launcher(directory, command=["/no/such/program"]).ensure()
+
+
+def test_an_engine_that_is_not_ours_is_never_started(directory):
+    with pytest.raises(SetupError, match="engine-absent"):
+        Launcher(endpoint_file=directory / "engine.json").ensure()
+
+
+def test_an_engine_of_another_version_is_refused(directory):
+    with EngineProcess() as engine:
+        content = json.loads(p.connection_file(engine.directory).read_text())
+        (directory / "engine.json").write_text(json.dumps({**content, "protocol": "9.0"}))
+        launcher = launcher_for(directory)
+        with pytest.raises(ProtocolError, match="protocol-version"):
+            launcher.ensure()
+        assert launcher.state is EngineState.REFUSED
+    (directory / "engine.json").unlink()
+
+
+def test_a_tied_engine_ends_with_its_launcher_and_a_free_one_does_not(directory):
+    code = "import sys; from pathlib import Path; from host_bridge.launcher import Launcher; from tests.fakes.engine_process import command\n" \
+           "d = Path(sys.argv[1]); c = Launcher(d, command=command(d), tied=sys.argv[2] == 'tied').ensure(); print(c.connection.pid); c.close()"
+    for how in ("free", "tied"):
+        pid = int(subprocess.run([sys.executable, "-c", code, str(directory), how], cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+        if how == "free":
+            assert is_running(pid)
+            kill(pid)
+            wait_until(lambda: not is_running(pid))  # noqa: B023
+        else:
+            assert wait_until(lambda: not is_running(pid), 6) < 6  # noqa: B023
+
+
+def test_the_launch_file_tells_other_hosts_how_to_start_an_engine():
+    write_launch_file()
+    launch = p.decode(p.launch_file().read_bytes(), p.Launch, "launch")
+    assert launch.program == [sys.executable, "-m", "host_bridge", "engine", "start"]
+    assert p.launch_file().stat().st_mode & 0o777 == 0o600
+
+
+def kill_engine(directory: Path) -> int:
+    connection = p.read_connection(p.connection_file(directory))
+    kill(connection.pid)
+    return connection.pid
+
+
+def run_with_kills(directory: Path, tmp_path: Path, kills: int, frames: int, step_s: float, seed: int) -> list[float]:
+    """A job during which the engine is killed; seconds until each loss was noticed. The result equals an undisturbed run's."""
+    rng = random.Random(seed)
+    request = job(tmp_path, frames=frames, step_s=step_s)
+    noticed, killed_s, survived = [], 0.0, False
+    last = None
+    at = sorted(rng.uniform(0.05, 0.95) for _ in range(kills))
+    for event in launcher_for(directory).run(request):
+        if event.kind == "engine":
+            noticed.append(time.monotonic() - killed_s)
+        last = event.job or last
+        survived = last is not None and last.is_final
+        if at and event.kind == "progress" and event.job.fraction >= at[0]:
+            at.pop(0)
+            killed_s = time.monotonic()
+            kill_engine(directory)
+    assert survived and last.state == "done" and len(noticed) == kills
+    assert (tmp_path / "clip.out").read_text() == lines(frames)
+    return noticed
+
+
+def test_a_job_goes_on_when_its_engine_is_killed(directory, tmp_path):
+    noticed = run_with_kills(directory, tmp_path, kills=1, frames=100, step_s=0.01, seed=3)
+    assert max(noticed) < 5
+
+
+@pytest.mark.slow
+def test_a_300_frame_job_lives_through_five_kills_at_random_moments(directory, tmp_path):
+    noticed = run_with_kills(directory, tmp_path, kills=5, frames=300, step_s=0.02, seed=11)
+    print("noticed after", [round(seconds, 2) for seconds in noticed], "s")
+    assert max(noticed) < 5
+
+
+def test_a_frozen_engine_is_noticed_within_5_s(directory):
+    with EngineProcess() as engine, engine.client() as client:
+        client.hello()
+        engine.process.send_signal(signal.SIGSTOP)
+        try:
+            begun_s = time.monotonic()
+            with pytest.raises(EngineLost):
+                while True:
+                    client.status()
+            assert time.monotonic() - begun_s < 5
+            assert wait_until(lambda: not client.is_alive, 6) < 5
+        finally:
+            engine.process.send_signal(signal.SIGCONT)
+        wait_until(lambda: client.is_alive, 10)
+        assert client.hello().protocol == p.VERSION
+
+
+def test_an_engine_that_keeps_dying_is_given_up(directory, tmp_path, monkeypatch):
+    monkeypatch.setattr("host_bridge.launcher.RESTARTS", 1)
+    with pytest.raises(EngineLost, match="engine-lost"):
+        for event in launcher_for(directory).run(job(tmp_path, step_s=0.05)):
+            if event.kind == "progress":
+                kill_engine(directory)
+
+
+def test_everything_of_a_killed_client_is_freed(directory, tmp_path):
+    path = make_media(tmp_path / "clip.json", step_s=0.05, frames=2000)
+    code = "import sys; from pathlib import Path; from host_bridge.client import EngineClient; from vs3r_engine.service import protocol as p\n" \
+           "c = EngineClient(p.read_connection(Path(sys.argv[1]) / 'engine.json'))\n" \
+           "c.put_frames(p.PutFrames('up', 16, 16, [p.UploadedFrame(0, 'uint8', 'gray')]), [bytes(256)])\n" \
+           "c.submit(p.Stabilize(p.Source(path=sys.argv[2]), sys.argv[2] + '.out', job_id='orphan'))\n" \
+           "c.frame(p.FrameRequest(p.Source(path=sys.argv[2]), 7))\n" \
+           "print('ready', flush=True); input()"
+    with EngineProcess(session_timeout=5) as engine, engine.client() as client:
+        host = subprocess.Popen([sys.executable, "-c", code, str(engine.directory), path], cwd=ROOT, stdin=subprocess.PIPE,
+                                stdout=subprocess.PIPE, text=True)
+        assert host.stdout.readline() == "ready\n"
+        uploads = engine.directory / "store" / "uploads"
+        assert client.status("orphan").sessions == 2 and len(list(uploads.iterdir())) == 1
+        kill(host.pid)
+        host.communicate()
+        took_s = wait_until(lambda: client.status().sessions == 1 and client.status("orphan").job.is_final
+                            and client.status().frames_waiting == 0 and not list(uploads.iterdir()), 30)
+        assert client.status("orphan").job.state == "cancelled" and took_s < 30
+
+
+def test_a_client_waits_no_longer_than_its_deadline(directory):
+    """Nobody listens at all: the socket of a directory where no engine is."""
+    connection = p.Connection("1.0", "x", "0", os.getpid(), psutil.Process().create_time(),
+                              f"ipc://{directory}/none", f"ipc://{directory}/none", f"ipc://{directory}/none", token="x")
+    with EngineClient(connection) as client:
+        begun_s = time.monotonic()
+        with pytest.raises(EngineLost):
+            client.hello()
+        assert time.monotonic() - begun_s < 4

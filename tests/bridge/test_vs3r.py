@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program `vs3r` as a person or a script meets it, against a fake engine that already runs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.fakes.engine import make_media
+from tests.fakes.engine_process import ROOT, EngineProcess, wait_until
+
+
+@pytest.fixture(scope="module")
+def engine():
+    with EngineProcess() as engine:
+        yield engine
+
+
+@pytest.fixture
+def environment(engine):
+    return {**os.environ, "VS3R_RUNTIME_DIR": str(engine.directory), "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture
+def vs3r(environment, tmp_path):
+    def run(*words, check=None):
+        done = subprocess.run([sys.executable, "-m", "host_bridge", *map(str, words)], cwd=tmp_path, env=environment,
+                              capture_output=True, text=True, timeout=60)
+        if check is not None:
+            assert done.returncode == check, done.stdout + done.stderr
+        return done
+
+    return run
+
+
+def test_help_answers_in_under_half_a_second(vs3r):
+    times_s = []
+    for _ in range(3):
+        begun = os.times()
+        assert "stabilize" in vs3r("--help", check=0).stdout
+        ended = os.times()
+        times_s.append(ended.children_user + ended.children_system - begun.children_user - begun.children_system)
+    assert min(times_s) < 0.5, times_s
+
+
+def test_the_result_alone_is_on_standard_output(vs3r, tmp_path):
+    make_media(tmp_path / "clip.json", step_s=0.005)
+    done = vs3r("stabilize", "clip.json", check=0)
+    assert done.stdout == f"{tmp_path}/clip_vs3r.json\n"
+    assert "render" in done.stderr and "12 % moving" in done.stderr
+    assert (tmp_path / "clip_vs3r.json").read_text().count("\n") == 100
+
+
+def test_json_is_one_object_a_line_ending_in_the_result(vs3r, tmp_path):
+    make_media(tmp_path / "clip.json", step_s=0.003)
+    events = [json.loads(line) for line in vs3r("stabilize", "clip.json", "-o", "out.json", "--range", "10..50", "--json", check=0).stdout.splitlines()]
+    assert {event["type"] for event in events} == {"progress", "result"}
+    assert events[-1]["type"] == "result" and events[-1]["output"] == str(tmp_path / "out.json") and events[-1]["render_range"] == [10, 50]
+    fractions = [event["fraction"] for event in events[:-1]]
+    assert fractions == sorted(fractions) and all(0 <= fraction <= 1 for fraction in fractions)
+
+
+@pytest.mark.parametrize(("words", "code", "message"), [
+    (["stabilize"], 2, "IN"),
+    (["stabilize", "clip.json", "--nonsense"], 2, "nonsense"),
+    (["stabilize", "clip.json", "--set", "path.smothness=1"], 2, "[unknown-setting]"),
+    (["stabilize", "clip.json", "--set", "path.smoothness"], 2, "[bad-setting]"),
+    (["stabilize", "clip.json", "--preset", "wobbly"], 2, "[unknown-preset]"),
+    (["stabilize", "missing.json"], 4, "[media-missing]"),
+    (["stabilize", "clip.json", "--range", "90..120"], 4, "[range-past-media]"),
+    (["stabilize", "clip.json", "--range", "later"], 4, "[bad-range]"),
+    (["stabilize", "clip.json", "-o", "clip.json"], 4, "[output-is-source]"),
+    (["stabilize", "clip.json", "-o", "there.json"], 4, "[output-exists]"),
+    (["stabilize", "broken.json"], 1, "[engine-fault]"),
+    (["jobs", "cancel", "nobody"], 4, "[unknown-job]"),
+    (["engine", "status", "--engine", "/no/such/file"], 0, ""),
+    (["stabilize", "clip.json", "-o", "x.json", "--engine", "/no/such/file"], 3, "[engine-absent]"),
+])
+def test_exit_codes_and_messages(vs3r, tmp_path, words, code, message):
+    make_media(tmp_path / "clip.json")
+    make_media(tmp_path / "broken.json", fail_at=5)
+    (tmp_path / "there.json").write_text("precious")
+    done = vs3r(*words, check=code)
+    assert message in done.stderr
+    assert (tmp_path / "there.json").read_text() == "precious"
+    if code:
+        assert "Traceback" not in done.stderr and done.stdout == ""
+
+
+def test_errors_are_json_too(vs3r):
+    event = json.loads(vs3r("stabilize", "missing.json", "--json", check=4).stdout.splitlines()[-1])
+    assert event["type"] == "error" and event["code"] == "media-missing" and event["message"]
+
+
+def test_force_replaces_the_output(vs3r, tmp_path):
+    make_media(tmp_path / "clip.json", frames=3)
+    (tmp_path / "out.json").write_text("old")
+    vs3r("stabilize", "clip.json", "-o", "out.json", "-f", check=0)
+    assert (tmp_path / "out.json").read_text().startswith("frame 0")
+
+
+def test_a_dry_run_says_what_would_happen_and_does_nothing(vs3r, tmp_path):
+    make_media(tmp_path / "clip.json")
+    done = vs3r("stabilize", "clip.json", "--range", "00:00:01:00..00:00:02:00", "--preset", "glide", "--dry-run", check=0)
+    assert "frames 25..50 of 100" in done.stdout and "path.smoothness = 85.0" in done.stdout
+    plan = json.loads(vs3r("stabilize", "clip.json", "--dry-run", "--json", check=0).stdout)
+    assert plan["output"] == str(tmp_path / "clip_vs3r.json") and plan["frames"] == [0, 100]
+    assert not (tmp_path / "clip_vs3r.json").exists()
+
+
+def test_ctrl_c_cancels_the_job_and_says_how_to_go_on(vs3r, environment, engine, tmp_path):
+    make_media(tmp_path / "clip.json", step_s=0.02, frames=150)
+    with subprocess.Popen([sys.executable, "-m", "host_bridge", "stabilize", "clip.json", "--json"], cwd=tmp_path, env=environment,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        for line in running.stdout:
+            event = json.loads(line)
+            if event.get("stage") == "render" and event["done"] > 25:
+                break
+        begun_s = time.monotonic()
+        running.send_signal(signal.SIGINT)
+        _, messages = running.communicate(timeout=30)
+        assert running.returncode == 130 and "goes on from what is finished" in messages and time.monotonic() - begun_s < 10
+    with engine.client() as client:
+        assert next(job for job in client.jobs() if job.job_id == event["job_id"]).state == "cancelled"
+    assert not (tmp_path / "clip_vs3r.json").exists()
+    make_media(tmp_path / "clip.json", step_s=0.02, frames=150)
+    first = next(json.loads(line) for line in vs3r("stabilize", "clip.json", "--json", check=0).stdout.splitlines()
+                 if json.loads(line).get("stage") == "render")
+    assert first["done"] > 20  # the finished chunk was not made again
+    assert (tmp_path / "clip_vs3r.json").read_text().count("\n") == 150
+
+
+def test_analyze_reports_what_it_found(vs3r, tmp_path):
+    make_media(tmp_path / "clip.json")
+    assert vs3r("analyze", "clip.json", check=0).stdout == "shake 2.9° rms\n"
+
+
+def test_jobs_are_listed_newest_first(vs3r, tmp_path):
+    make_media(tmp_path / "clip.json", frames=2)
+    vs3r("stabilize", "clip.json", "-o", "listed.json", check=0)
+    assert vs3r("jobs", check=0).stdout.splitlines()[0].endswith("listed.json")
+    assert json.loads(vs3r("jobs", "--json", check=0).stdout.splitlines()[0])["state"] == "done"
+
+
+def test_the_engine_is_described(vs3r, engine):
+    status = json.loads(vs3r("engine", "status", "--json", check=0).stdout)
+    assert status["pid"] == engine.process.pid and status["state"] in ("idle", "busy")
+    assert vs3r("engine", "start", check=0).stdout.strip() == engine.connection.request
+    assert f"process {engine.process.pid}" in vs3r("engine", "status", check=0).stdout
+
+
+def test_presets_are_saved_shown_and_used(vs3r, tmp_path):
+    make_media(tmp_path / "clip.json", frames=1)
+    assert vs3r("presets", "list", check=0).stdout.split() == ["natural", "glide", "locked", "subtle"]
+    vs3r("presets", "save", "calm", "--preset", "glide", "--set", "path.strength=90", check=0)
+    assert "calm (yours)" in vs3r("presets", "list", check=0).stdout
+    values = json.loads(vs3r("presets", "show", "calm", "--json", check=0).stdout)
+    assert values["path.smoothness"] == 85.0 and values["path.strength"] == 90.0
+    assert "* path.strength" in vs3r("presets", "show", "calm", check=0).stdout
+    assert "[preset-exists]" in vs3r("presets", "save", "calm", check=4).stderr
+    assert "[bad-name]" in vs3r("presets", "save", "../x", check=4).stderr
+    vs3r("stabilize", "clip.json", "--preset", "calm", check=0)
+    assert (tmp_path / "clip_vs3r.json").read_text() == "frame 0 smoothness 85.0\n"
+
+
+def test_the_cache_is_shown_and_cleared(vs3r):
+    assert json.loads(vs3r("cache", "show", "--json", check=0).stdout)["entries"] == []
+    assert "MiB freed" in vs3r("cache", "clear", check=0).stdout
+
+
+def test_a_terminal_gets_one_bar_with_findings(environment, tmp_path):
+    """Through a pseudo-terminal: the bar shows stage, frames and facts, and standard output stays clean."""
+    pty = pytest.importorskip("pty")
+    make_media(tmp_path / "clip.json", step_s=0.01)
+    ours, theirs = pty.openpty()
+    with subprocess.Popen([sys.executable, "-m", "host_bridge", "stabilize", "clip.json"], cwd=tmp_path,
+                          env={**environment, "TERM": "xterm", "COLUMNS": "120"}, stdout=subprocess.PIPE, stderr=theirs, text=True) as running:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                data = os.read(ours, 65536)
+            except OSError:
+                break
+            if not data:
+                break
+            shown += data
+        result = running.stdout.read()
+    os.close(ours)
+    assert running.returncode == 0 and result == f"{tmp_path}/clip_vs3r.json\n"
+    text = shown.decode(errors="replace")
+    assert "render" in text and "/100" in text and "12 % moving" in text
+
+
+def test_the_log_is_shown(vs3r):
+    assert "[no-log]" in vs3r("engine", "logs", check=4).stderr
+
+
+def test_stop_ends_the_engine(environment, tmp_path):
+    with EngineProcess() as other:
+        done = subprocess.run([sys.executable, "-m", "host_bridge", "engine", "stop"], capture_output=True, text=True,
+                              env={**environment, "VS3R_RUNTIME_DIR": str(other.directory)})
+        assert done.returncode == 0, done.stderr
+        wait_until(lambda: other.process.poll() is not None, 5)
