@@ -237,7 +237,7 @@ def test_warping_error_of_added_noise_is_the_noise_and_its_interpolated_part():
     first, second = (np.clip(scene + 8 * rng.standard_normal(scene.shape), 0, 255).astype(np.uint8) for _ in range(2))
 
     def no_motion(a, b):
-        return np.zeros((*a.shape, 2), np.float32)
+        return np.zeros((*a.shape[:2], 2), np.float32)
 
     assert metrics.warping(first, second, no_motion) == pytest.approx(2 * 8**2 / 255**2, rel=0.03)
 
@@ -344,3 +344,19 @@ def test_mask_iou_counts_shared_over_all():
 def test_psnr_to_truth_is_in_display_values():
     picture = np.full((8, 8, 3), 0.5)
     assert truth.psnr_to_truth(picture, picture + 0.1) == pytest.approx(20, abs=1e-6)
+
+
+def test_without_rafts_weights_the_flow_is_dis_and_says_why(tmp_path, monkeypatch):
+    from vs3r_engine.evaluation.flow import best_flow
+
+    monkeypatch.setenv("VS3R_WEIGHTS", str(tmp_path))
+    flow, name = best_flow()
+    assert flow is metrics.dis_flow and name.startswith("DIS (") and "raft" in name
+
+
+def test_without_its_backbone_there_is_no_lpips_but_a_reason(monkeypatch, tmp_path):
+    from vs3r_engine.evaluation.perceptual import lpips
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    measure, reason = lpips()
+    assert measure is None and "LPIPS needs" in reason

@@ -22,8 +22,8 @@ from typing import Any
 from vs3r_engine import __version__
 from vs3r_engine.errors import MediaError, VS3RError
 from vs3r_engine.evaluation.baselines import OURS, Cost, Stabilizer, run, stabilizers
+from vs3r_engine.evaluation.pairs import VIDEO_SUFFIXES
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".m4v", ".avi", ".webm", ".mxf")
 MEASURES = 3
 """Version of what is measured; goes up when a stored measurement would no longer mean the same."""
 SPEED_SIZES = ((1920, 1080), (854, 480))
@@ -131,12 +131,13 @@ def compare(clips: Sequence[Path], chosen: Sequence[Stabilizer], keep: Path, job
 
 def measured_clip(clip: Path, results: dict[str, Path], store: Path) -> dict[str, Any]:
     """Measurements of all results of one clip; those of unchanged files come from `store`."""
+    from vs3r_engine.evaluation.flow import best_flow
     from vs3r_engine.evaluation.measure import Choice, Measurement, measure, warping_in_common
     from vs3r_engine.evaluation.perceptual import lpips
     from vs3r_engine.evaluation.reading import facts
 
     network, reason = lpips()
-    choice = Choice(every=EVERY, lpips=network, lpips_reason=reason)
+    choice = Choice(True, EVERY, *best_flow(), network, reason)
     store.mkdir(parents=True, exist_ok=True)
     kept = {
         name: store / f"{MEASURES}-{bool(network)}-{_digest(clip)}-{_digest(path)}.json"

@@ -19,6 +19,7 @@ import numpy as np
 
 from vs3r_engine import __version__
 from vs3r_engine.errors import MediaError
+from vs3r_engine.evaluation.flow import best_flow
 from vs3r_engine.evaluation.measure import Choice, Measurement, measure
 from vs3r_engine.evaluation.perceptual import lpips
 from vs3r_engine.evaluation.reading import facts, pictures
@@ -57,7 +58,7 @@ def gathered(original: Path, result: Path, *, with_metrics: bool) -> dict[str, A
     metrics: dict[str, Any] = {"values": {}, "input": {}, "reasons": {}, "notes": []}
     if with_metrics and not first_frame:
         network, reason = lpips()
-        choice = Choice(published=False, every=MEASURE_EVERY, lpips=network, lpips_reason=reason)
+        choice = Choice(False, MEASURE_EVERY, *best_flow(), network, reason)
         measured = measure(original, {"result": result}, choice)
         metrics = _metrics(measured["result"], measured["input"])
     elif with_metrics:

@@ -22,7 +22,7 @@ INVISIBLE_PX = 0.25
 """RMS motion at MEASURED_WIDTH that nobody sees."""
 
 Flow = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""[h, w, 2] displacement in pixels from the first 8-bit luma picture to the second."""
+"""[h, w, 2] float32 displacement in pixels from the first 8-bit BGR picture to the second."""
 
 
 # --- Cropping ---------------------------------------------------------------------------------------------------------
@@ -249,9 +249,8 @@ def warping(previous: np.ndarray, current: np.ndarray, flow: Flow, within: np.nd
 
 def flow_difference(previous: np.ndarray, current: np.ndarray, flow: Flow) -> tuple[np.ndarray, np.ndarray]:
     """([h, w, 3] float32 difference in code values, [h, w] bool where both frames see the same point)."""
-    before, now = _gray(previous), _gray(current)
-    backward, forward = flow(now, before), flow(before, now)
-    height, width = now.shape
+    backward, forward = flow(current, previous), flow(previous, current)
+    height, width = current.shape[:2]
     returned = backward + pulled(forward, backward)
     size = (backward**2).sum(axis=-1) + (forward**2).sum(axis=-1)
     seen = (returned**2).sum(axis=-1) <= 0.01 * size + 0.5
@@ -274,10 +273,10 @@ def pulled(picture: np.ndarray, flow: np.ndarray) -> np.ndarray:
     )
 
 
-def dis_flow(luma: np.ndarray, next_luma: np.ndarray) -> np.ndarray:
+def dis_flow(picture: np.ndarray, next_picture: np.ndarray) -> np.ndarray:
     """Flow from OpenCV's DIS, which needs no weights; pictures narrower than 32 px are not accepted by it."""
     dis: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    return dis.calc(luma, next_luma, None)
+    return dis.calc(_gray(picture), _gray(next_picture), None)
 
 
 def _gray(picture: np.ndarray) -> np.ndarray:

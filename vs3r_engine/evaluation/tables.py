@@ -50,15 +50,6 @@ METRICS = (
 PUBLISHED_COLUMNS = ("cropping_published", "stability_published", "lpips", "epipolar_published", "warping_published_e3")
 """Columns of the paper's tables, in their order."""
 
-PAPER_ROWS = {
-    "VS3R, Table 1 (mean of all NUS)": (1.000, 0.901, 0.170, 61.7, 0.991),
-    "baseline, Table 2 (Crowd)": (0.994, 0.874, 0.231, 123.3, 1.383),
-    "without hybrid mask, Table 2 (Crowd)": (1.000, 0.892, 0.197, 89.6, 1.135),
-    "without completion, Table 2 (Crowd)": (0.987, 0.887, 0.214, 115.3, 1.128),
-    "full, Table 2 (Crowd)": (1.000, 0.901, 0.170, 61.7, 0.991),
-}
-"""What the paper prints, by PUBLISHED_COLUMNS."""
-
 _BY_KEY = {metric.key: metric for metric in METRICS}
 
 
