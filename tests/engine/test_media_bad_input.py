@@ -206,6 +206,15 @@ def test_segments_that_are_not_the_range_are_a_fault_and_leave_what_was_there(tm
     assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
 
 
+def test_a_file_that_appeared_during_the_render_is_kept(tmp_path):
+    opened, encoding, segments = segments_of(tmp_path)
+    (tmp_path / "out.mp4").write_text("precious")
+    with opened, pytest.raises(MediaError) as caught:
+        assemble(segments, str(tmp_path / "out.mp4"), opened.info, encoding, FrameRange(0, 10))
+    assert caught.value.code == "output-exists"
+    assert (tmp_path / "out.mp4").read_text() == "precious"
+
+
 def test_a_segment_is_there_whole_or_not_at_all(tmp_path):
     source = make_clip(tmp_path / "in.mp4")
     with open_source(str(source)) as opened:

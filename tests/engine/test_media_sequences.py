@@ -130,6 +130,26 @@ def test_timecode_rate_reel_and_aspect_live_in_every_image(tmp_path, encoder, pi
     assert third.reel_name == ("A007" if encoder == "exr" else None)
 
 
+def test_an_exr_with_a_new_header_still_says_where_its_rows_are(tmp_path):
+    """FFmpeg looks for lost rows by itself; other readers believe the table."""
+    make_images(tmp_path, "a%d.exr", "exr", "gbrpf32le", [1], {"compression": "zip16"},
+                header=ImageHeader("01:02:03:04", Fraction(24), "R"))
+    data = (tmp_path / "a1.exr").read_bytes()
+    place = next(at for at in range(data.index(b"timeCode"), len(data)) if _is_table(data, at, 4))
+    rows = [int.from_bytes(data[chunk : chunk + 4], "little") for chunk in _table(data, place, 4)]
+    assert rows == [0, 16, 32, 48]
+
+
+def _table(data, at, count):
+    return [int.from_bytes(data[at + 8 * i : at + 8 * i + 8], "little") for i in range(count)]
+
+
+def _is_table(data, at, count):
+    """Four places in ascending order, the first right behind the table."""
+    places = _table(data, at, count)
+    return places[0] == at + 8 * count and places == sorted(places) and places[-1] + 8 < len(data)
+
+
 def test_a_gap_is_named_with_a_part_that_has_none(tmp_path):
     make_images(tmp_path, "in.%04d.png", "png", "rgb24", [1, 2, 3, 6, 7])
     with pytest.raises(MediaError) as caught:
