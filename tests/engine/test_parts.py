@@ -52,14 +52,14 @@ def test_what_is_asked_for_by_name_is_never_replaced():
     assert isinstance(chosen.part, Vggt4dReconstructor) and chosen.reason == "asked for"
 
 
-def test_lenses_and_dense_depth_are_rendered_by_points(tmp_path):
-    for values in ({"frame__lens": "fisheye"}, {"analysis__method": "vggt4d", "analysis__weights": "random:1:small"}, {"frame__renderer": "splat"}):
+def test_dense_depth_is_rendered_by_points_and_lens_profiles_wrap_the_reconstructor(tmp_path):
+    for values in ({"analysis__method": "vggt4d", "analysis__weights": "random:1:small"}, {"frame__renderer": "splat"}):
         assert isinstance(parts.renderer(settings(**values)).part, SplatRenderer)
-    assert isinstance(parts.renderer(settings(frame__lens="wide")).part, WarpRenderer)
+    assert isinstance(parts.renderer(settings(frame__lens="fisheye")).part, WarpRenderer)
     path = tmp_path / "lens.json"
     path.write_text(json.dumps({"model": "fisheye", "width": 320, "height": 180, "fx": 200, "fy": 200, "cx": 160, "cy": 90}))
     chosen = parts.reconstructor(settings(analysis__input_lens=str(path)))
-    assert isinstance(chosen.part, RectifiedReconstructor) and isinstance(parts.renderer(settings(analysis__input_lens=str(path))).part, SplatRenderer)
+    assert isinstance(chosen.part, RectifiedReconstructor)
 
 
 def test_far_frames_are_looked_at_only_by_wide_lenses():

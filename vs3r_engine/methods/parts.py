@@ -12,8 +12,6 @@ from vs3r_engine.stages.mask import FlowEstimator
 from vs3r_engine.stages.reconstruct import Reconstructor
 from vs3r_engine.stages.render import Renderer
 
-_STRAIGHT = ("as-shot", "perspective", "wide", "ultra-wide", "telephoto")
-
 
 T = TypeVar("T")
 
@@ -75,7 +73,7 @@ def flow(settings: Settings) -> Part[FlowEstimator]:
 
 
 def renderer(settings: Settings) -> Part[Renderer]:
-    """The renderer of `frame.renderer`. auto: the warp for geometric depth seen through a straight lens, points otherwise.
+    """The renderer of `frame.renderer`. auto: the warp for the smooth depth of geometric, points for a network's dense depth.
 
     Raises: SetupError `pytorch3d-missing`; DeviceError.
     """
@@ -83,8 +81,6 @@ def renderer(settings: Settings) -> Part[Renderer]:
     if name == "auto":
         if method_name(settings)[0] == "vggt4d":
             name, reason = "splat", "the depth is dense"
-        elif settings.frame.lens not in _STRAIGHT or settings.analysis.input_lens != "perspective":
-            name, reason = "splat", "the lens is not straight"
         else:
             name, reason = "warp", "the depth is smooth"
     if name == "warp":

@@ -13,6 +13,9 @@ from vs3r_engine.methods.vggt4d import NAMES
 from vs3r_engine.methods.vggt4d.network import Vggt, VggtShape
 
 PREPARED = "network.safetensors"
+LONGEST_SIDE_PX = 518
+"""The side the network was trained on, 37 patches."""
+SMALL_SIDE_PX = 154
 SMALL = VggtShape(dim=96, depth=6, heads=4, encoder_depth=2, encoder_heads=4, camera_depth=1, camera_heads=4, dpt_layers=(1, 2, 3, 5),
                   dpt_channels=(16, 24, 32, 32), dpt_features=24, suppressed_layers=2, cue_layers=((1, 2), (4,), (3, 4, 5), 0))
 """A network of the same build that a CPU runs in milliseconds."""
@@ -20,12 +23,16 @@ SMALL = VggtShape(dim=96, depth=6, heads=4, encoder_depth=2, encoder_heads=4, ca
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A network ready to run, and what to tell about its weights: their name, licence and whether commercial use is allowed."""
+    """A network ready to run, and what to tell about its weights: their name, licence and whether commercial use is allowed.
+
+    longest_side_px: of the pictures it is made for.
+    """
 
     network: Vggt
     name: str
     licence: str
     commercial: str
+    longest_side_px: int
 
 
 def load(source: str, device: str) -> Loaded:
@@ -39,11 +46,12 @@ def load(source: str, device: str) -> Loaded:
     seed = weights.random_seed(source)
     if seed is not None:
         shape = SMALL if seed[1] else VggtShape()
-        return Loaded(_ready(random_network(shape, seed[0]), device), source, "none (random numbers, for tests)", "yes")
+        longest = SMALL_SIDE_PX if seed[1] else LONGEST_SIDE_PX
+        return Loaded(_ready(random_network(shape, seed[0]), device), source, "none (random numbers, for tests)", "yes", longest)
     if source != "installed" and source not in NAMES:
         raise InputError("bad-weights", f"{source!r} does not name weights of this network.", f"Write installed, {', '.join(NAMES)}.")
     entry, directory = weights.installed(*(NAMES if source == "installed" else (source,)))
-    return Loaded(_ready(built(state_of(directory), VggtShape()), device), entry.name, entry.licence, entry.commercial)
+    return Loaded(_ready(built(state_of(directory), VggtShape()), device), entry.name, entry.licence, entry.commercial, LONGEST_SIDE_PX)
 
 
 def checked_weights(source: str) -> None:

@@ -105,15 +105,15 @@ def inliers(points: Tensor, neighbours: int = 20, deviations: float = 2.5, reach
     map are, instead of in a search tree: no copy to the host and no further package.
     """
     height, width = points.shape[:2]
-    padded = F.pad(points.permute(2, 0, 1)[None], (reach,) * 4, mode="replicate")[0]
-    inside = F.pad(points.new_ones(1, 1, height, width), (reach,) * 4)[0, 0] > 0
+    axes = [axis.contiguous() for axis in points.unbind(-1)]
+    padded = [F.pad(axis[None, None], (reach,) * 4, value=torch.inf)[0, 0] for axis in axes]
     distances = []
     for dy in range(2 * reach + 1):
         for dx in range(2 * reach + 1):
             window = (slice(dy, dy + height), slice(dx, dx + width))
-            distance = (padded[:, window[0], window[1]] - points.permute(2, 0, 1)).norm(dim=0)
-            distances.append(distance.masked_fill(~inside[window], torch.inf))
-    nearest = torch.stack(distances).topk(neighbours, dim=0, largest=False).values
+            distances.append(sum((there[window] - here) ** 2 for there, here in zip(padded, axes, strict=True)))
+    # Beyond the border the distance is infinite: there are fewer neighbours to choose from.
+    nearest = torch.stack(distances, -1).topk(neighbours, dim=-1, largest=False, sorted=False).values.sqrt().movedim(-1, 0)
     known = nearest.isfinite()
     mean = nearest.masked_fill(~known, 0).sum(0) / known.sum(0)
     return (mean > 0) & (mean < mean.mean() + deviations * mean.std())

@@ -24,8 +24,6 @@ from vs3r_engine.scene import Reconstruction, SceneWindow
 from vs3r_engine.settings import Settings
 from vs3r_engine.stages.join import WindowCutter, bridged, joined, steady_focal
 
-LONGEST_SIDE_PX = 518
-"""The side the network was trained on, 37 patches."""
 BYTES_PER_PATCH = 300_000
 """Activations per patch token; the network's authors report 0.22 MB (11.4 GB for 50 frames of 888 patches), our cues come on top."""
 FIXED_BYTES = 1_500_000_000
@@ -40,8 +38,11 @@ class Vggt4dReconstructor:
     Holds one window of frames; its network is loaded once per process. Not for several threads at once.
     """
 
-    def __init__(self, settings: Settings, device: str, *, masker: Masker | None = None, longest_side_px: int = LONGEST_SIDE_PX) -> None:
-        """Raises: DeviceError; WeightsMissing where the weights of `settings.analysis.weights` are not here."""
+    def __init__(self, settings: Settings, device: str, *, masker: Masker | None = None, longest_side_px: int | None = None) -> None:
+        """longest_side_px: of the network's picture; None = what its weights are made for.
+
+        Raises: DeviceError; WeightsMissing where the weights of `settings.analysis.weights` are not here.
+        """
         checkpoint.checked_weights(settings.analysis.weights)
         self._settings = settings.analysis
         self._device = choose_device(device)
@@ -69,7 +70,7 @@ class Vggt4dReconstructor:
         first = next(frames, None)
         if first is None:
             return
-        size = network_size(first.width, first.height, self._longest_side_px)
+        size = network_size(first.width, first.height, self._longest_side_px or loaded.longest_side_px)
         fits = fitting_window(settings.window_frames, size, free_memory(self._device.name))
         if fits < settings.window_frames:
             findings["window_note"] = f"{fits} instead of {settings.window_frames} frames at once fit in memory"
@@ -125,7 +126,7 @@ class Vggt4dReconstructor:
         return bridged(found, is_bad.cpu().numpy())
 
 
-def network_size(width: int, height: int, longest_side_px: int = LONGEST_SIDE_PX) -> tuple[int, int]:
+def network_size(width: int, height: int, longest_side_px: int = checkpoint.LONGEST_SIDE_PX) -> tuple[int, int]:
     """(width, height) of the network's picture: the longest side is `longest_side_px`, the other in proportion, both multiples of a
     patch. The whole picture is used, also upright ones, of which the published preparation keeps a square."""
     scale = longest_side_px / max(width, height)
