@@ -80,10 +80,11 @@ def _made(view: View, cells: Cells) -> Anchor:
     return Anchor(view, small, luma, smoothed(luma), cells.still(view.dynamic_mask), nearness, picture_bounds(view.frame))
 
 
-def prior_weight(distance_frames: np.ndarray, step_frames: int, reach_frames: int) -> np.ndarray:
-    """What an anchor counts for its distance in time alone: a quarter for every step, nothing at the reach's end."""
+def prior_weight(distance_frames: np.ndarray, quarter_frames: int, reach_frames: int) -> np.ndarray:
+    """What an anchor counts for its distance in time alone: a quarter for every `quarter_frames`, fading to nothing at
+    the reach's end."""
     distance = np.abs(distance_frames)
-    return np.exp2(-2 * distance / step_frames) * np.clip((reach_frames + 1 - distance) / step_frames, 0, 1)
+    return np.exp2(-2 * distance / quarter_frames) * np.clip((reach_frames + 1 - distance) / quarter_frames, 0, 1)
 
 
 def rough_positions(target: Target, anchors: Sequence[Anchor], pixels: np.ndarray) -> np.ndarray:

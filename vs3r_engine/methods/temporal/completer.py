@@ -22,14 +22,18 @@ from vs3r_engine.stages.complete import Views
 from vs3r_engine.stages.render import source_positions
 
 ANCHORS_PER_SECOND = 6
+QUARTER_S = 1 / 6
+"""An anchor this much further away counts a quarter."""
 LEAST_SHARE = 0.5
 """Of what the anchor that counts most for a place counts: those that would count for less count for nothing, so that few
 are warped and blended. The others lose as much, so that nothing jumps when one crosses the line."""
 MOVING_SHARE = 1e-4
 """What an anchor counts where something moves in it: enough to be taken where no other anchor shows the place at all,
 since that is where masks are wrong more often than something moved through the picture for the whole reach."""
-MOST_ANCHORS = 4
+MOST_ANCHORS = 6
 NEGLIGIBLE = 1e-3
+COARSE_PER_CELL = 2
+"""Samples a cell, across and down, that what nothing has shown is continued at: it is smooth anyway."""
 BAND_SMALL_PX = 10
 """How far beside a hole pictures are compared."""
 TOLERATED_LEVELS = 10.0
@@ -57,6 +61,7 @@ class TemporalCompleter:
     def __init__(self, settings: FillSettings, rate: Fraction) -> None:
         self.reach_frames = round(settings.radius_s * rate)
         self._step_frames = max(1, round(rate / ANCHORS_PER_SECOND))
+        self._quarter_frames = max(1, round(rate * Fraction(QUARTER_S)))
         self._small_width_px = SMALL_WIDTH_PX // 2 if settings.quality == "draft" else SMALL_WIDTH_PX
 
     def complete(self, rendered: Iterable[Rendered], views: Views) -> Iterator[Frame]:
@@ -99,7 +104,7 @@ class TemporalCompleter:
         margin = np.minimum(seen, (cells.width, cells.height) - seen).min(axis=-1)
         reached = np.nan_to_num(np.clip(margin / cells.cell_px + 0.5, 0, 1))
         distance = np.array([anchor.frame_index - target.frame_index for anchor in around])
-        counts = prior_weight(distance, self._step_frames, self.reach_frames) * (1e-4 + reached.mean(axis=1) ** 4)
+        counts = prior_weight(distance, self._quarter_frames, self.reach_frames) * (1e-4 + reached.mean(axis=1) ** 4)
         parts = _shares(counts[:, None] * reached).sum(axis=1)
         if len(around) > MOST_ANCHORS:
             # The first that is left out leaves gently: those just above it count for little more.
@@ -258,26 +263,28 @@ def _continue(
     """Blends a smooth continuation of the picture into the tiles, as far as they are missing. small: the small picture as
     it was rendered, of all cells."""
     layout = tiles.layout
-    known = np.ones(cells.small_shape, np.float32)
-    known[-(-cells.height // cells.small_px):] = 0
-    known[:, -(-cells.width // cells.small_px):] = 0
-    small = small.copy()
+    size = cells.columns * COARSE_PER_CELL, cells.rows * COARSE_PER_CELL
+    known = np.ones(size[::-1], np.float32)
+    known[-(-cells.height * COARSE_PER_CELL // cells.cell_px):] = 0
+    known[:, -(-cells.width * COARSE_PER_CELL // cells.cell_px):] = 0
+    coarse = cv2.resize(small, size, interpolation=cv2.INTER_AREA).reshape(*known.shape, -1)
     at = (tiles.rows, slice(None), tiles.columns)
-    _in_cells(known, cells)[at] *= 1 - tiles.averaged(missing, 0, SMALL_PER_CELL)
-    for i in range(small.shape[2]):
-        _in_cells(small[..., i], cells)[at] = tiles.averaged(pictures[i], i, SMALL_PER_CELL) * np.float32(255 / layout.peak)
-    beyond = np.pad(extrapolated(small, known), ((1, 1), (1, 1), (0, 0)), mode="edge").transpose(2, 0, 1)
+    _in_cells(known, cells)[at] *= 1 - tiles.averaged(missing, 0, COARSE_PER_CELL)
+    for i in range(coarse.shape[2]):
+        _in_cells(coarse[..., i], cells)[at] = tiles.averaged(pictures[i], i, COARSE_PER_CELL) * np.float32(255 / layout.peak)
+    beyond = np.pad(extrapolated(coarse, known), ((1, 1), (1, 1), (0, 0)), mode="edge").transpose(2, 0, 1)
     lacking = np.flatnonzero(missing.max(axis=1) > NEGLIGIBLE)
     part, missing = tiles.only(lacking), missing[lacking]
     for i, picture in enumerate(pictures):
         value: np.ndarray | np.float32 = np.float32(layout.peak)
         if i < len(beyond):
-            value = part.spread_small(beyond[i:i + 1], i, SMALL_PER_CELL)[0] * np.float32(layout.peak / 255)
+            value = part.spread_small(beyond[i:i + 1], i, COARSE_PER_CELL)[0] * np.float32(layout.peak / 255)
         picture[lacking] += part.subsampled(missing, i) * (value - picture[lacking])
 
 
-def _in_cells(small: np.ndarray, cells: Cells) -> np.ndarray:
-    """A view [rows, 4, columns, 4] of a small image [h, w]."""
+def _in_cells(coarse: np.ndarray, cells: Cells) -> np.ndarray:
+    """A view [rows, k, columns, k] of an image with k samples a cell."""
+    k = COARSE_PER_CELL
     return np.lib.stride_tricks.as_strided(
-        small, (cells.rows, SMALL_PER_CELL, cells.columns, SMALL_PER_CELL),
-        (small.strides[0] * SMALL_PER_CELL, small.strides[0], small.strides[1] * SMALL_PER_CELL, small.strides[1]))
+        coarse, (cells.rows, k, cells.columns, k),
+        (coarse.strides[0] * k, coarse.strides[0], coarse.strides[1] * k, coarse.strides[1]))
