@@ -19,7 +19,7 @@ from vs3r_engine.errors import InputError, MediaError  # noqa: E402
 from vs3r_engine.frame import Frame  # noqa: E402
 from vs3r_engine.methods.dis import DisFlow  # noqa: E402
 from vs3r_engine.methods.warp import WarpRenderer  # noqa: E402
-from vs3r_engine.scene import Reconstruction, View  # noqa: E402
+from vs3r_engine.scene import Reconstruction, Rendered, View  # noqa: E402
 from vs3r_engine.settings import Settings  # noqa: E402
 from vs3r_engine.training import curate, degrade, samples  # noqa: E402
 
@@ -112,6 +112,23 @@ def test_reprojection_leaves_the_stable_picture_with_holes_at_the_borders(stable
         error = np.abs(one.frame.to_rgb() - view.frame.to_rgb()).mean(axis=2)
         assert error[valid].mean() < 0.06
         assert one.hole_mask[:, [0, -1]].any() or one.hole_mask[[0, -1]].any()
+
+
+class TornInTheShakenView:
+    """A renderer that leaves a hole when shaking, and copies when bringing back."""
+
+    def render(self, target, current, neighbours):
+        hole = np.zeros((HEIGHT, WIDTH), bool)
+        if current.frame.layout.model == "yuv" and not neighbours:
+            hole[30:50, 40:70] = True
+        return Rendered(current.frame, hole, target)
+
+
+def test_what_the_shaken_picture_did_not_hold_is_a_hole_after_reprojection(stable):
+    views = views_of(stable)[:3]
+    shake = degrade.hand_held(3, 30.0, np.random.default_rng(4))
+    for one in degrade.reprojected(views, shake, TornInTheShakenView(), np.random.default_rng(5)):
+        assert one.hole_mask[30:50, 40:70].all() and one.hole_mask.sum() == 600
 
 
 def test_no_shake_gives_the_picture_back(stable):
