@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """LPIPS (AlexNet) through torchmetrics, when its backbone's weights are here; never fetched, never replaced."""
 
+import importlib
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,10 @@ def lpips() -> tuple[Lpips | None, str]:
             return None, f"LPIPS needs the package {package}, which is not installed (extra `metrics`)."
     import torch
 
+    try:
+        importlib.import_module("torchvision")
+    except (ImportError, RuntimeError) as error:
+        return None, f"LPIPS needs a torchvision that fits the installed torch: {str(error).splitlines()[0]}"
     weights = Path(torch.hub.get_dir()) / "checkpoints" / BACKBONE
     if not weights.exists():
         return None, f"LPIPS needs AlexNet's weights: put {BACKBONE} into {weights.parent}."
