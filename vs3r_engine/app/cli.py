@@ -10,6 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from vs3r_engine import __version__
+from vs3r_engine.app.doctor import doctor
+from vs3r_engine.app.evaluate import compare, evaluate
+from vs3r_engine.app.train import app as train
+from vs3r_engine.app.weights import app as weights
 from vs3r_engine.errors import Cancelled, EngineFault, SettingsError, VS3RError
 from vs3r_engine.service import command
 
@@ -115,6 +119,11 @@ def report(error: VS3RError) -> int:
 
 
 app.command()(command.serve)
+app.command()(evaluate)
+app.command()(compare)
+app.command()(doctor)
+app.add_typer(weights, name="weights")
+app.add_typer(train, name="train")
 app.add_typer(command.keys, name="keys")
 app.add_typer(command.cache, name="cache")
 

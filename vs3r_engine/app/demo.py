@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demo clip: a hand-held shot of a painted town at dusk, rendered here so that the first run needs no footage."""
 
+import itertools
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,8 +12,8 @@ WIDTH, HEIGHT, RATE, FRAMES = 960, 540, Fraction(30), 150
 FOCAL_PX = 900.0
 
 
-def render_demo_clip(path: Path, seed: int = 7) -> None:
-    """Write the clip (H.264, 5 s, 960x540, with a soft tone as its sound) to `path`. Same seed, same pictures."""
+def render_demo_clip(path: Path, seed: int = 7, frames: int = FRAMES) -> None:
+    """Write the clip's first `frames` frames (H.264, 960x540, with a soft tone as its sound) to `path`."""
     import av
 
     layers = _town(np.random.default_rng(seed))
@@ -21,12 +22,12 @@ def render_demo_clip(path: Path, seed: int = 7) -> None:
         video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         video.codec_context.color_primaries = video.codec_context.color_trc = video.codec_context.colorspace = 1
         sound = container.add_stream("aac", 48000, layout="mono")
-        for index, picture in enumerate(_frames(layers, seed)):
+        for index, picture in enumerate(itertools.islice(_frames(layers, seed), frames)):
             frame = av.VideoFrame.from_ndarray(picture, "bgr24").reformat(format="yuv420p", dst_colorspace=1)
             frame.pts, frame.time_base = index, 1 / RATE
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
-        time_s = np.arange(int(48000 * FRAMES / RATE)) / 48000
+        time_s = np.arange(int(48000 * frames / RATE)) / 48000
         tone = (0.05 * np.sin(2 * np.pi * 220 * time_s) * (1 + 0.5 * np.sin(2 * np.pi * 0.8 * time_s))).astype(np.float32)
         for start in range(0, len(tone), 1024):
             block = av.AudioFrame.from_ndarray(tone[None, start:start + 1024], "fltp", "mono")

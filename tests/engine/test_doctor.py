@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The doctor tells what is right, what is off, and what to do."""
+
+from vs3r_engine.app import doctor
+from vs3r_engine.errors import VS3RError
+
+
+def test_a_working_installation_passes_its_trial():
+    findings = {finding.name: finding for finding in doctor.examine()}
+    assert findings["trial"].state == "ok" and "stabilized" in findings["trial"].found
+    assert {finding.state for finding in findings.values()} <= {"ok", "off"}
+    assert all(finding.hint for finding in findings.values() if finding.state == "off" and finding.name in ("torch", "pytorch3d", "weights"))
+
+
+def test_a_fault_is_a_line_with_its_hint_and_exit_code_3(monkeypatch, capsys):
+    def broken():
+        raise VS3RError("no-disk", "The disk is gone.", "Plug it in.")
+
+    monkeypatch.setattr(doctor, "_cache", broken)
+    monkeypatch.setattr(doctor, "_trial", lambda: [])
+    try:
+        doctor.doctor(as_json=False)
+        raise AssertionError("the fault went unnoticed")
+    except VS3RError as error:
+        assert (error.code, error.exit_code) == ("doctor", 3)
+    out = capsys.readouterr().out
+    assert "WRONG" in out and "The disk is gone." in out and "Plug it in." in out
