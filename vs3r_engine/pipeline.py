@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from vs3r_engine import __version__
-from vs3r_engine.camera import Trajectory
+from vs3r_engine.camera import Trajectory, output_camera
 from vs3r_engine.frame import Frame
 from vs3r_engine.job import Job, Progress, RenderResult
 from vs3r_engine.media.analysis import SCHEMA as ANALYSIS_SCHEMA
@@ -153,15 +153,14 @@ def render_frames(job: Job, analysis: Analysis, path: Trajectory, frame_range: F
 
     hole_shares: filled, in order, with the share of each picture that had to be completed.
     """
-    views = SourceViews(source, analysis, max(methods.completer.reach_frames, methods.neighbours))
-    neighbours = methods.neighbours
+    views = SourceViews(source, analysis, max((methods.completer.reach_frames, *(abs(offset) for offset in methods.neighbours))))
 
     def rendered() -> Iterator[Rendered]:
         for frame_index in frame_range:
             views.move_to(frame_index)
-            target = Target(frame_index, path.camera(frame_index), path.residual(frame_index))
+            target = Target(frame_index, output_camera(path.camera(frame_index), job.settings.frame.lens), path.residual(frame_index))
             current = views.view(frame_index)
-            around = [views.view(frame_index + offset) for step in range(1, neighbours + 1) for offset in (-step, step)]
+            around = [views.view(frame_index + offset) for offset in methods.neighbours]
             result = methods.renderer.render(target, current, [view for view in around if view is not None])
             if hole_shares is not None:
                 hole_shares.append(round(float(result.hole_mask.mean()), 5))

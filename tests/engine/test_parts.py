@@ -63,8 +63,9 @@ def test_dense_depth_is_rendered_by_points_and_lens_profiles_wrap_the_reconstruc
 
 
 def test_far_frames_are_looked_at_only_by_wide_lenses():
-    assert parts.offsets(Settings()) == (-1, 1)
-    assert parts.offsets(settings(frame__lens="equirectangular")) == (-1, 1, -10, 10)
+    assert parts.offsets(Settings(), "splat") == (-1, 1) and parts.offsets(Settings(), "warp") == ()
+    for renderer in ("warp", "splat"):
+        assert parts.offsets(settings(frame__lens="equirectangular"), renderer) == (-1, 1, -10, 10)
 
 
 def test_an_analysis_remembers_the_clips_lens(tmp_path):

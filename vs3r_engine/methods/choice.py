@@ -15,7 +15,8 @@ from vs3r_engine.stages.render import Renderer
 class Methods:
     """The parts of one job, behind the stages' Protocols.
 
-    name: of what analyses; part of cache keys. reason: why these, for people. neighbours: n of eq. 6.
+    name: of what analyses; part of cache keys. reason: why these, for people. neighbours: the frames around t, as offsets and nearest
+    first, whose static points are rendered (N(t) of eq. 6).
     """
 
     name: str
@@ -24,7 +25,7 @@ class Methods:
     flow: FlowEstimator
     renderer: Renderer
     completer: Completer
-    neighbours: int
+    neighbours: tuple[int, ...]
 
 
 def choose_methods(settings: Settings, rate: Fraction) -> Methods:
@@ -32,10 +33,10 @@ def choose_methods(settings: Settings, rate: Fraction) -> Methods:
 
     Raises: WeightsMissing, DeviceError, SettingsError.
     """
-    from vs3r_engine.methods.dis import DisFlow
-    from vs3r_engine.methods.geometric.reconstructor import GeometricReconstructor
+    from vs3r_engine.methods import parts
     from vs3r_engine.methods.temporal import TemporalCompleter
-    from vs3r_engine.methods.warp import WarpRenderer
 
-    return Methods("geometric-dis", "no weights are needed", GeometricReconstructor(settings.analysis), DisFlow(), WarpRenderer(),
-                   TemporalCompleter(settings.fill, rate), 0)
+    reconstructor, flow, renderer = parts.reconstructor(settings), parts.flow(settings), parts.renderer(settings)
+    reason = f"{reconstructor.name}: {reconstructor.reason}; {flow.name}: {flow.reason}; {renderer.name}: {renderer.reason}"
+    return Methods(f"{reconstructor.name}-{flow.name}", reason, reconstructor.part, flow.part, renderer.part,
+                   TemporalCompleter(settings.fill, rate), parts.offsets(settings, renderer.name))

@@ -96,9 +96,12 @@ def renderer(settings: Settings) -> Part[Renderer]:
     return Part(SplatRenderer(settings, settings.analysis.device), name, reason)
 
 
-def offsets(settings: Settings) -> tuple[int, ...]:
-    """The frames around t whose static points a point renderer uses (n of eq. 6), nearest first."""
-    return neighbour_offsets(settings.frame.lens, settings.frame.neighbours)
+def offsets(settings: Settings, renderer_name: str) -> tuple[int, ...]:
+    """The frames around t whose static points are rendered (N(t) of eq. 6), nearest first. None for the warp through a straight lens: there
+    the completer's reach covers them, with colours fitted."""
+    chosen = neighbour_offsets(settings.frame.lens, settings.frame.neighbours)
+    is_straight = chosen == neighbour_offsets("perspective", settings.frame.neighbours)
+    return () if renderer_name == "warp" and is_straight else chosen
 
 
 def _missing(settings: Settings, names: tuple[str, ...]) -> str | None:

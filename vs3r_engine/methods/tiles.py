@@ -63,7 +63,7 @@ class Tiles:
         """[tiles, pixels] of plane `number`, a copy. The plane is whole cells in size."""
         rows, columns = self.size(number)
         cells = plane.reshape(self.shape[0], rows, self.shape[1], columns).swapaxes(1, 2)
-        return cells[self.rows, self.columns].reshape(len(self), -1)
+        return cells[self.rows, self.columns].reshape(len(self), rows * columns)
 
     def write(self, tiles: np.ndarray, plane: np.ndarray, number: int) -> None:
         """Put [tiles, pixels] into plane `number`, which is whole cells in size."""
