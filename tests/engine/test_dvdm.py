@@ -376,6 +376,7 @@ def test_a_window_that_does_not_fit_is_refused():
                 "Apache-2.0",
                 "huggingface.co/Wan-AI/Wan2.1-VACE-1.3B-diffusers",
                 "weights fetch wan2.1-vace-1.3b",
+                "weights prepare wan2.1-vace-1.3b",
             ],
         ),
         (
