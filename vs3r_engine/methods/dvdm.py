@@ -69,7 +69,8 @@ def require(names: Iterable[str], installed: Installed | None = None) -> dict[st
             missing[name] = error
     if missing:
         hints = [error.hint for error in missing.values()]
-        hints += [f"Then, once, `vs3r-engine weights prepare {name}`." for name in missing if weights.entry(name).prepare]
+        prepared = [name for name in missing if weights.entry(name).prepare]
+        hints += [f"Then, once, `vs3r-engine weights prepare {name}`." for name in prepared]
         if ADAPTERS in missing:
             hints.append(
                 "Adapters: train them with `vs3r-engine train`, give fill.lora=FOLDER, or run the base model without: "
