@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the controls do: the preset, and Analyze, which sends the clip's pixels where the engine cannot read its file.
+#include <climits>
+#include <cmath>
+#include <cstdio>
+
+#include "effect.h"
+
+namespace vs3r {
+namespace {
+
+using namespace ofx;
+
+constexpr double kStart_s = 40;  // for an engine that has to be started first
+constexpr double kButton_s = 3;  // longest that the button holds the host up where the engine reads the file itself
+constexpr int kMostFrames = 200000;
+constexpr int kLargestSide = 16384;
+
+std::mutex g_uploads_mutex;
+std::map<std::string, std::shared_ptr<const Upload>> g_uploads;
+
+std::string rate_of(double rate) {
+  if (!(rate > 0)) return "25";
+  for (int base : {24, 30, 48, 60, 120}) {
+    if (std::fabs(rate - base / 1.001) < 0.003) return std::to_string(base * 1000) + "/1001";
+  }
+  if (std::fabs(rate - std::round(rate)) < 1e-6) return std::to_string(std::lround(rate));
+  return std::to_string(std::lround(rate * 1000)) + "/1000";
+}
+
+const char* format_name(Depth depth) {
+  return depth == Depth::kByte ? "uint8" : depth == Depth::kShort ? "uint16" : depth == Depth::kHalf ? "half" : "float32";
+}
+
+// What went wrong, for people.
+std::string in_words(const Answer& answer) {
+  if (answer.kind == Answer::Kind::kError) return answer.reply.error.text();
+  std::string trouble = engine().trouble();
+  return trouble.empty() ? "The engine does not answer." : trouble;
+}
+
+}  // namespace
+
+std::shared_ptr<const Upload> find_upload(const std::string& id) {
+  std::lock_guard lock(g_uploads_mutex);
+  auto found = g_uploads.find(id);
+  return found == g_uploads.end() ? nullptr : found->second;
+}
+
+void keep_upload(std::shared_ptr<const Upload> upload) {
+  {
+    std::lock_guard lock(g_uploads_mutex);
+    g_uploads[upload->id] = upload;
+  }
+  engine().hold_uploads(1);
+}
+
+void forget_uploads() {
+  std::lock_guard lock(g_uploads_mutex);
+  engine().hold_uploads(-static_cast<int>(g_uploads.size()));
+  g_uploads.clear();
+}
+
+Status Effect::changed(PropertySet in_args) {
+  const std::string name = get_string(in_args, prop::kName);
+  const bool is_by_user = get_string(in_args, prop::kChangeReason) == kChangeUserEdited;
+  if (get_string(in_args, prop::kType) == kTypeParameter && is_by_user) {
+    if (name == "preset") preset_chosen();
+    if (name == "analyze") analyze_or_cancel();
+  }
+  // Our own changes come back here as well.
+  if (name != "status" && name != "redraw" && name != "state") refresh();
+  return kOk;
+}
+
+void Effect::analyze_or_cancel() {
+  std::string job_id;
+  {
+    std::lock_guard lock(mutex_);
+    job_id = job_id_;
+  }
+  Analysis running = engine().analysis(job_id);
+  if (!job_id.empty() && !running.is_over && engine().state() == EngineState::kRunning && !is_paused_) {
+    is_paused_ = true;
+    Answer answer = engine().cancel(job_id);
+    say(answer.kind == Answer::Kind::kOk ? "The analysis was cancelled." : in_words(answer));
+    return;
+  }
+  is_paused_ = false;
+  Controls now = controls();
+  protocol::Source source;
+  source.path = source_path();
+  if (source.path.empty()) source.path = now.file;
+  if (source.path.empty()) {
+    source.upload = "u-" + Engine::random_name();
+    std::string problem = upload_clip(source.upload);
+    if (!problem.empty()) {
+      say(problem);
+      return;
+    }
+    Json state = Json::object(), before;
+    Json::parse(now.state, &before);
+    state.set("v", 1).set("preset", before["preset"].text(now.settings.preset)).set("upload", source.upload);
+    suites().parameter->paramSetValue(state_, state.write().c_str());
+  }
+  has_slate_ = true;
+  Answer answer = engine().ask("analyze", protocol::analyze(source, now.settings), {}, Deadline::in(kButton_s));
+  if (answer.kind != Answer::Kind::kOk) {
+    say(in_words(answer));
+    return;
+  }
+  const std::string& started = answer.reply.body["job_id"].text();
+  engine().watch(started);
+  say("Analysing.");
+  std::lock_guard lock(mutex_);
+  job_id_ = started;
+}
+
+std::string Effect::upload_clip(const std::string& id) {
+  double range[2] = {get_double(source_properties_, prop::kFrameRange, 0, 0), get_double(source_properties_, prop::kFrameRange, 0, 1)};
+  if (!source_ || !get_int(source_properties_, prop::kConnected, 0)) return "There is no clip to analyse.";
+  if (!(range[1] >= range[0]) || range[1] - range[0] > kMostFrames) return "The host does not say where the clip ends. Name its file under Source.";
+  if (range[1] > range[0] && !get_int(suites().host, prop::kTemporalClipAccess, 0)) {
+    return "This host shows one frame at a time only. Name the clip's file under Source.";
+  }
+  auto upload = std::make_shared<Upload>();
+  upload->id = id;
+  upload->first = static_cast<int>(std::lround(range[0]));
+  const int end = static_cast<int>(std::lround(range[1])) + 1;
+  const std::string rate = rate_of(get_double(source_properties_, prop::kFrameRate, 25));
+  Progress progress(handle_, "VS3R reads the clip");
+  const Deadline start = Deadline::in(kStart_s);
+  for (int time = upload->first; time < end;) {
+    if (!progress.update(static_cast<double>(time - upload->first) / (end - upload->first))) return "Reading the clip was cancelled.";
+    ClipImage original(source_, time);
+    if (!original.is_readable()) return "The host gives no picture for frame " + std::to_string(time) + ".";
+    const Image& image = original.image();
+    MediaSize size{image.picture.x2 - image.picture.x1, image.picture.y2 - image.picture.y1};
+    if (size.width > kLargestSide || size.height > kLargestSide) return "The picture is larger than 16384 pixels.";
+    if (upload->signatures.empty()) upload->size = size;
+    if (size.width != upload->size.width || size.height != upload->size.height) return "The clip changes its size at frame " + std::to_string(time) + ".";
+    std::vector<uint8_t> pixels = packed(image);
+    Json body = protocol::put_frames(id, size.width, size.height, rate,
+                                     {{time - upload->first, format_name(image.depth), image.channels == 4 ? "rgba" : "rgb"}});
+    Answer answer = engine().ask("put_frames", body, {{pixels.data(), pixels.size()}}, Deadline::in(protocol::kPut_s));
+    bool may_come = answer.kind == Answer::Kind::kNoEngine && engine().state() == EngineState::kStarting && upload->signatures.empty();
+    if (may_come && !start.is_over()) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      continue;
+    }
+    if (answer.kind != Answer::Kind::kOk) return in_words(answer);
+    if (!upload->signatures.empty() && answer.reply.engine != upload->engine) return "The engine was restarted. Press Analyze again.";
+    upload->engine = answer.reply.engine;
+    upload->signatures.push_back(signature(image));
+    ++time;
+  }
+  keep_upload(upload);
+  return "";
+}
+
+}  // namespace vs3r

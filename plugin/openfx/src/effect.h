@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+// One instance of the effect: its controls, what its frames are bound to, what it tells the user.
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "engine.h"
+#include "host.h"
+#include "protocol.h"
+
+namespace vs3r {
+
+enum class View { kStabilized, kOriginal, kSplit };
+
+// The values of the controls at the time of one action.
+struct Controls {
+  protocol::Settings settings;
+  double strength = 100;
+  View view = View::kStabilized;
+  std::string file, state;
+};
+
+// Pixels of a clip that were sent to the engine, and what they looked like.
+struct Upload {
+  std::string id, engine;  // engine: the run that holds them
+  int first = 0;           // host time of frame 0
+  MediaSize size;
+  std::vector<Signature> signatures;
+};
+
+// The uploads of this process's session, by id. What is not here must be uploaded again.
+std::shared_ptr<const Upload> find_upload(const std::string& id);
+void keep_upload(std::shared_ptr<const Upload> upload);
+void forget_uploads();
+
+// What one frame of the host is to the engine; with `problem`, why it is nothing.
+struct Binding {
+  protocol::Source source;
+  int64_t frame_index = 0;
+  std::shared_ptr<const Upload> upload;
+  std::string problem;
+};
+
+class Effect {
+ public:
+  explicit Effect(ofx::ImageEffect handle);
+  static Effect* of(const void* handle);
+
+  ofx::Status render(ofx::PropertySet in_args);
+  ofx::Status is_identity(ofx::PropertySet in_args, ofx::PropertySet out_args);
+  ofx::Status changed(ofx::PropertySet in_args);
+  // On the host's main thread, in an action that may set values: status text, state, and a redraw where results came in.
+  void refresh();
+
+ private:
+  Controls controls() const;
+  std::string source_path() const;
+  Binding bind(const Controls& controls, ofx::PropertySet in_args, ofx::Time time) const;
+  int64_t frame_of_time(ofx::Time time) const;
+  // Empty where the frame is in `answer`; else what to tell the user.
+  std::string frame_within(const Binding& binding, const Controls& controls, const Image& to, bool is_final, const Deadline& deadline,
+                           Answer* answer, protocol::FrameReply* frame);
+  ofx::Status pass_through(const Image& to, const ofx::RectI& window, ofx::Time time, const std::string& slate) const;
+  void preset_chosen();
+  void analyze_or_cancel();
+  std::string upload_clip(const std::string& id);
+  void say(const std::string& text);
+
+  ofx::ImageEffect handle_;
+  ofx::PropertySet properties_ = nullptr;
+  ofx::ImageClip source_ = nullptr, output_ = nullptr;
+  ofx::PropertySet source_properties_ = nullptr;
+  ofx::Param status_ = nullptr, preset_ = nullptr, smoothness_ = nullptr, strength_ = nullptr, framing_ = nullptr, quality_ = nullptr,
+             view_ = nullptr, file_ = nullptr, state_ = nullptr, redraw_ = nullptr;
+  std::atomic<bool> is_paused_{false};  // the user has cancelled the analysis
+  std::atomic<bool> has_slate_{false}, has_error_{false};
+  int seen_arrivals_ = 0;
+
+  mutable std::mutex mutex_;  // of what follows
+  std::string said_, job_id_;
+};
+
+// The process's engine: one for all instances.
+Engine& engine();
+
+// Describes clips and parameters of one context.
+void describe_parameters(ofx::ParamSet parameters);
+
+}  // namespace vs3r

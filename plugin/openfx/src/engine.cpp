@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0
+// Finding, starting and asking the engine.
+#include "engine.h"
+
+#include <cstdio>
+
+#include "launch.h"
+
+namespace vs3r {
+namespace {
+
+constexpr double kConnect_s = 2, kLaunch_s = 35, kLongestPause_s = 30;
+constexpr size_t kIdleConnections = 8, kRememberedAnalyses = 64;
+constexpr double kKeeperPause_s = 0.5;
+
+}  // namespace
+
+Answer Engine::ask(const std::string& type, const Json& body, const std::vector<PartView>& buffers, const Deadline& deadline,
+                   double transfer_s) {
+  std::unique_ptr<Dealer> dealer;
+  while (true) {
+    {
+      std::lock_guard lock(mutex_);
+      if (idle_.empty()) break;
+      dealer = std::move(idle_.back());
+      idle_.pop_back();
+    }
+    if (dealer->is_alive()) break;
+    dealer.reset();
+  }
+  if (!dealer) dealer = connected(false, deadline);
+  if (!dealer) return {deadline.is_aborted() ? Answer::Kind::kAborted : Answer::Kind::kNoEngine, {}, {}};
+  return ask_over(std::move(dealer), type, body, buffers, deadline, transfer_s, true);
+}
+
+Answer Engine::ask_over(std::unique_ptr<Dealer> dealer, const std::string& type, const Json& body, const std::vector<PartView>& buffers,
+                        const Deadline& deadline, double transfer_s, bool is_pooled) {
+  const std::string id = std::to_string(next_id_++);
+  const std::string request = protocol::encode_request(type, id, session_, body);
+  std::vector<PartView> parts = {{request.data(), request.size()}};
+  parts.insert(parts.end(), buffers.begin(), buffers.end());
+  Answer answer;
+  std::vector<Part> received;
+  WireState state = dealer->send(parts, deadline);
+  while (state == WireState::kOk) {
+    state = dealer->receive(&received, deadline, transfer_s);
+    if (state != WireState::kOk) break;
+    std::string_view text(reinterpret_cast<const char*>(received[0].data.get()), received[0].size);
+    if (!protocol::parse_reply(text, &answer.reply)) {
+      state = WireState::kClosed;
+    } else if (answer.reply.id == id || answer.reply.id.empty()) {
+      break;
+    }
+  }
+  if (state == WireState::kOk) {
+    received.erase(received.begin());
+    answer.buffers = std::move(received);
+    answer.kind = answer.reply.is_ok ? Answer::Kind::kOk : Answer::Kind::kError;
+    state_ = answer.reply.error.code == "protocol-version" ? EngineState::kOtherVersion : EngineState::kRunning;
+    std::lock_guard lock(mutex_);
+    launch_pause_s_ = 1;
+    if (is_pooled && idle_.size() < kIdleConnections) idle_.push_back(std::move(dealer));
+    return answer;
+  }
+  // A connection that missed its reply is thrown away: the reply may still come.
+  if (deadline.is_aborted()) {
+    answer.kind = Answer::Kind::kAborted;
+  } else if (state == WireState::kTimedOut) {
+    answer.kind = Answer::Kind::kTimedOut;
+  } else {
+    answer.kind = Answer::Kind::kNoEngine;
+    want_engine(EngineState::kStarting);
+  }
+  return answer;
+}
+
+Answer Engine::cancel(const std::string& job_id) {
+  Deadline deadline = Deadline::in(protocol::kReply_s);
+  std::unique_ptr<Dealer> dealer = connected(true, deadline);
+  if (!dealer) return {};
+  return ask_over(std::move(dealer), "cancel", protocol::job(job_id), {}, deadline, 2.0, false);
+}
+
+std::unique_ptr<Dealer> Engine::connected(bool to_control, const Deadline& deadline) {
+  const std::string directory = protocol::connection_directory();
+  std::string text;
+  protocol::Connection connection;
+  if (!protocol::read_file(directory + "/engine.json", &text) || !protocol::parse_connection(text, &connection)) {
+    want_engine(EngineState::kStarting);
+    return nullptr;
+  }
+  if (!protocol::same_major(connection.protocol)) {
+    want_engine(EngineState::kOtherVersion);
+    return nullptr;
+  }
+  if (!may_be_running(connection.pid)) {
+    want_engine(EngineState::kStarting);
+    return nullptr;
+  }
+  auto dealer = std::make_unique<Dealer>();
+  WireState state = dealer->open(to_control ? connection.control : connection.request, connection.username, connection.token,
+                                 deadline.at_most(kConnect_s));
+  if (state == WireState::kOk) {
+    std::lock_guard lock(mutex_);
+    connection_ = connection;
+    return dealer;
+  }
+  // Too little time for a handshake says nothing about the engine.
+  if (state == WireState::kTimedOut && deadline.is_over()) return nullptr;
+  want_engine(state == WireState::kRefused ? EngineState::kRefused : EngineState::kStarting);
+  return nullptr;
+}
+
+std::string Engine::trouble() const {
+  switch (state_.load()) {
+    case EngineState::kUnknown:
+    case EngineState::kRunning: return "";
+    case EngineState::kStarting: return "The engine is being started.";
+    case EngineState::kNotInstalled: return "The VS3R engine is not installed for this user. Install it, or run the vs3r program once.";
+    case EngineState::kStartFailed: return "The VS3R engine does not start. Run \"vs3r doctor\" to see why.";
+    case EngineState::kOtherVersion: return "Engine and plug-in are of different versions. Install the same version of both.";
+    case EngineState::kRefused: return "The engine refuses this program. Run \"vs3r engine stop\" and try again.";
+  }
+  return "";
+}
+
+std::string Engine::instance() const {
+  std::lock_guard lock(mutex_);
+  return connection_.engine;
+}
+
+void Engine::watch(const std::string& job_id) {
+  if (job_id.empty()) return;
+  {
+    std::lock_guard lock(mutex_);
+    if (analyses_.count(job_id)) return;
+    if (analyses_.size() >= kRememberedAnalyses) analyses_.erase(analyses_.begin());
+    analyses_[job_id];
+  }
+  wake();
+}
+
+Analysis Engine::analysis(const std::string& job_id) const {
+  std::lock_guard lock(mutex_);
+  auto found = analyses_.find(job_id);
+  return found == analyses_.end() ? Analysis() : found->second;
+}
+
+void Engine::hold_uploads(int count) {
+  uploads_held_ += count;
+  if (count > 0) wake();
+}
+
+void Engine::want_engine(EngineState because) {
+  if (because == EngineState::kStarting) {
+    EngineState now = state_;
+    // A failure stays visible while the next attempt is made.
+    if (now == EngineState::kUnknown || now == EngineState::kRunning) state_ = EngineState::kStarting;
+    {
+      std::lock_guard lock(mutex_);
+      engine_wanted_ = true;
+    }
+    wake();
+  } else {
+    state_ = because;
+    ++failed_starts_;
+  }
+}
+
+void Engine::wake() {
+  std::lock_guard lock(mutex_);
+  if (stopping_) return;
+  was_woken_ = true;
+  if (!keeper_.joinable()) keeper_ = std::thread([this] { keep(); });
+  woken_.notify_all();
+}
+
+void Engine::stop() {
+  std::thread keeper;
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+    keeper = std::move(keeper_);
+    woken_.notify_all();
+  }
+  if (keeper.joinable()) keeper.join();
+  std::lock_guard lock(mutex_);
+  idle_.clear();
+  analyses_.clear();
+  engine_wanted_ = was_woken_ = false;
+  next_launch_ = {};
+  launch_pause_s_ = 1;
+  state_ = EngineState::kUnknown;
+  stopping_ = false;
+}
+
+void Engine::keep() {
+  auto pinged = Clock::time_point();
+  std::unique_lock lock(mutex_);
+  while (!stopping_) {
+    bool has_work = engine_wanted_ || uploads_held_ > 0;
+    for (const auto& [id, analysis] : analyses_) has_work |= !analysis.is_over;
+    auto is_called = [this] { return was_woken_ || stopping_; };
+    if (has_work) {
+      woken_.wait_for(lock, std::chrono::duration<double>(kKeeperPause_s), is_called);
+    } else {
+      woken_.wait(lock, is_called);
+    }
+    was_woken_ = false;
+    if (stopping_) break;
+    bool must_launch = engine_wanted_ && Clock::now() >= next_launch_;
+    lock.unlock();
+    if (must_launch) launch();
+    poll_jobs();
+    if (uploads_held_ > 0 && Clock::now() - pinged > std::chrono::duration<double>(protocol::kPing_s)) {
+      pinged = Clock::now();
+      ask("status", protocol::job(""), {}, Deadline::in(protocol::kReply_s, [this] { return stopping_.load(); }));
+    }
+    lock.lock();
+  }
+}
+
+void Engine::launch() {
+  std::string text;
+  std::vector<std::string> program;
+  bool is_installed = protocol::read_file(protocol::launch_file(), &text) && protocol::parse_launch(text, &program);
+  bool is_up = is_installed && run_program(program, kLaunch_s, [this] { return stopping_.load(); }) == 0;
+  {
+    std::lock_guard lock(mutex_);
+    engine_wanted_ = false;
+    next_launch_ = Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(launch_pause_s_));
+    launch_pause_s_ = std::min(kLongestPause_s, launch_pause_s_ * 2);
+  }
+  if (stopping_) return;
+  state_ = is_up ? EngineState::kUnknown : is_installed ? EngineState::kStartFailed : EngineState::kNotInstalled;
+  if (!is_up) ++failed_starts_;
+  note_arrival();
+}
+
+void Engine::poll_jobs() {
+  std::vector<std::string> open;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [id, analysis] : analyses_) {
+      if (!analysis.is_over) open.push_back(id);
+    }
+  }
+  for (const std::string& id : open) {
+    if (stopping_) return;
+    Answer answer = ask("status", protocol::job(id), {}, Deadline::in(protocol::kReply_s, [this] { return stopping_.load(); }));
+    const Json& job = answer.reply.body["job"];
+    const std::string& state = job["state"].text();
+    // A job that the engine does not know ended with the engine that ran it.
+    bool is_over = answer.kind == Answer::Kind::kError || state == "done" || state == "failed" || state == "cancelled";
+    {
+      std::lock_guard lock(mutex_);
+      Analysis& analysis = analyses_[id];
+      if (job.is_object()) {
+        analysis.stage = job["stage"].text();
+        analysis.fraction = job["fraction"].number();
+        analysis.findings = job["result"]["findings"];
+      }
+      analysis.is_over = is_over;
+    }
+    if (is_over) note_arrival();
+  }
+}
+
+std::string Engine::random_name() {
+  uint8_t bytes[8];
+  random_bytes(bytes, sizeof bytes);
+  std::string name;
+  for (uint8_t byte : bytes) {
+    char text[3];
+    std::snprintf(text, sizeof text, "%02x", byte);
+    name += text;
+  }
+  return name;
+}
+
+}  // namespace vs3r

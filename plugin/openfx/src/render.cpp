@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rendering: which frame of which media the host means, that frame from the engine, and what is shown until it comes.
+#include <climits>
+#include <cmath>
+#include <cstdio>
+#include <optional>
+
+#include "effect.h"
+
+namespace vs3r {
+namespace {
+
+using namespace ofx;
+
+constexpr double kInteractive_s = 0.25;
+constexpr double kReserve_s = 0.06;  // of the interactive budget, for the way back
+constexpr double kFinalWait_s = 2;   // how long the engine may hold one reply back
+constexpr double kTransfer_s = 2, kFinalTransfer_s = 30;
+constexpr double kSilence_s = 60;   // a final render gives up on an engine that cannot be reached for this long
+constexpr double kStall_s = 600;    // and on an analysis that does not move
+constexpr int kRoundingPixels = 1;
+
+const char* format_of(Depth depth) {
+  switch (depth) {
+    case Depth::kByte: return "uint8";
+    case Depth::kShort: return "uint16";
+    case Depth::kHalf: return "half";
+    case Depth::kFloat: return "float32";
+  }
+  return "half";
+}
+
+Depth depth_of(const std::string& format) {
+  return format == "uint8" ? Depth::kByte : format == "uint16" ? Depth::kShort : format == "half" ? Depth::kHalf : Depth::kFloat;
+}
+
+// The smallest picture of the engine that is not smaller than the host's.
+int reduction_for(const MediaSize& media, const RectI& picture) {
+  double width = static_cast<double>(media.width), height = static_cast<double>(media.height);
+  double scale = std::min((picture.x2 - picture.x1) / width, (picture.y2 - picture.y1) / height);
+  for (int reduction : {8, 4, 2}) {
+    if (std::ceil(width / reduction) + kRoundingPixels > scale * width) return reduction;
+  }
+  return 1;
+}
+
+std::string in_words(const std::string& stage, double fraction) {
+  if (stage == "render") return "VS3R rendering";
+  char text[64];
+  std::snprintf(text, sizeof text, "VS3R analysing %.0f %%", 100 * fraction);
+  return text;
+}
+
+std::mutex g_sizes_mutex;
+std::map<std::string, MediaSize> g_sizes;
+
+std::optional<MediaSize> known_size(const std::string& path) {
+  std::lock_guard lock(g_sizes_mutex);
+  auto found = g_sizes.find(path);
+  return found == g_sizes.end() ? std::nullopt : std::optional(found->second);
+}
+
+void learn_size(const std::string& path, const MediaSize& size) {
+  std::lock_guard lock(g_sizes_mutex);
+  g_sizes[path] = size;
+}
+
+}  // namespace
+
+std::string Effect::source_path() const { return get_string(properties_, prop::kSrcFilePath); }
+
+int64_t Effect::frame_of_time(Time time) const {
+  double range[2] = {get_double(source_properties_, prop::kFrameRange, 0, 0), get_double(source_properties_, prop::kFrameRange, 0, 1)};
+  // Some hosts say "for ever", and a host that shows one frame at a time gives that frame as the range.
+  bool is_known = range[0] > INT_MIN / 2 && range[1] < INT_MAX / 2 && range[1] > range[0];
+  return std::llround(time - (is_known ? range[0] : 0));
+}
+
+Binding Effect::bind(const Controls& controls, PropertySet in_args, Time time) const {
+  Binding out;
+  std::string path = source_path();
+  std::optional<int> frame = find_int(in_args, prop::kSrcFrame);
+  if (!path.empty() || !controls.file.empty()) {
+    // Looked up at every render: a pasted effect belongs to the clip it now lies on.
+    out.source.path = path.empty() ? controls.file : path;
+    out.frame_index = frame && !path.empty() ? *frame : frame_of_time(time);
+    if (out.frame_index < 0) out.problem = "This frame lies before the first frame of " + out.source.path + ".";
+    return out;
+  }
+  Json state;
+  Json::parse(controls.state, &state);
+  out.upload = find_upload(state["upload"].text());
+  const char* press = suites().progress_v1 || suites().progress_v2 ? "Press Analyze." : "Press Analyze, or name the clip's file under Source.";
+  if (!out.upload) {
+    out.problem = std::string("This clip has not been analysed. ") + press;
+  } else if (std::string now = engine().instance(); !now.empty() && now != out.upload->engine) {
+    out.problem = std::string("The engine was restarted and has lost this clip's pictures. ") + press;
+  } else {
+    out.source.upload = out.upload->id;
+    out.frame_index = std::llround(time) - out.upload->first;
+    if (out.frame_index < 0 || out.frame_index >= static_cast<int64_t>(out.upload->signatures.size())) {
+      out.problem = std::string("This frame lies outside the analysed part of the clip. ") + press;
+      return out;
+    }
+    ClipImage original(source_, time);
+    if (original.is_readable() &&
+        !is_similar(signature(original.image()), out.upload->signatures[static_cast<size_t>(out.frame_index)])) {
+      out.problem = std::string("The clip is another one than the one analysed. ") + press;
+    }
+  }
+  return out;
+}
+
+std::string Effect::frame_within(const Binding& binding, const Controls& controls, const Image& to, bool is_final, const Deadline& deadline,
+                                 Answer* answer, protocol::FrameReply* frame) {
+  const int starts = engine().failed_starts();
+  const double transfer_s = is_final ? kFinalTransfer_s : kTransfer_s;
+  auto heard = Clock::now(), moved = heard;
+  double fraction = -1;
+  std::optional<MediaSize> size = binding.upload ? std::optional(binding.upload->size) : known_size(binding.source.path);
+  std::string news = "VS3R is waiting for its engine";
+  while (!deadline.is_over()) {
+    double pause_s = 0.05;
+    Deadline turn = is_final ? deadline.at_most(size ? protocol::kReply_s + kFinalWait_s : protocol::kProbe_s) : deadline;
+    if (!size) {
+      *answer = engine().ask("probe", protocol::probe(binding.source), {}, turn, transfer_s);
+      const Json& body = answer->reply.body;
+      if (answer->kind == Answer::Kind::kOk) {
+        size = MediaSize{std::max<int64_t>(1, body["width"].integer()), std::max<int64_t>(1, body["height"].integer())};
+        learn_size(binding.source.path, *size);
+        continue;
+      }
+    } else {
+      protocol::FrameRequest request;
+      request.source = binding.source;
+      request.settings = controls.settings;
+      request.frame_index = binding.frame_index;
+      request.format = format_of(to.depth);
+      request.reduction = reduction_for(*size, to.picture);
+      request.wait_s = is_final ? kFinalWait_s : std::max(0.0, deadline.left_s() - kReserve_s);
+      request.analyze = is_final || !is_paused_;
+      *answer = engine().ask("frame", protocol::frame(request), {}, turn, transfer_s);
+    }
+    switch (answer->kind) {
+      case Answer::Kind::kOk: {
+        size_t buffer_size = answer->buffers.empty() ? 0 : answer->buffers[0].size;
+        if (!protocol::parse_frame(answer->reply.body, buffer_size, frame)) return "The engine's answer makes no sense. Install the same version of both.";
+        if (frame->is_ready) return "";
+        engine().watch(frame->job_id);
+        {
+          std::lock_guard lock(mutex_);
+          if (!frame->job_id.empty()) job_id_ = frame->job_id;
+        }
+        news = in_words(frame->stage, frame->fraction);
+        heard = Clock::now();
+        if (frame->fraction != fraction) moved = heard;
+        fraction = frame->fraction;
+        pause_s = std::min(1.0, frame->retry_s);
+        break;
+      }
+      case Answer::Kind::kError: {
+        const protocol::Error& error = answer->reply.error;
+        heard = Clock::now();
+        if (error.code == "not-analyzed") return "The analysis was cancelled. Press Analyze.";
+        if (error.code == "unknown-source") return "The engine has lost this clip's pictures. Press Analyze.";
+        if (error.code != "queue-full" && error.code != "engine-stopping") return error.text();
+        news = error.text();
+        pause_s = 0.25;
+        break;
+      }
+      case Answer::Kind::kAborted: return "aborted";
+      case Answer::Kind::kNoEngine: {
+        std::string trouble = engine().trouble();
+        if (!trouble.empty()) news = trouble;
+        if (engine().failed_starts() != starts || (!is_final && engine().state() != EngineState::kStarting)) return news;
+        break;
+      }
+      case Answer::Kind::kTimedOut: break;
+    }
+    if (!is_final && (answer->kind == Answer::Kind::kNoEngine || deadline.left_s() < kReserve_s)) break;
+    auto seconds_since = [](Clock::time_point then) { return std::chrono::duration<double>(Clock::now() - then).count(); };
+    if (is_final && seconds_since(heard) > kSilence_s) return news == "" ? "The engine does not answer." : "The engine does not answer. " + news;
+    if (is_final && seconds_since(moved) > kStall_s) return "The analysis has not moved for ten minutes. Press Analyze twice, or run \"vs3r engine logs\".";
+    for (Deadline rest = deadline.at_most(pause_s); !rest.is_over();) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return news;
+}
+
+Status Effect::pass_through(const Image& to, const RectI& window, Time time, const std::string& slate) const {
+  ClipImage original(source_, time);
+  // A clip without media is transparent black.
+  copy_picture(original.is_readable() ? original.image() : Image(), to, window);
+  if (!slate.empty()) draw_slate(slate, to, window);
+  return kOk;
+}
+
+Status Effect::render(PropertySet in_args) {
+  const Time time = get_double(in_args, prop::kTime, 0);
+  const RectI window = get_rect(in_args, prop::kRenderWindow);
+  ClipImage output(output_, time);
+  if (!output.exists()) return kFailed;
+  const Image& to = output.image();
+  if (is_empty(window) || is_empty(to.bounds)) return kOk;
+  if (!output.is_readable()) return kErrImageFormat;
+  const Controls now = controls();
+  bool is_thumbnail = get_string(in_args, prop::kThumbnailRender) == "true" || get_int(source_properties_, prop::kClipThumbnail, 0) != 0;
+  if (is_thumbnail || now.view == View::kOriginal || now.strength == 0) return pass_through(to, window, time, "");
+
+  const bool is_final = get_int(in_args, prop::kInteractiveRender, 0) == 0;
+  auto aborted = [this] { return suites().effect->abort(handle_) != 0; };
+  const Deadline deadline = is_final ? Deadline{Clock::time_point::max(), aborted} : Deadline::in(kInteractive_s, aborted);
+  const Binding binding = bind(now, in_args, time);
+  Answer answer;
+  protocol::FrameReply frame;
+  const std::string problem =
+      binding.problem.empty() ? frame_within(binding, now, to, is_final, deadline, &answer, &frame) : binding.problem;
+  if (problem.empty()) {
+    EngineFrame stabilized{answer.buffers[0].data.get(), frame.width, frame.height, frame.row_bytes, depth_of(frame.format)};
+    RectI right = window;
+    if (now.view == View::kSplit) {
+      int middle = to.picture.x1 + (to.picture.x2 - to.picture.x1) / 2;
+      RectI left = intersection(window, {INT_MIN, INT_MIN, middle, INT_MAX});
+      pass_through(to, left, time, "");
+      right.x1 = std::max(right.x1, middle);
+      if (!is_empty(right)) draw_frame(stabilized, to, right);
+      draw_split(to, window, middle);
+    } else {
+      draw_frame(stabilized, to, right);
+    }
+    say("Stabilized.");
+    if (has_error_.exchange(false)) clear_error(handle_);
+    return kOk;
+  }
+  if (deadline.is_aborted()) return kFailed;
+  say(problem);
+  if (is_final) {
+    has_error_ = true;
+    show_error(handle_, "VS3R: " + problem);
+    return kFailed;
+  }
+  has_slate_ = true;
+  return pass_through(to, window, time, problem);
+}
+
+Status Effect::is_identity(PropertySet in_args, PropertySet out_args) {
+  const Controls now = controls();
+  if (now.view != View::kOriginal && now.strength != 0) return kReplyDefault;
+  set_string(out_args, prop::kName, "Source");
+  set_double(out_args, prop::kTime, get_double(in_args, prop::kTime, 0));
+  return kOk;
+}
+
+}  // namespace vs3r
