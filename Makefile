@@ -7,5 +7,5 @@ check: test lint
 lint: ; $(PYTHON) -m ruff check . && $(PYTHON) -m mypy && .venv/bin/lint-imports
 bench: ; $(PYTHON) -m vs3r_engine.evaluation.bench $(CLIPS)
 bench-service: ; $(PYTHON) -m vs3r_engine.service.bench
-bench-gpu: ; $(PYTHON) -m vs3r_engine.evaluation.bench_gpu_diffusion
+bench-gpu: ; $(PYTHON) -m vs3r_engine.methods.vggt4d.bench && $(PYTHON) -m vs3r_engine.evaluation.bench_gpu_diffusion
 .PHONY: help test check lint bench bench-service bench-gpu
