@@ -111,11 +111,22 @@ def test_a_silent_clip_stays_silent(tmp_path):
 
 
 def test_sound_that_the_container_cannot_hold_is_refused_with_a_way_out(tmp_path):
-    source = make_clip(tmp_path / "in.mkv", sounds=[{"codec": "pcm_s16be"}], count=3)
+    source = make_clip(tmp_path / "in.mov", size=(256, 128), sounds=[{"codec": "aac"}], count=3)
     with pytest.raises(MediaError) as caught:
-        pass_through(source, tmp_path / "out.mxf", settings=OutputSettings(codec="prores"))
-    assert caught.value.code in ("output-audio", "output-codec")
+        pass_through(source, tmp_path / "out.mxf", settings=OutputSettings(codec="dnxhr"))
+    assert caught.value.code == "output-audio"
+    assert ".mov" in caught.value.hint
     assert not (tmp_path / "out.mxf").exists()
+
+
+def test_mxf_keeps_its_sound_and_timecode(tmp_path):
+    source = make_clip(tmp_path / "in.mxf", "dnxhd", "yuv422p10le", size=(256, 128), options={"profile": "dnxhr_hqx"},
+                       sounds=[{}, {"codec": "pcm_s24le"}], metadata={"timecode": "10:00:00:00"})
+    pass_through(source, tmp_path / "out.mxf", FrameRange(3, 5))
+    assert probe(str(tmp_path / "out.mxf")).start_timecode == "10:00:00:03"
+    assert [s.codec for s in probe(str(tmp_path / "out.mxf")).streams] == ["pcm_s16le", "pcm_s24le"]
+    samples, _ = sound_of(tmp_path / "out.mxf")
+    np.testing.assert_array_equal(samples, sample_values(3 * 1920, 5 * 1920, 2))
 
 
 def test_chapters_move_with_the_range(tmp_path):

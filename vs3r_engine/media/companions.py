@@ -4,7 +4,7 @@
 import io
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from typing import Any
 
@@ -197,6 +197,8 @@ def _can_hold(container_format: str, stream: Any) -> bool:
     content = b"sixteen bytes ." if stream.type == "data" else bytes(_pcm_frame_bytes(stream))
     memory = io.BytesIO()
     try:
+        if container_format == "mxf":
+            return _mxf_can_hold(stream)
         with av.open(memory, "w", format=container_format) as trial:
             copy = _add_copy(trial, stream)
             trial.start_encoding()
@@ -212,6 +214,20 @@ def _can_hold(container_format: str, stream: Any) -> bool:
             return any(bytes(packet) == content for packet in written.demux() if packet.size)
     except (av.FFmpegError, ValueError):
         return False
+
+
+def _mxf_can_hold(stream: Any) -> bool:
+    """MXF takes this stream after a picture. Its header says so; an MXF without packets cannot be finished."""
+    trial = av.open(io.BytesIO(), "w", format="mxf")
+    try:
+        picture = trial.add_stream("mpeg2video", rate=25)
+        picture.width, picture.height, picture.pix_fmt = 96, 64, "yuv420p"
+        _add_copy(trial, stream)
+        trial.start_encoding()
+    finally:
+        with suppress(av.FFmpegError):
+            trial.close()
+    return True
 
 
 @contextmanager
