@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Start here: sets VS3R up in its own environment beside this file and runs it. Needs Python 3.11 and nothing else.
 
-    python3 vs3r.py demo                  stabilize a clip that the program renders itself
-    python3 vs3r.py stabilize CLIP        stabilize your clip (any option of `vs3r stabilize` may follow)
+    python3 vs3r.py demo [CLIP]           stabilize a clip (without a name, one that the program renders itself) into out/,
+                                          and end with the paths of the result and of its compare page
     python3 vs3r.py test                  install what the tests need and run them all
     python3 vs3r.py VERB ...              anything else `vs3r` can do
 """
@@ -38,6 +38,26 @@ def ensure_installed(extras: str) -> None:
     marker.write_text(stamp)
 
 
+def demo(python: str, clips: list[str]) -> int:
+    """Stabilize a clip into out/ and show it beside its source; prints the two paths."""
+    out = ROOT / "out"
+    out.mkdir(exist_ok=True)
+    if not clips:
+        clips = [str(out / "demo.mp4")]
+        subprocess.run([python, "-m", "vs3r_engine.app.cli", "demo-clip", clips[0]], check=True, stdout=subprocess.DEVNULL)
+    source = Path(clips[0])
+    result = out / f"{source.stem}.stable{source.suffix}"
+    page = out / f"{source.stem}.compare.html"
+    stabilized = subprocess.run([python, "-m", "host_bridge", "stabilize", str(source), "-o", str(result), "-f", *clips[1:]],
+                                stdout=subprocess.DEVNULL)
+    if stabilized.returncode:
+        return stabilized.returncode
+    compared = subprocess.run([python, "-m", "host_bridge", "compare", str(source), str(result), "-o", str(page), "-f"],
+                              stdout=subprocess.DEVNULL)
+    print(f"result   {result}\ncompare  {page}")
+    return compared.returncode
+
+
 def main() -> int:
     if sys.version_info < (3, 11):
         print("VS3R needs Python 3.11 or newer; this is " + sys.version.split()[0], file=sys.stderr)
@@ -52,8 +72,8 @@ def main() -> int:
     if verb == "test":
         return subprocess.run([python, "-m", "pytest", *rest], cwd=ROOT).returncode
     if verb == "demo":
-        return subprocess.run([python, "-m", "host_bridge.cli", "demo", *rest]).returncode
-    return subprocess.run([python, "-m", "host_bridge.cli", verb, *rest]).returncode
+        return demo(python, rest)
+    return subprocess.run([python, "-m", "host_bridge", verb, *rest]).returncode
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ from vs3r_engine.media.encode import SegmentWriter, assemble, resolve_encoding
 from vs3r_engine.methods.choice import Methods, choose_methods
 from vs3r_engine.scene import Rendered, Target, View
 from vs3r_engine.settings import Settings
+from vs3r_engine.stages.bounds import LOOK_EVERY_FRAMES, BoundsObserver, with_bars
+from vs3r_engine.stages.complete import Completer
 from vs3r_engine.stages.framing import framed
 from vs3r_engine.stages.mask import masks_of
 from vs3r_engine.stages.reconstruct import shots
@@ -94,16 +96,15 @@ def stabilize(job: Job, store: Store) -> Iterator[Progress | RenderResult]:
             segments = [workspace / f"{chunk.start:08d}.segment" for chunk in chunks]
             is_done = [segment.exists() and segment.with_suffix(".json").exists() for segment in segments]
             frames: Iterator[Frame] | None = None
+            seen: dict[int, float] = {}
             for chunk, segment, done in zip(chunks, segments, is_done, strict=True):
                 if done:
                     frames = None
                     holes += json.loads(segment.with_suffix(".json").read_text())
                     continue
                 if frames is None:
-                    seen: list[float] = []
                     frames = render_frames(job, analysis, path, FrameRange.between(chunk.start, job.render_range.end_exclusive), source,
                                            methods, hole_shares=seen)
-                    first = chunk.start
                 writer = SegmentWriter(segment, source.info, encoding)
                 try:
                     for frame_index, frame in zip(chunk, frames, strict=False):
@@ -113,7 +114,7 @@ def stabilize(job: Job, store: Store) -> Iterator[Progress | RenderResult]:
                 except BaseException:
                     writer.abort()
                     raise
-                shares = seen[chunk.start - first:chunk.end_exclusive - first]
+                shares = [seen[frame_index] for frame_index in chunk]
                 segment.with_suffix(".json").write_text(json.dumps(shares))
                 holes += shares
                 writer.close()
@@ -148,35 +149,40 @@ def smoothed_path(job: Job, analysis: Analysis) -> Trajectory:
 
 
 def render_frames(job: Job, analysis: Analysis, path: Trajectory, frame_range: FrameRange, source: VideoSource,
-                  methods: Methods, hole_shares: list[float] | None = None) -> Iterator[Frame]:
+                  methods: Methods, hole_shares: dict[int, float] | None = None) -> Iterator[Frame]:
     """The stabilized frames of `frame_range`, in order. What a frame looks like does not depend on where the range began.
 
-    hole_shares: filled, in order, with the share of each picture that had to be completed.
+    hole_shares: told, by frame index, the share of each picture that had to be completed.
     """
-    views = SourceViews(source, analysis, max((methods.completer.reach_frames, *(abs(offset) for offset in methods.neighbours))))
+    completer, neighbours = methods.completer, methods.neighbours
+    needs_whole_shot = completer is not None and completer.whole_shots
+    first = max(job.render_range.start, analysis.shot_of(frame_range.start).start) if needs_whole_shot else frame_range.start
+    views = SourceViews(source, analysis, completer, neighbours)
 
     def rendered() -> Iterator[Rendered]:
-        for frame_index in frame_range:
+        for frame_index in range(first, frame_range.end_exclusive):
             views.move_to(frame_index)
             target = Target(frame_index, output_camera(path.camera(frame_index), job.settings.frame.lens), path.residual(frame_index))
             current = views.view(frame_index)
-            around = [views.view(frame_index + offset) for offset in methods.neighbours]
+            around = [views.view(frame_index + offset) for offset in neighbours]
             result = methods.renderer.render(target, current, [view for view in around if view is not None])
             if hole_shares is not None:
-                hole_shares.append(round(float(result.hole_mask.mean()), 5))
+                hole_shares[frame_index] = round(float(result.hole_mask.mean()), 5)
             yield result
 
-    if job.settings.frame.framing == "show-edges":
-        yield from (result.frame for result in rendered())
-    else:
-        yield from methods.completer.complete(rendered(), views)
+    frames = (result.frame for result in rendered()) if completer is None else completer.complete(rendered(), views)
+    for frame in frames:
+        if frame.frame_index >= frame_range.start:
+            yield with_bars(frame, analysis.bounds)
 
 
 class SourceViews:
-    """The source frames around the one being rendered, decoded once and forgotten when out of reach."""
+    """The source frames around the one being rendered, decoded once and forgotten when nothing can ask for them again."""
 
-    def __init__(self, source: VideoSource, analysis: Analysis, reach_frames: int) -> None:
-        self._source, self._analysis, self._reach_frames = source, analysis, reach_frames
+    def __init__(self, source: VideoSource, analysis: Analysis, completer: Completer | None, neighbours: Sequence[int]) -> None:
+        self._source, self._analysis, self._completer = source, analysis, completer
+        self._near_frames = max([1, *(abs(offset) for offset in neighbours)])
+        self._reach_frames = max(self._near_frames, completer.reach_frames if completer else 0)
         self._held: dict[int, Frame] = {}
         self._frames: Iterator[Frame] | None = None
         self._first = self._next = 0
@@ -189,9 +195,14 @@ class SourceViews:
             self._next = first
             self._frames = self._source.frames(FrameRange.between(first, self._analysis.frame_range.end_exclusive))
             self._held.clear()
-        for old in [index for index in self._held if index < first]:
-            del self._held[old]
         self._first = first
+        for old in [index for index in self._held if index < first or not self._is_wanted(index, frame_index)]:
+            del self._held[old]
+
+    def _is_wanted(self, index: int, frame_index: int) -> bool:
+        """Frames just behind may be neighbours; of the older ones, a completer keeps only some."""
+        return index >= frame_index - self._near_frames or index == self._shot.start or (
+            self._completer is not None and self._completer.keeps(index))
 
     def view(self, frame_index: int) -> View | None:
         """The view of a frame of the same shot within reach; None elsewhere."""
@@ -202,7 +213,7 @@ class SourceViews:
             self._next += 1
         analysis = self._analysis
         return View(self._held[frame_index], analysis.trajectory.camera(frame_index), analysis.trajectory.residual(frame_index),
-                    analysis.depth(frame_index), analysis.dynamic_mask(frame_index))
+                    analysis.depth(frame_index), analysis.dynamic_mask(frame_index), analysis.bounds.inset_px)
 
 
 def _analyzed(job: Job, store: Store, methods: Methods, source: VideoSource) -> Generator[Progress, None, Analysis]:
@@ -218,15 +229,18 @@ def _analyzed(job: Job, store: Store, methods: Methods, source: VideoSource) -> 
 def _write_analysis(job: Job, methods: Methods, source: VideoSource, directory: Path) -> Iterator[Progress]:
     """Reconstruct every shot and mask what moves, piece by piece."""
     writer = AnalysisWriter(directory)
-    findings: dict[str, Any] = {"method": methods.name}
+    findings: dict[str, Any] = {"method": methods.name, "chosen": methods.reason}
     moving: list[float] = []
     total = job.analysis_range.duration
     small: dict[int, Frame] = {}
+    observer = BoundsObserver()
 
     def remembered(frames: Iterable[Frame]) -> Iterator[Frame]:
         # The mask looks at frames again, small, once the reconstructor has understood them.
         for frame in frames:
             small[frame.frame_index] = methods.flow.prepared(frame)
+            if (frame.frame_index - job.analysis_range.start) % LOOK_EVERY_FRAMES == 0:
+                observer.look(frame)
             yield frame
 
     shot_count = 0
@@ -244,7 +258,7 @@ def _write_analysis(job: Job, methods: Methods, source: VideoSource, directory: 
             done = first + len(frames) - job.analysis_range.start
             yield Progress("analyze", done, total, ANALYSIS_SHARE * done / total, dict(findings))
     findings |= {"moving_percent": round(100 * sum(moving) / total, 1), "shots": shot_count}
-    writer.finish(findings)
+    writer.finish(findings, observer.bounds())
 
 
 def _progress(stage: str, done: int, total: int, analysis: Analysis, low: float, high: float) -> Progress:

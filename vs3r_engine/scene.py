@@ -37,15 +37,28 @@ class Reconstruction:
     findings: dict[str, float | str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class PictureBounds:
+    """Lines without picture at (left, top, right, bottom) of a clip's frames: inset_px all of them, bars_px those that are
+    letterbox or pillarbox bars and stay where they are."""
+
+    inset_px: tuple[int, int, int, int] = (0, 0, 0, 0)
+    bars_px: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """One source frame and all that is known of it. depth and dynamic_mask are of any size that spans the picture."""
+    """One source frame and all that is known of it. depth and dynamic_mask are of any size that spans the picture.
+
+    inset_px: lines at (left, top, right, bottom) of the frame that hold no picture.
+    """
 
     frame: Frame
     camera: Camera
     residual_px: np.ndarray | None
     depth: np.ndarray
     dynamic_mask: np.ndarray
+    inset_px: tuple[int, int, int, int] = (0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,10 +13,10 @@ import numpy as np
 from vs3r_engine.camera import Trajectory
 from vs3r_engine.errors import EngineFault
 from vs3r_engine.lens import Lens
-from vs3r_engine.scene import Reconstruction
+from vs3r_engine.scene import PictureBounds, Reconstruction
 from vs3r_engine.timeline import FrameRange
 
-SCHEMA = 1
+SCHEMA = 2
 """Part of every analysis key: raise it whenever a method's results change, and old analyses are made again."""
 
 
@@ -66,10 +66,11 @@ class AnalysisWriter:
         self._size = (path.width, path.height)
         self._lens = path.lens
 
-    def finish(self, findings: dict[str, Any]) -> None:
+    def finish(self, findings: dict[str, Any], bounds: PictureBounds = PictureBounds()) -> None:
         """Write the index that makes the directory an analysis."""
         index = {"schema": SCHEMA, "width": self._size[0], "height": self._size[1], "piece_starts": self._starts,
                  "shot_starts": self._shot_starts, "end_exclusive": self._end, "findings": findings,
+                 "inset_px": bounds.inset_px, "bars_px": bounds.bars_px,
                  "lens": None if self._lens is None else [self._lens.model, self._lens.parameters, self._lens.largest_angle_rad]}
         (self._directory / "analysis.json").write_text(json.dumps(index, indent=1))
 
@@ -83,6 +84,7 @@ class Analysis:
         self._starts = np.array(index["piece_starts"])
         self.frame_range = FrameRange.between(int(self._starts[0]), index["end_exclusive"])
         self.findings: dict[str, Any] = index["findings"]
+        self.bounds = PictureBounds(tuple(index["inset_px"]), tuple(index["bars_px"]))
         bounds = [*index["shot_starts"], index["end_exclusive"]]
         self.shots = [FrameRange.between(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
         self._piece = lru_cache(maxsize=3)(self._read_piece)

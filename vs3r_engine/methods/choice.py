@@ -24,7 +24,7 @@ class Methods:
     reconstructor: Reconstructor
     flow: FlowEstimator
     renderer: Renderer
-    completer: Completer
+    completer: Completer | None
     neighbours: tuple[int, ...]
 
 
@@ -34,9 +34,30 @@ def choose_methods(settings: Settings, rate: Fraction) -> Methods:
     Raises: WeightsMissing, DeviceError, SettingsError.
     """
     from vs3r_engine.methods import parts
-    from vs3r_engine.methods.temporal import TemporalCompleter
 
+    completer = _completer(settings, rate)
     reconstructor, flow, renderer = parts.reconstructor(settings), parts.flow(settings), parts.renderer(settings)
     reason = f"{reconstructor.name}: {reconstructor.reason}; {flow.name}: {flow.reason}; {renderer.name}: {renderer.reason}"
-    return Methods(f"{reconstructor.name}-{flow.name}", reason, reconstructor.part, flow.part, renderer.part,
-                   TemporalCompleter(settings.fill, rate), parts.offsets(settings, renderer.name))
+    return Methods(f"{reconstructor.name}-{flow.name}", reason, reconstructor.part, flow.part, renderer.part, completer,
+                   parts.offsets(settings, renderer.name))
+
+
+def _completer(settings: Settings, rate: Fraction) -> Completer | None:
+    """The completer of `fill.completer`; drafts are filled without diffusion. Raises: WeightsMissing before any work."""
+    from vs3r_engine.methods.temporal import TemporalCompleter
+
+    name = settings.fill.completer
+    if name == "none" or settings.frame.framing == "show-edges":
+        return None
+    temporal = TemporalCompleter(settings.fill, rate)
+    if name in ("auto", "temporal") or settings.fill.quality == "draft":
+        return temporal
+    if name == "vace":
+        from vs3r_engine.methods import vace
+
+        vace.preflight(settings)
+        return vace.VaceCompleter(settings, prior=temporal)
+    from vs3r_engine.methods import dvdm
+
+    dvdm.preflight(settings)
+    return dvdm.DvdmCompleter(settings, prior=temporal)

@@ -108,6 +108,10 @@ class DvdmCompleter:
         self._prior, self._on_step = prior, on_step
         self.reach_frames = max(1, prior.reach_frames if prior else 0)
 
+    def keeps(self, frame_index: int) -> bool:
+        """What the prior keeps; the model itself looks at rendered frames only."""
+        return self._prior is not None and self._prior.keeps(frame_index)
+
     def complete(self, rendered: Iterable[Rendered], views: Views) -> Iterator[Frame]:
         """The same frames, in order, one for one, completed."""
         from vs3r_engine.methods.diffusion.sampling import PRESETS, Request

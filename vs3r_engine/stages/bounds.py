@@ -2,11 +2,12 @@
 """Which part of a clip's frames holds picture: letterbox and pillarbox bars, and the dark lines codecs leave at the edge,
 are no scene. Bars stay where they are; edge lines are filled like everything the camera did not see."""
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
 from vs3r_engine.frame import Frame
+from vs3r_engine.scene import PictureBounds
 
 LOOK_EVERY_FRAMES = 30
 _BLACK_LEVEL = 26
@@ -15,14 +16,6 @@ _LARGEST_BAR_SHARE = 0.3
 _EDGE_LINES = 4
 _EDGE_DARKNESS = 0.75
 """An edge line whose mean is below this share of the lines just inside is no picture; hand-held clips show 0.9 and more."""
-
-
-@dataclass(frozen=True, slots=True)
-class PictureBounds:
-    """Lines without picture at (left, top, right, bottom): dark edge lines included, and how many of them are bars."""
-
-    inset_px: tuple[int, int, int, int] = (0, 0, 0, 0)
-    bars_px: tuple[int, int, int, int] = (0, 0, 0, 0)
 
 
 class BoundsObserver:
@@ -64,3 +57,29 @@ class BoundsObserver:
                 insets.append(bar + (int(np.flatnonzero(dark)[-1]) + 1 if dark.any() else 0))
         left, right, top, bottom = range(4)
         return PictureBounds(*(tuple(values[i] for i in (left, top, right, bottom)) for values in (insets, bars)))
+
+
+def with_bars(frame: Frame, bounds: PictureBounds) -> Frame:
+    """The frame with the clip's bars over it, black; the same frame where there are none."""
+    left, top, right, bottom = bounds.bars_px
+    if not any(bounds.bars_px):
+        return frame
+    layout, width, height = frame.layout, frame.width, frame.height
+    planes = []
+    for number, plane in enumerate(frame.planes):
+        is_chroma = layout.model == "yuv" and number in (1, 2)
+        is_alpha = layout.has_alpha and number == len(frame.planes) - 1
+        if is_alpha:
+            planes.append(plane)
+            continue
+        levels = layout.peak / 255 if layout.bit_depth != 32 else 1 / 255
+        black = 128 * levels if is_chroma else 0 if frame.colour.full_range or layout.model == "rgb" else 16 * levels
+        if is_chroma and layout.bit_depth != 32:
+            black = float(1 << (layout.bit_depth - 1))
+        rows, columns = plane.shape
+        barred = plane.copy()
+        inner = barred[rows * top // height:rows - rows * bottom // height, columns * left // width:columns - columns * right // width].copy()
+        barred[:] = black
+        barred[rows * top // height:rows - rows * bottom // height, columns * left // width:columns - columns * right // width] = inner
+        planes.append(barred)
+    return replace(frame, planes=tuple(planes))

@@ -23,6 +23,13 @@ class Completer(Protocol):
     reach_frames: int
     """How far before and after a frame `complete` asks for views."""
 
+    whole_shots: bool
+    """Whether a frame's result depends on its whole shot, so that `complete` has to be given shots from their first frame."""
+
+    def keeps(self, frame_index: int) -> bool:
+        """Whether a frame may still be asked for when it is no longer the current one or its neighbour."""
+        ...
+
     def complete(self, rendered: Iterable[Rendered], views: Views) -> Iterator[Frame]:
         """The same frames, in order, one for one, with nothing missing. Where a frame has no hole it is returned as it is."""
         ...
