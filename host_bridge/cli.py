@@ -21,7 +21,12 @@ from host_bridge.timeline_cli import timeline_command
 from vs3r_engine import __version__
 from vs3r_engine.errors import Cancelled, EngineFault, InputError, SettingsError, VS3RError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Full-frame 3D video stabilization.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Full-frame 3D video stabilization.",
+)
 jobs = typer.Typer(invoke_without_command=True, help="List the engine's jobs, or cancel one.")
 engine = typer.Typer(no_args_is_help=True, help="The engine: start, stop, status, logs.")
 presets = typer.Typer(no_args_is_help=True, help="Presets: list, show, save.")
@@ -34,21 +39,28 @@ app.add_typer(cache, name="cache")
 CANCEL_S = 15.0
 
 Clip = Annotated[str, typer.Argument(metavar="IN", help="The clip: a video file, or an image sequence.")]
-Range = Annotated[str | None, typer.Option("--range", help="Frames to return: 100..340 (end not included), or two timecodes.")]
+Range = Annotated[
+    str | None, typer.Option("--range", help="Frames to return: 100..340 (end not included), or two timecodes.")
+]
 Preset = Annotated[str, typer.Option(help="natural, glide, locked, subtle, or one of your own.")]
 Set = Annotated[list[str], typer.Option("--set", help="A setting, such as path.smoothness=70. Repeat for more.")]
 Draft = Annotated[bool, typer.Option("--draft", help="Fast look: fill.quality=draft.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write NDJSON on standard output.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing on standard error but errors.")]
-EngineFile = Annotated[Path | None, typer.Option("--engine", help="Connection file of another engine.", envvar="VS3R_ENGINE")]
+EngineFile = Annotated[
+    Path | None, typer.Option("--engine", help="Connection file of another engine.", envvar="VS3R_ENGINE")
+]
 
 
 # --- work ------------------------------------------------------------------------------------------------------------
 
+
 @app.command()
 def stabilize(
     source: Clip,
-    output: Annotated[str | None, typer.Option("-o", "--output", help="Where the result goes; IN_vs3r by default.")] = None,
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", help="Where the result goes; IN_vs3r by default.")
+    ] = None,
     range_text: Range = None,
     preset: Preset = "natural",
     assignments: Set = [],  # noqa: B006 - typer wants a list
@@ -67,7 +79,9 @@ def stabilize(
     path = os.path.abspath(source)
     target = os.path.abspath(output) if output else _default_output(path)
     if target == path:
-        raise InputError("output-is-source", f"{source} would be overwritten by its own result.", "Give -o another name.")
+        raise InputError(
+            "output-is-source", f"{source} would be overwritten by its own result.", "Give -o another name."
+        )
     if os.path.exists(target) and not force:
         raise InputError("output-exists", f"{target} exists already.", "Use -f to replace it, or -o another name.")
     clip = p.Source(path=path, range=range_text)
@@ -75,12 +89,24 @@ def stabilize(
         with _client(engine_file) as client:
             found = client.probe(clip)
         first, end = found.render_range
-        plan = {"type": "plan", "source": path, "output": target, "width": found.width, "height": found.height, "rate": found.rate,
-                "frames": [first, end], "available": list(found.available_range), "settings": values}
+        plan = {
+            "type": "plan",
+            "source": path,
+            "output": target,
+            "width": found.width,
+            "height": found.height,
+            "rate": found.rate,
+            "frames": [first, end],
+            "available": list(found.available_range),
+            "settings": values,
+        }
         if as_json:
             write_json(plan)
         else:
-            print(f"{path}: frames {first}..{end} of {found.available_range[1]}, {found.width}x{found.height} at {found.rate}\n-> {target}")
+            print(
+                f"{path}: frames {first}..{end} of {found.available_range[1]}, "
+                f"{found.width}x{found.height} at {found.rate}\n-> {target}"
+            )
             for key, value in values.items():
                 print(f"   {key} = {value}")
         return
@@ -95,8 +121,15 @@ def stabilize(
 
 
 @app.command()
-def analyze(source: Clip, range_text: Range = None, preset: Preset = "natural", assignments: Set = [],  # noqa: B006
-            as_json: AsJson = False, quiet: Quiet = False, engine_file: EngineFile = None) -> None:
+def analyze(
+    source: Clip,
+    range_text: Range = None,
+    preset: Preset = "natural",
+    assignments: Set = [],  # noqa: B006
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    engine_file: EngineFile = None,
+) -> None:
     """Find the camera's path and the scene, and keep them: stabilizing the clip afterwards starts at once."""
     from host_bridge.progress import findings_text, write_json
     from vs3r_engine.service import protocol as p
@@ -141,9 +174,15 @@ def _run(job: Any, engine_file: Path | None, as_json: bool, quiet: bool) -> Any:
     finally:
         shown.close()
     if report is None or report.state == "failed":
-        raise exception_of(report.error if report and report.error else Error("no-result", "The engine ended the job without a result."))
+        raise exception_of(
+            report.error
+            if report and report.error
+            else Error("no-result", "The engine ended the job without a result.")
+        )
     if report.state == "cancelled":
-        raise Cancelled(f"The job {report.job_id} was cancelled.", "The same command again goes on from what is finished.")
+        raise Cancelled(
+            f"The job {report.job_id} was cancelled.", "The same command again goes on from what is finished."
+        )
     return report
 
 
@@ -193,6 +232,7 @@ def _say_findings(findings: dict[str, Any], quiet: bool) -> None:
 
 # --- jobs and the engine ---------------------------------------------------------------------------------------------
 
+
 @jobs.callback()
 def list_jobs(context: typer.Context, as_json: AsJson = False, engine_file: EngineFile = None) -> None:
     """List the engine's jobs, newest first."""
@@ -208,7 +248,10 @@ def list_jobs(context: typer.Context, as_json: AsJson = False, engine_file: Engi
             if as_json:
                 write_json(job)
             else:
-                print(f"{job.job_id}  {job.state:9} {job.fraction:4.0%}  {job.kind:9} {job.source}" + (f" -> {job.output}" if job.output else ""))
+                print(
+                    f"{job.job_id}  {job.state:9} {job.fraction:4.0%}  {job.kind:9} {job.source}"
+                    + (f" -> {job.output}" if job.output else "")
+                )
 
 
 @jobs.command("cancel")
@@ -251,11 +294,21 @@ def engine_status(as_json: AsJson = False, engine_file: EngineFile = None) -> No
     with client:
         status, hello = client.status(), client.hello()
     if as_json:
-        write_json({"pid": hello.pid, "version": hello.version, "protocol": hello.protocol, "device": hello.device,
-                    **{name: getattr(status, name) for name in status.__struct_fields__}})
+        write_json(
+            {
+                "pid": hello.pid,
+                "version": hello.version,
+                "protocol": hello.protocol,
+                "device": hello.device,
+                **{name: getattr(status, name) for name in status.__struct_fields__},
+            }
+        )
     else:
-        print(f"{status.state}: process {hello.pid}, version {hello.version}, protocol {hello.protocol}, up {status.uptime_s:.0f} s, "
-              f"{status.sessions - 1} other hosts, {status.jobs_running} jobs running, {status.jobs_queued} waiting, {status.memory_mib:.0f} MiB")
+        print(
+            f"{status.state}: process {hello.pid}, version {hello.version}, protocol {hello.protocol}, "
+            f"up {status.uptime_s:.0f} s, {status.sessions - 1} other hosts, {status.jobs_running} jobs running, "
+            f"{status.jobs_queued} waiting, {status.memory_mib:.0f} MiB"
+        )
 
 
 @engine.command("logs")
@@ -306,9 +359,12 @@ def show_preset(name: Annotated[str, typer.Argument(help="The preset.")], as_jso
 
 
 @presets.command("save")
-def save_preset(name: Annotated[str, typer.Argument(help="The new preset's name.")],
-                preset: Annotated[str, typer.Option(help="The preset to begin with.")] = "natural", assignments: Set = [],  # noqa: B006
-                force: Annotated[bool, typer.Option("-f", "--force", help="Replace it.")] = False) -> None:
+def save_preset(
+    name: Annotated[str, typer.Argument(help="The new preset's name.")],
+    preset: Annotated[str, typer.Option(help="The preset to begin with.")] = "natural",
+    assignments: Set = [],  # noqa: B006
+    force: Annotated[bool, typer.Option("-f", "--force", help="Replace it.")] = False,
+) -> None:
     """Keep settings under a name: `vs3r presets save calm --set path.smoothness=80`."""
     from host_bridge.presets import save
     from vs3r_engine.settings import Settings
@@ -329,6 +385,7 @@ def clear_cache(as_json: AsJson = False) -> None:
 
 
 # --- inside ----------------------------------------------------------------------------------------------------------
+
 
 def _launcher(engine_file: Path | None) -> Any:
     from host_bridge.launcher import Launcher, write_launch_file

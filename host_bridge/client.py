@@ -18,13 +18,14 @@ from zmq.utils.monitor import parse_monitor_message
 
 from vs3r_engine.errors import ProtocolError, VS3RError
 from vs3r_engine.service import protocol as p
+from vs3r_engine.service.rendezvous import Connection
 
 REPLY_S = 2.0
 POLL_S = 0.25
 STATUS_INTERVAL_S = 2.0
 
 
-class EngineLost(VS3RError):
+class EngineLost(VS3RError):  # noqa: N818 - the error tree names what happened
     """The engine does not answer any more: its process is gone, or it is silent."""
 
 
@@ -52,7 +53,7 @@ class EngineClient:
     the host is busy, and so that a dead engine is noticed within seconds.
     """
 
-    def __init__(self, connection: p.Connection, name: str = "vs3r") -> None:
+    def __init__(self, connection: Connection, name: str = "vs3r") -> None:
         self.connection, self._name = connection, name
         self.session = uuid.uuid4().hex[:16]
         self._context = zmq.Context()
@@ -182,12 +183,15 @@ class EngineClient:
             return Event("state", body)
         return Event("progress", msgspec.structs.asdict(body))  # type: ignore[arg-type]
 
-    def _ask(self, line: "_Line", kind: str, body: msgspec.Struct, buffers: Sequence[Any] = (),
-             extra_s: float = 0.0) -> tuple[Any, list[zmq.Frame]]:
+    def _ask(
+        self, line: "_Line", kind: str, body: msgspec.Struct, buffers: Sequence[Any] = (), extra_s: float = 0.0
+    ) -> tuple[Any, list[zmq.Frame]]:
         request_id = str(next(self._ids))
         deadline_s = time.monotonic() + p.REPLY_DEADLINE_S.get(kind, REPLY_S) + extra_s
         parts = [p.encode_request(kind, request_id, self.session, body), *buffers]
-        answer = line.ask(parts, request_id, deadline_s, lambda: self.connection.server_key is not None or is_running(self.connection))
+        answer = line.ask(
+            parts, request_id, deadline_s, lambda: self.connection.server_key is not None or is_running(self.connection)
+        )
         if answer is None:
             raise self._lost(kind)
         self._heard_s, self._is_known = time.monotonic(), True
@@ -198,8 +202,11 @@ class EngineClient:
 
     def _lost(self, kind: str = "") -> EngineLost:
         what = f"did not answer to {kind}" if kind else "is gone"
-        return EngineLost("engine-lost", f"The engine (process {self.connection.pid}) {what}.",
-                          "`vs3r engine status` says more; the same command again continues where it was.")
+        return EngineLost(
+            "engine-lost",
+            f"The engine (process {self.connection.pid}) {what}.",
+            "`vs3r engine status` says more; the same command again continues where it was.",
+        )
 
     def _ping_always(self) -> None:
         line = _Line(self._context, self.connection, self.connection.control)
@@ -218,18 +225,22 @@ class EngineClient:
 class _Line:
     """A DEALER for one question at a time."""
 
-    def __init__(self, context: zmq.Context, connection: p.Connection, endpoint: str) -> None:
+    def __init__(self, context: zmq.Context, connection: Connection, endpoint: str) -> None:
         self._lock = threading.Lock()
         self._socket = context.socket(zmq.DEALER)
         _secure(self._socket, connection)
         self._socket.maxmsgsize = p.PART_BYTES
-        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+        self._monitor = self._socket.get_monitor_socket(
+            zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+        )
         self._socket.connect(endpoint)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)
 
-    def ask(self, parts: list[Any], request_id: str, deadline_s: float, is_hopeful: Any) -> tuple[p.Reply, list[zmq.Frame]] | None:
+    def ask(
+        self, parts: list[Any], request_id: str, deadline_s: float, is_hopeful: Any
+    ) -> tuple[p.Reply, list[zmq.Frame]] | None:
         """The reply and its buffers; None when the deadline passes or `is_hopeful` says that waiting is of no use.
 
         Raises: ProtocolError `not-allowed`, `protocol-version`, `bad-message`.
@@ -262,11 +273,14 @@ class _Line:
         while self._monitor.poll(0):
             event = parse_monitor_message(self._monitor.recv_multipart())
             if event["event"] in (zmq.EVENT_HANDSHAKE_FAILED_AUTH, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL):
-                raise ProtocolError("not-allowed", "The engine refused the connection: wrong token or key.",
-                                    "Read the connection file again; beyond this machine, have your public key allowed there.")
+                raise ProtocolError(
+                    "not-allowed",
+                    "The engine refused the connection: wrong token or key.",
+                    "Read the connection file again; beyond this machine, have your public key allowed there.",
+                )
 
 
-def _secure(socket: zmq.Socket, connection: p.Connection) -> None:
+def _secure(socket: zmq.Socket, connection: Connection) -> None:
     socket.linger = 0
     socket.immediate = True
     socket.heartbeat_ivl, socket.heartbeat_timeout = 1000, 3000
@@ -279,7 +293,7 @@ def _secure(socket: zmq.Socket, connection: p.Connection) -> None:
         socket.plain_password = connection.token.encode()
 
 
-def is_running(connection: p.Connection) -> bool:
+def is_running(connection: Connection) -> bool:
     """Whether the process that wrote the connection file still runs: the same number, started at the same time."""
     try:
         process = psutil.Process(connection.pid)

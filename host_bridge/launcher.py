@@ -19,6 +19,7 @@ import psutil
 from host_bridge.client import EngineClient, EngineLost, Event, is_running
 from vs3r_engine.errors import ProtocolError, SetupError
 from vs3r_engine.service import protocol as p
+from vs3r_engine.service.rendezvous import Launch, connection_file, launch_file, read_connection, write_private
 
 START_S = 30.0
 STOP_S = 10.0
@@ -48,18 +49,28 @@ class Launcher:
     command: the program that serves; tied: the engine it starts ends with this process.
     """
 
-    def __init__(self, directory: Path | None = None, *, endpoint_file: Path | None = None, command: Sequence[str] | None = None,
-                 tied: bool = False, name: str = "vs3r") -> None:
-        self._file = endpoint_file or p.connection_file(directory)
+    def __init__(
+        self,
+        directory: Path | None = None,
+        *,
+        endpoint_file: Path | None = None,
+        command: Sequence[str] | None = None,
+        tied: bool = False,
+        name: str = "vs3r",
+    ) -> None:
+        self._file = endpoint_file or connection_file(directory)
         self._is_ours = endpoint_file is None
         self._command = list(command or [sys.executable, "-m", "vs3r_engine.app.cli", "serve"])
         self._tied, self._name = tied, name
         self.state = EngineState.ABSENT
 
     def find(self) -> EngineClient | None:
-        """A client of the engine that runs, or None. Raises: ProtocolError `protocol-version`, `not-allowed`, `connection-file`."""
+        """A client of the engine that runs, or None.
+
+        Raises: ProtocolError `protocol-version`, `not-allowed`, `connection-file`.
+        """
         try:
-            connection = p.read_connection(self._file)
+            connection = read_connection(self._file)
             if connection is None or (connection.server_key is None and not is_running(connection)):
                 self.state = EngineState.ABSENT
                 return None
@@ -87,7 +98,11 @@ class Launcher:
         if client is not None:
             return client
         if not self._is_ours:
-            raise SetupError("engine-absent", f"The engine of {self._file} does not answer.", "Start it there, or leave --engine out.")
+            raise SetupError(
+                "engine-absent",
+                f"The engine of {self._file} does not answer.",
+                "Start it there, or leave --engine out.",
+            )
         errors = self._file.with_name(f"start-{os.getpid()}.log")
         process = self._start(errors)
         try:
@@ -104,8 +119,11 @@ class Launcher:
         finally:
             errors.unlink(missing_ok=True)
         self.state = EngineState.ABSENT
-        raise SetupError("engine-not-started", f"The engine did not start: {said or 'it does not answer.'}",
-                         "`vs3r doctor` examines the installation; `vs3r engine logs` shows the log.")
+        raise SetupError(
+            "engine-not-started",
+            f"The engine did not start: {said or 'it does not answer.'}",
+            "`vs3r doctor` examines the installation; `vs3r engine logs` shows the log.",
+        )
 
     def stop(self) -> bool:
         """No engine runs any more. False where none ran."""
@@ -128,8 +146,10 @@ class Launcher:
     def run(self, job: p.Stabilize | p.Analyze) -> Iterator[Event]:
         """Run a job to its end, through engines that die: the last event is its final state.
 
-        A lost engine is started again and the job continues from its finished chunks. Closing the generator leaves the job
-        running; it ends with this session. Raises: EngineLost when engines keep dying; the engine's errors.
+        A lost engine is started again and the job continues from its finished chunks. Closing the generator ends
+        the session, and with it the job unless it is detached.
+
+        Raises: EngineLost when engines keep dying; the engine's errors.
         """
         if job.job_id is None:
             job = msgspec.structs.replace(job, job_id=f"j-{uuid.uuid4().hex[:12]}")
@@ -154,13 +174,25 @@ class Launcher:
         errors.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         command = self._command + (["--parent", str(os.getpid())] if self._tied else [])
         environment = {**os.environ, "VS3R_RUNTIME_DIR": str(self._file.parent)}
-        windows = {"creationflags": 0x00000008 | 0x00000200 | 0x08000000} if sys.platform == "win32" else {"start_new_session": True}
+        windows = (
+            {"creationflags": 0x00000008 | 0x00000200 | 0x08000000}
+            if sys.platform == "win32"
+            else {"start_new_session": True}
+        )
         with errors.open("wb") as stream:
             try:
-                process: subprocess.Popen = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stream,
-                                                             env=environment, **windows)  # type: ignore[call-overload]
+                process: subprocess.Popen = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=stream,
+                    env=environment,
+                    **windows,
+                )  # type: ignore[call-overload]
             except OSError as error:
-                raise SetupError("engine-not-started", f"{command[0]} cannot be run: {error.strerror}.", "Install VS3R again.") from error
+                raise SetupError(
+                    "engine-not-started", f"{command[0]} cannot be run: {error.strerror}.", "Install VS3R again."
+                ) from error
         # Somebody has to be told of its end, or it stays as a zombie for as long as this process lives.
         threading.Thread(target=process.wait, name="engine-end", daemon=True).start()
         return process
@@ -168,7 +200,7 @@ class Launcher:
 
 def write_launch_file() -> None:
     """Other hosts know how to start an engine. Written only where it would change."""
-    content = p.encode(p.Launch([sys.executable, "-m", "host_bridge", "engine", "start"]))
-    file = p.launch_file()
+    content = p.encode(Launch([sys.executable, "-m", "host_bridge", "engine", "start"]))
+    file = launch_file()
     if not file.exists() or file.read_bytes() != content:
-        p.write_private(file, content)
+        write_private(file, content)

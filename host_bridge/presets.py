@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vs3r_engine.errors import InputError, SettingsError
-from vs3r_engine.service.protocol import configuration_directory
+from vs3r_engine.service.rendezvous import configuration_directory
 from vs3r_engine.settings import PRESETS, SCHEMA, Settings
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -23,7 +23,10 @@ def user_presets() -> list[str]:
 
 
 def preset_values(name: str) -> dict[str, Any]:
-    """The settings that a preset changes. Raises: SettingsError `unknown-preset`, `newer-settings`, `bad-setting`, `unknown-setting`."""
+    """The settings that a preset changes.
+
+    Raises: SettingsError `unknown-preset`, `bad-preset`, `newer-settings`, `bad-setting`, `unknown-setting`.
+    """
     if name in PRESETS:
         return dict(PRESETS[name])
     file = directory() / f"{name}.toml"
@@ -35,7 +38,11 @@ def preset_values(name: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError("bad-preset", f"{file} cannot be read: {error}.", "Correct or delete it.") from error
     if content.get("version") != SCHEMA:
-        raise SettingsError("newer-settings", f"{file} is of version {content.get('version')}; this program reads {SCHEMA}.", "Update VS3R.")
+        raise SettingsError(
+            "newer-settings",
+            f"{file} is of version {content.get('version')}; this program reads {SCHEMA}.",
+            "Update VS3R.",
+        )
     values = content.get("settings", {})
     Settings().with_values(values)
     return values
@@ -44,12 +51,18 @@ def preset_values(name: str) -> dict[str, Any]:
 def save(name: str, settings: Settings, *, overwrite: bool) -> Path:
     """The preset is in the user's configuration directory. Raises: InputError `bad-name`, `preset-exists`."""
     if not _NAME.fullmatch(name) or name in PRESETS:
-        raise InputError("bad-name", f"{name!r} cannot name a preset.", "Use letters, digits, - and _, and no built-in preset's name.")
+        raise InputError(
+            "bad-name",
+            f"{name!r} cannot name a preset.",
+            "Use letters, digits, - and _, and no built-in preset's name.",
+        )
     file = directory() / f"{name}.toml"
     if file.exists() and not overwrite:
         raise InputError("preset-exists", f"There is a preset {name!r} already.", "Use -f to replace it.")
     file.parent.mkdir(parents=True, exist_ok=True)
-    lines = [f"version = {SCHEMA}", "", "[settings]"] + [f'"{key}" = {json.dumps(value)}' for key, value in settings.changed().items()]
+    lines = [f"version = {SCHEMA}", "", "[settings]"] + [
+        f'"{key}" = {json.dumps(value)}' for key, value in settings.changed().items()
+    ]
     temporary = file.with_suffix(".part")
     temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     temporary.replace(file)

@@ -53,8 +53,19 @@ class JsonDisplay:
             write_json({"type": event.kind, "message": event.text})
         elif event.job is not None and not event.job.is_final:
             job = event.job
-            write_json({"type": "progress", "job_id": job.job_id, "state": job.state, "stage": job.stage, "done": job.done,
-                        "total": job.total, "fraction": job.fraction, "eta_s": job.eta_s, "found": job.found})
+            write_json(
+                {
+                    "type": "progress",
+                    "job_id": job.job_id,
+                    "state": job.state,
+                    "stage": job.stage,
+                    "done": job.done,
+                    "total": job.total,
+                    "fraction": job.fraction,
+                    "eta_s": job.eta_s,
+                    "found": job.found,
+                }
+            )
 
     def close(self) -> None:
         pass
@@ -88,8 +99,14 @@ class BarDisplay:
         from rich.progress import BarColumn, Progress, TextColumn
 
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"), TextColumn("{task.fields[left]}"),
-            TextColumn("[dim]{task.fields[facts]}"), console=Console(stderr=True), transient=True)
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f} %"),
+            TextColumn("{task.fields[left]}"),
+            TextColumn("[dim]{task.fields[facts]}"),
+            console=Console(stderr=True),
+            transient=True,
+        )
         self._task = self._progress.add_task("starting", total=1.0, left="", facts="")
         self._progress.start()
 
@@ -100,8 +117,13 @@ class BarDisplay:
         job = event.job
         frames = f" {job.done}/{job.total}" if job.total else ""
         left = f"{int(job.eta_s // 60)}:{int(job.eta_s % 60):02d} left" if job.eta_s is not None else ""
-        self._progress.update(self._task, completed=job.fraction, description=_stage(job) + frames, left=left,
-                              facts=findings_text(job.found))
+        self._progress.update(
+            self._task,
+            completed=job.fraction,
+            description=_stage(job) + frames,
+            left=left,
+            facts=findings_text(job.found),
+        )
 
     def close(self) -> None:
         self._progress.stop()

@@ -21,15 +21,29 @@ class TimelineEngine:
         """What the file is. Raises: MediaError."""
         with self._launcher.ensure() as client:
             found = client.probe(p.Source(path=path))
-        return Clip(path, Fraction(found.rate), found.width, found.height, FrameRange.between(*found.available_range),
-                    found.start_timecode)
+        return Clip(
+            path,
+            Fraction(found.rate),
+            found.width,
+            found.height,
+            FrameRange.between(*found.available_range),
+            found.start_timecode,
+        )
 
     def submit(self, job: Job) -> Iterator[Progress | RenderResult]:
         """Progress, then the result, through engines that die. Raises: the job's error; Cancelled."""
         request = p.Stabilize(
-            p.Source(path=job.clip.path, range=(job.render_range.start, job.render_range.end_exclusive),
-                     analysis_range=(job.analysis_range.start, job.analysis_range.end_exclusive)),
-            job.output, p.SettingsChoice(values=job.settings.changed()), None, False, job.overwrite)
+            p.Source(
+                path=job.clip.path,
+                range=(job.render_range.start, job.render_range.end_exclusive),
+                analysis_range=(job.analysis_range.start, job.analysis_range.end_exclusive),
+            ),
+            job.output,
+            p.SettingsChoice(values=job.settings.changed()),
+            None,
+            False,
+            job.overwrite,
+        )
         report = None
         for event in self._launcher.run(request):
             report = event.job or report
@@ -40,7 +54,14 @@ class TimelineEngine:
         if report.error is not None:
             raise p.exception_of(report.error)
         if report.result is None:
-            raise EngineFault("no-result", f"The engine ended the job for {job.output} without a result.", "See the engine's log.")
+            raise EngineFault(
+                "no-result", f"The engine ended the job for {job.output} without a result.", "See the engine's log."
+            )
         result = report.result
-        yield RenderResult(result["output"], result["sidecar"], FrameRange.between(*result["render_range"]), result["findings"],
-                           result["timings_s"])
+        yield RenderResult(
+            result["output"],
+            result["sidecar"],
+            FrameRange.between(*result["render_range"]),
+            result["findings"],
+            result["timings_s"],
+        )

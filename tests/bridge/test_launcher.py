@@ -22,6 +22,7 @@ from tests.fakes.engine import make_media
 from tests.fakes.engine_process import ROOT, EngineProcess, command, is_running, kill, wait_until
 from vs3r_engine.errors import ProtocolError, SetupError
 from vs3r_engine.service import protocol as p
+from vs3r_engine.service.rendezvous import Connection, Launch, connection_file, launch_file, read_connection
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def directory(monkeypatch):
     monkeypatch.chdir(ROOT)
     path = Path(tempfile.mkdtemp(prefix="vs3r-"))
     yield path
-    connection = p.read_connection(p.connection_file(path))
+    connection = read_connection(connection_file(path))
     if connection is not None and is_running(connection.pid):
         kill(connection.pid)
     shutil.rmtree(path, ignore_errors=True)
@@ -93,7 +94,7 @@ def test_an_engine_that_is_not_ours_is_never_started(directory):
 
 def test_an_engine_of_another_version_is_refused(directory):
     with EngineProcess() as engine:
-        content = json.loads(p.connection_file(engine.directory).read_text())
+        content = json.loads(connection_file(engine.directory).read_text())
         (directory / "engine.json").write_text(json.dumps({**content, "protocol": "9.0"}))
         launcher = launcher_for(directory)
         with pytest.raises(ProtocolError, match="protocol-version"):
@@ -103,10 +104,18 @@ def test_an_engine_of_another_version_is_refused(directory):
 
 
 def test_a_tied_engine_ends_with_its_launcher_and_a_free_one_does_not(directory):
-    code = "import sys; from pathlib import Path; from host_bridge.launcher import Launcher; from tests.fakes.engine_process import command\n" \
-           "d = Path(sys.argv[1]); c = Launcher(d, command=command(d), tied=sys.argv[2] == 'tied').ensure(); print(c.connection.pid); c.close()"
+    code = (
+        "import sys; from pathlib import Path; from host_bridge.launcher import Launcher\n"
+        "from tests.fakes.engine_process import command\n"
+        "d = Path(sys.argv[1]); c = Launcher(d, command=command(d), tied=sys.argv[2] == 'tied').ensure()\n"
+        "print(c.connection.pid); c.close()"
+    )
     for how in ("free", "tied"):
-        pid = int(subprocess.run([sys.executable, "-c", code, str(directory), how], cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+        pid = int(
+            subprocess.run(
+                [sys.executable, "-c", code, str(directory), how], cwd=ROOT, capture_output=True, text=True, check=True
+            ).stdout
+        )
         if how == "free":
             assert is_running(pid)
             kill(pid)
@@ -117,19 +126,19 @@ def test_a_tied_engine_ends_with_its_launcher_and_a_free_one_does_not(directory)
 
 def test_the_launch_file_tells_other_hosts_how_to_start_an_engine():
     write_launch_file()
-    launch = p.decode(p.launch_file().read_bytes(), p.Launch, "launch")
+    launch = p.decode(launch_file().read_bytes(), Launch, "launch")
     assert launch.program == [sys.executable, "-m", "host_bridge", "engine", "start"]
-    assert p.launch_file().stat().st_mode & 0o777 == 0o600
+    assert launch_file().stat().st_mode & 0o777 == 0o600
 
 
 def kill_engine(directory: Path) -> int:
-    connection = p.read_connection(p.connection_file(directory))
+    connection = read_connection(connection_file(directory))
     kill(connection.pid)
     return connection.pid
 
 
 def run_with_kills(directory: Path, tmp_path: Path, kills: int, frames: int, step_s: float, seed: int) -> list[float]:
-    """A job during which the engine is killed; seconds until each loss was noticed. The result equals an undisturbed run's."""
+    """Seconds until each kill of the engine was noticed; the result equals an undisturbed run's."""
     rng = random.Random(seed)
     request = job(tmp_path, frames=frames, step_s=step_s)
     noticed, killed_s, survived = [], 0.0, False
@@ -188,29 +197,53 @@ def test_an_engine_that_keeps_dying_is_given_up(directory, tmp_path, monkeypatch
 
 def test_everything_of_a_killed_client_is_freed(directory, tmp_path):
     path = make_media(tmp_path / "clip.json", step_s=0.05, frames=2000)
-    code = "import sys; from pathlib import Path; from host_bridge.client import EngineClient; from vs3r_engine.service import protocol as p\n" \
-           "c = EngineClient(p.read_connection(Path(sys.argv[1]) / 'engine.json'))\n" \
-           "c.put_frames(p.PutFrames('up', 16, 16, [p.UploadedFrame(0, 'uint8', 'gray')]), [bytes(256)])\n" \
-           "c.submit(p.Stabilize(p.Source(path=sys.argv[2]), sys.argv[2] + '.out', job_id='orphan'))\n" \
-           "c.frame(p.FrameRequest(p.Source(path=sys.argv[2]), 7))\n" \
-           "print('ready', flush=True); input()"
+    code = (
+        "import sys; from pathlib import Path; from host_bridge.client import EngineClient\n"
+        "from vs3r_engine.service import protocol as p; from vs3r_engine.service.rendezvous import read_connection\n"
+        "c = EngineClient(read_connection(Path(sys.argv[1]) / 'engine.json'))\n"
+        "c.put_frames(p.PutFrames('up', 16, 16, [p.UploadedFrame(0, 'uint8', 'gray')]), [bytes(256)])\n"
+        "c.submit(p.Stabilize(p.Source(path=sys.argv[2]), sys.argv[2] + '.out', job_id='orphan'))\n"
+        "c.frame(p.FrameRequest(p.Source(path=sys.argv[2]), 7))\n"
+        "print('ready', flush=True); input()"
+    )
     with EngineProcess(session_timeout=5) as engine, engine.client() as client:
-        host = subprocess.Popen([sys.executable, "-c", code, str(engine.directory), path], cwd=ROOT, stdin=subprocess.PIPE,
-                                stdout=subprocess.PIPE, text=True)
+        host = subprocess.Popen(
+            [sys.executable, "-c", code, str(engine.directory), path],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         assert host.stdout.readline() == "ready\n"
         uploads = engine.directory / "store" / "uploads"
         assert client.status("orphan").sessions == 2 and len(list(uploads.iterdir())) == 1
         kill(host.pid)
         host.communicate()
-        took_s = wait_until(lambda: client.status().sessions == 1 and client.status("orphan").job.is_final
-                            and client.status().frames_waiting == 0 and not list(uploads.iterdir()), 30)
+        took_s = wait_until(
+            lambda: (
+                client.status().sessions == 1
+                and client.status("orphan").job.is_final
+                and client.status().frames_waiting == 0
+                and not list(uploads.iterdir())
+            ),
+            30,
+        )
         assert client.status("orphan").job.state == "cancelled" and took_s < 30
 
 
 def test_a_client_waits_no_longer_than_its_deadline(directory):
     """Nobody listens at all: the socket of a directory where no engine is."""
-    connection = p.Connection("1.0", "x", "0", os.getpid(), psutil.Process().create_time(),
-                              f"ipc://{directory}/none", f"ipc://{directory}/none", f"ipc://{directory}/none", token="x")
+    connection = Connection(
+        "1.0",
+        "x",
+        "0",
+        os.getpid(),
+        psutil.Process().create_time(),
+        f"ipc://{directory}/none",
+        f"ipc://{directory}/none",
+        f"ipc://{directory}/none",
+        token="x",
+    )
     with EngineClient(connection) as client:
         begun_s = time.monotonic()
         with pytest.raises(EngineLost):

@@ -19,6 +19,7 @@ from tests.fakes.engine_process import ROOT, is_running, kill, wait_until
 from tests.synthetic import make_clip
 from vs3r_engine.media.decode import open_source
 from vs3r_engine.service import protocol as p
+from vs3r_engine.service.rendezvous import connection_file, read_connection
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -31,7 +32,7 @@ def environment(monkeypatch, tmp_path):
     monkeypatch.setenv("VS3R_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.chdir(ROOT)
     yield directory
-    connection = p.read_connection(p.connection_file(directory))
+    connection = read_connection(connection_file(directory))
     if connection is not None and is_running(connection.pid):
         kill(connection.pid)
         wait_until(lambda: not is_running(connection.pid))
@@ -52,8 +53,12 @@ def begin_s(*words: object) -> tuple[float, list[dict]]:
     """(seconds until work began, all events) of one `vs3r stabilize --json`."""
     started_s = time.monotonic()
     began_s, events = None, []
-    with subprocess.Popen([sys.executable, "-m", "host_bridge", "stabilize", *map(str, words), "--json"], stdout=subprocess.PIPE,
-                          text=True, env={**os.environ}) as running:
+    with subprocess.Popen(
+        [sys.executable, "-m", "host_bridge", "stabilize", *map(str, words), "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ},
+    ) as running:
         for line in running.stdout:
             events.append(json.loads(line))
             if began_s is None and events[-1].get("state") == "running":
@@ -77,7 +82,9 @@ def test_a_300_frame_job_killed_five_times_gives_the_same_frames(environment, tm
 
     def job(name: str) -> p.Stabilize:
         # Lossless, so that equal pictures are equal bytes whatever the encoder does between chunks.
-        return p.Stabilize(p.Source(path=str(clip)), str(tmp_path / name), p.SettingsChoice(values={"output.codec": "ffv1"}))
+        return p.Stabilize(
+            p.Source(path=str(clip)), str(tmp_path / name), p.SettingsChoice(values={"output.codec": "ffv1"})
+        )
 
     *_, last = Launcher(environment).run(job("undisturbed.mkv"))
     assert last.job.state == "done", last.job.error
@@ -93,7 +100,7 @@ def test_a_300_frame_job_killed_five_times_gives_the_same_frames(environment, tm
         if moments and event.kind == "progress" and event.job.fraction >= moments[0]:
             moments.pop(0)
             killed_s = time.monotonic()
-            kill(p.read_connection(p.connection_file(environment)).pid)
+            kill(read_connection(connection_file(environment)).pid)
     assert last.job.state == "done" and len(noticed) == 5
     print("noticed after", noticed, "s")
     assert max(noticed) < 5
@@ -123,7 +130,9 @@ def test_uploaded_frames_are_analysed_and_stabilized_like_a_file(environment):
     synthetic = make_clip("regular", frames=30, width=160, height=96)
     with Launcher(environment).ensure() as client:
         frames = [synthetic.frame(index).to_rgb() for index in range(30)]
-        body = p.PutFrames("clip", 160, 96, [p.UploadedFrame(100 + index, "float32", "rgb") for index in range(30)], "25")
+        body = p.PutFrames(
+            "clip", 160, 96, [p.UploadedFrame(100 + index, "float32", "rgb") for index in range(30)], "25"
+        )
         client.put_frames(body, [frame.tobytes() for frame in frames])
         until_s = time.monotonic() + 120
         while time.monotonic() < until_s:

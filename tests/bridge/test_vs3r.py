@@ -28,8 +28,14 @@ def environment(engine):
 @pytest.fixture
 def vs3r(environment, tmp_path):
     def run(*words, check=None):
-        done = subprocess.run([sys.executable, "-m", "host_bridge", *map(str, words)], cwd=tmp_path, env=environment,
-                              capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [sys.executable, "-m", "host_bridge", *map(str, words)],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
         if check is not None:
             assert done.returncode == check, done.stdout + done.stderr
         return done
@@ -57,29 +63,41 @@ def test_the_result_alone_is_on_standard_output(vs3r, tmp_path):
 
 def test_json_is_one_object_a_line_ending_in_the_result(vs3r, tmp_path):
     make_media(tmp_path / "clip.json", step_s=0.003)
-    events = [json.loads(line) for line in vs3r("stabilize", "clip.json", "-o", "out.json", "--range", "10..50", "--json", check=0).stdout.splitlines()]
+    events = [
+        json.loads(line)
+        for line in vs3r(
+            "stabilize", "clip.json", "-o", "out.json", "--range", "10..50", "--json", check=0
+        ).stdout.splitlines()
+    ]
     assert {event["type"] for event in events} == {"progress", "result"}
-    assert events[-1]["type"] == "result" and events[-1]["output"] == str(tmp_path / "out.json") and events[-1]["render_range"] == [10, 50]
+    assert (
+        events[-1]["type"] == "result"
+        and events[-1]["output"] == str(tmp_path / "out.json")
+        and events[-1]["render_range"] == [10, 50]
+    )
     fractions = [event["fraction"] for event in events[:-1]]
     assert fractions == sorted(fractions) and all(0 <= fraction <= 1 for fraction in fractions)
 
 
-@pytest.mark.parametrize(("words", "code", "message"), [
-    (["stabilize"], 2, "IN"),
-    (["stabilize", "clip.json", "--nonsense"], 2, "nonsense"),
-    (["stabilize", "clip.json", "--set", "path.smothness=1"], 2, "[unknown-setting]"),
-    (["stabilize", "clip.json", "--set", "path.smoothness"], 2, "[bad-setting]"),
-    (["stabilize", "clip.json", "--preset", "wobbly"], 2, "[unknown-preset]"),
-    (["stabilize", "missing.json"], 4, "[media-missing]"),
-    (["stabilize", "clip.json", "--range", "90..120"], 4, "[range-past-media]"),
-    (["stabilize", "clip.json", "--range", "later"], 4, "[bad-range]"),
-    (["stabilize", "clip.json", "-o", "clip.json"], 4, "[output-is-source]"),
-    (["stabilize", "clip.json", "-o", "there.json"], 4, "[output-exists]"),
-    (["stabilize", "broken.json"], 1, "[engine-fault]"),
-    (["jobs", "cancel", "nobody"], 4, "[unknown-job]"),
-    (["engine", "status", "--engine", "/no/such/file"], 0, ""),
-    (["stabilize", "clip.json", "-o", "x.json", "--engine", "/no/such/file"], 3, "[engine-absent]"),
-])
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["stabilize"], 2, "IN"),
+        (["stabilize", "clip.json", "--nonsense"], 2, "nonsense"),
+        (["stabilize", "clip.json", "--set", "path.smothness=1"], 2, "[unknown-setting]"),
+        (["stabilize", "clip.json", "--set", "path.smoothness"], 2, "[bad-setting]"),
+        (["stabilize", "clip.json", "--preset", "wobbly"], 2, "[unknown-preset]"),
+        (["stabilize", "missing.json"], 4, "[media-missing]"),
+        (["stabilize", "clip.json", "--range", "90..120"], 4, "[range-past-media]"),
+        (["stabilize", "clip.json", "--range", "later"], 4, "[bad-range]"),
+        (["stabilize", "clip.json", "-o", "clip.json"], 4, "[output-is-source]"),
+        (["stabilize", "clip.json", "-o", "there.json"], 4, "[output-exists]"),
+        (["stabilize", "broken.json"], 1, "[engine-fault]"),
+        (["jobs", "cancel", "nobody"], 4, "[unknown-job]"),
+        (["engine", "status", "--engine", "/no/such/file"], 0, ""),
+        (["stabilize", "clip.json", "-o", "x.json", "--engine", "/no/such/file"], 3, "[engine-absent]"),
+    ],
+)
 def test_exit_codes_and_messages(vs3r, tmp_path, words, code, message):
     make_media(tmp_path / "clip.json")
     make_media(tmp_path / "broken.json", fail_at=5)
@@ -105,7 +123,9 @@ def test_force_replaces_the_output(vs3r, tmp_path):
 
 def test_a_dry_run_says_what_would_happen_and_does_nothing(vs3r, tmp_path):
     make_media(tmp_path / "clip.json")
-    done = vs3r("stabilize", "clip.json", "--range", "00:00:01:00..00:00:02:00", "--preset", "glide", "--dry-run", check=0)
+    done = vs3r(
+        "stabilize", "clip.json", "--range", "00:00:01:00..00:00:02:00", "--preset", "glide", "--dry-run", check=0
+    )
     assert "frames 25..50 of 100" in done.stdout and "path.smoothness = 85.0" in done.stdout
     plan = json.loads(vs3r("stabilize", "clip.json", "--dry-run", "--json", check=0).stdout)
     assert plan["output"] == str(tmp_path / "clip_vs3r.json") and plan["frames"] == [0, 100]
@@ -114,8 +134,14 @@ def test_a_dry_run_says_what_would_happen_and_does_nothing(vs3r, tmp_path):
 
 def test_ctrl_c_cancels_the_job_and_says_how_to_go_on(vs3r, environment, engine, tmp_path):
     make_media(tmp_path / "clip.json", step_s=0.02, frames=150)
-    with subprocess.Popen([sys.executable, "-m", "host_bridge", "stabilize", "clip.json", "--json"], cwd=tmp_path, env=environment,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+    with subprocess.Popen(
+        [sys.executable, "-m", "host_bridge", "stabilize", "clip.json", "--json"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
         for line in running.stdout:
             event = json.loads(line)
             if event.get("stage") == "render" and event["done"] > 25:
@@ -123,13 +149,20 @@ def test_ctrl_c_cancels_the_job_and_says_how_to_go_on(vs3r, environment, engine,
         begun_s = time.monotonic()
         running.send_signal(signal.SIGINT)
         _, messages = running.communicate(timeout=30)
-        assert running.returncode == 130 and "goes on from what is finished" in messages and time.monotonic() - begun_s < 10
+        assert (
+            running.returncode == 130
+            and "goes on from what is finished" in messages
+            and time.monotonic() - begun_s < 10
+        )
     with engine.client() as client:
         assert next(job for job in client.jobs() if job.job_id == event["job_id"]).state == "cancelled"
     assert not (tmp_path / "clip_vs3r.json").exists()
     make_media(tmp_path / "clip.json", step_s=0.02, frames=150)
-    first = next(json.loads(line) for line in vs3r("stabilize", "clip.json", "--json", check=0).stdout.splitlines()
-                 if json.loads(line).get("stage") == "render")
+    first = next(
+        json.loads(line)
+        for line in vs3r("stabilize", "clip.json", "--json", check=0).stdout.splitlines()
+        if json.loads(line).get("stage") == "render"
+    )
     assert first["done"] > 20  # the finished chunk was not made again
     assert (tmp_path / "clip_vs3r.json").read_text().count("\n") == 150
 
@@ -177,8 +210,14 @@ def test_a_terminal_gets_one_bar_with_findings(environment, tmp_path):
     pty = pytest.importorskip("pty")
     make_media(tmp_path / "clip.json", step_s=0.01)
     ours, theirs = pty.openpty()
-    with subprocess.Popen([sys.executable, "-m", "host_bridge", "stabilize", "clip.json"], cwd=tmp_path,
-                          env={**environment, "TERM": "xterm", "COLUMNS": "120"}, stdout=subprocess.PIPE, stderr=theirs, text=True) as running:
+    with subprocess.Popen(
+        [sys.executable, "-m", "host_bridge", "stabilize", "clip.json"],
+        cwd=tmp_path,
+        env={**environment, "TERM": "xterm", "COLUMNS": "120"},
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+    ) as running:
         os.close(theirs)
         shown = b""
         while True:
@@ -202,7 +241,11 @@ def test_the_log_is_shown(vs3r):
 
 def test_stop_ends_the_engine(environment, tmp_path):
     with EngineProcess() as other:
-        done = subprocess.run([sys.executable, "-m", "host_bridge", "engine", "stop"], capture_output=True, text=True,
-                              env={**environment, "VS3R_RUNTIME_DIR": str(other.directory)})
+        done = subprocess.run(
+            [sys.executable, "-m", "host_bridge", "engine", "stop"],
+            capture_output=True,
+            text=True,
+            env={**environment, "VS3R_RUNTIME_DIR": str(other.directory)},
+        )
         assert done.returncode == 0, done.stderr
         wait_until(lambda: other.process.poll() is not None, 5)

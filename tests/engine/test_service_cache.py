@@ -50,8 +50,10 @@ def test_a_workspace_keeps_its_content_and_admits_one_writer(tmp_path):
     store = DiskStore(tmp_path)
     with store.workspace("chunks", "job") as directory:
         (directory / "0.part").write_text("kept")
-        other = "from pathlib import Path; from vs3r_engine.service.cache import DiskStore; import sys\n" \
-                "with DiskStore(Path(sys.argv[1])).workspace('chunks', 'job'): pass"
+        other = (
+            "from pathlib import Path; from vs3r_engine.service.cache import DiskStore; import sys\n"
+            "with DiskStore(Path(sys.argv[1])).workspace('chunks', 'job'): pass"
+        )
         taken = subprocess.run([sys.executable, "-c", other, str(tmp_path)], capture_output=True, text=True)
         assert "in-use" in taken.stderr
     with store.workspace("chunks", "job") as directory:
@@ -61,8 +63,11 @@ def test_a_workspace_keeps_its_content_and_admits_one_writer(tmp_path):
 
 
 def test_a_second_writer_in_the_same_process_is_refused_too(tmp_path):
-    with DiskStore(tmp_path).workspace("chunks", "job"), pytest.raises(ResourceError, match="in-use"), \
-         DiskStore(tmp_path).workspace("chunks", "job"):
+    with (
+        DiskStore(tmp_path).workspace("chunks", "job"),
+        pytest.raises(ResourceError, match="in-use"),
+        DiskStore(tmp_path).workspace("chunks", "job"),
+    ):
         pass
 
 
@@ -88,9 +93,11 @@ def test_what_a_living_process_uses_is_never_evicted(tmp_path):
 
 
 def test_a_new_engine_sweeps_up_after_a_dead_one(tmp_path):
-    code = "from pathlib import Path; from vs3r_engine.service.cache import DiskStore; import os, sys\n" \
-           "store = DiskStore(Path(sys.argv[1]))\n" \
-           "with store.writing('analysis', 'a') as d: (d / 'data').write_text('half'); os.kill(os.getpid(), 9)"
+    code = (
+        "from pathlib import Path; from vs3r_engine.service.cache import DiskStore; import os, sys\n"
+        "store = DiskStore(Path(sys.argv[1]))\n"
+        "with store.writing('analysis', 'a') as d: (d / 'data').write_text('half'); os.kill(os.getpid(), 9)"
+    )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
     assert len(list((tmp_path / "tmp").iterdir())) == 1
     store = DiskStore(tmp_path)

@@ -17,7 +17,12 @@ DTYPES = {"uint8": np.uint8, "uint16": np.uint16, "half": np.float16, "float32":
 
 @pytest.fixture(scope="module")
 def engine():
-    limits = {"frames_waiting": 8, "frames_waiting_per_session": 4, "upload_bytes": 2 << 20, "frame_cache_bytes": 200_000}
+    limits = {
+        "frames_waiting": 8,
+        "frames_waiting_per_session": 4,
+        "upload_bytes": 2 << 20,
+        "frame_cache_bytes": 200_000,
+    }
     with EngineProcess(session_timeout=3, limits=limits) as engine:
         yield engine
 
@@ -61,14 +66,25 @@ def test_without_time_a_frame_is_pending_with_progress_and_ready_later(client, t
     assert "analyze" in stages
 
 
-@pytest.mark.parametrize(("format", "values"), [
-    ("float32", [0.5, -0.25, 1.5, 1.0]), ("half", [0.5, -0.25, 1.5, 1.0]), ("uint16", [32768, 0, 65535, 65535]), ("uint8", [128, 0, 255, 255])])
+@pytest.mark.parametrize(
+    ("format", "values"),
+    [
+        ("float32", [0.5, -0.25, 1.5, 1.0]),
+        ("half", [0.5, -0.25, 1.5, 1.0]),
+        ("uint16", [32768, 0, 65535, 65535]),
+        ("uint8", [128, 0, 255, 255]),
+    ],
+)
 @pytest.mark.parametrize(("reduction", "size"), [(1, (5, 3)), (2, (3, 2)), (4, (2, 1)), (8, (1, 1))])
 def test_formats_and_reductions(client, tmp_path, format, values, reduction, size):
     path = make_media(tmp_path / "a.json", frames=600, width=5, height=3)
     frame = ask(client, path, 500, format=format, reduction=reduction)
-    assert (frame.reply.width, frame.reply.height) == size and frame.reply.row_bytes == size[0] * 4 * p.SAMPLE_BYTES[format]
-    np.testing.assert_allclose(picture(frame), np.broadcast_to(np.array(values, DTYPES[format]), (*size[::-1], 4)), rtol=1e-6)
+    assert (frame.reply.width, frame.reply.height) == size and frame.reply.row_bytes == size[0] * 4 * p.SAMPLE_BYTES[
+        format
+    ]
+    np.testing.assert_allclose(
+        picture(frame), np.broadcast_to(np.array(values, DTYPES[format]), (*size[::-1], 4)), rtol=1e-6
+    )
 
 
 def test_playing_forward_finds_the_next_frames_rendered(client, tmp_path):
@@ -143,8 +159,17 @@ def test_rendered_frames_keep_within_their_limit(client, tmp_path):
     assert 0.1 < client.status().frame_cache_mib <= 0.2
 
 
-def upload(client, source_id="up", indices=(0, 1, 2), format="float32", channels="rgba", size=(20, 18), padding=0,
-           row_order="top-down", rate="25"):
+def upload(
+    client,
+    source_id="up",
+    indices=(0, 1, 2),
+    format="float32",
+    channels="rgba",
+    size=(20, 18),
+    padding=0,
+    row_order="top-down",
+    rate="25",
+):
     """Frames whose pixel (x, y) of frame i is a known function; returns them as [h, w, channels] by index."""
     width, height = size
     dtype, count = DTYPES[format], p.CHANNEL_COUNT[channels]
@@ -156,14 +181,20 @@ def upload(client, source_id="up", indices=(0, 1, 2), format="float32", channels
     buffers = []
     for picture in pictures.values():
         rows = np.zeros((height, width * count * dtype().itemsize + padding), np.uint8)
-        rows[:, :rows.shape[1] - padding] = np.ascontiguousarray(picture).reshape(height, -1).view(np.uint8)
+        rows[:, : rows.shape[1] - padding] = np.ascontiguousarray(picture).reshape(height, -1).view(np.uint8)
         buffers.append((rows[::-1] if row_order == "bottom-up" else rows).tobytes())
-    frames = [p.UploadedFrame(index, format, channels, len(buffers[0]) // height if padding else 0, row_order) for index in indices]
+    frames = [
+        p.UploadedFrame(index, format, channels, len(buffers[0]) // height if padding else 0, row_order)
+        for index in indices
+    ]
     return client.put_frames(p.PutFrames(source_id, width, height, frames, rate), buffers), pictures
 
 
 @pytest.mark.parametrize("format", ["uint8", "uint16", "half", "float32"])
-@pytest.mark.parametrize(("channels", "order"), [("rgba", (0, 1, 2)), ("bgra", (2, 1, 0)), ("rgb", (0, 1, 2)), ("bgr", (2, 1, 0)), ("gray", (0, 0, 0))])
+@pytest.mark.parametrize(
+    ("channels", "order"),
+    [("rgba", (0, 1, 2)), ("bgra", (2, 1, 0)), ("rgb", (0, 1, 2)), ("bgr", (2, 1, 0)), ("gray", (0, 0, 0))],
+)
 def test_uploaded_frames_come_back_through_the_pipeline(client, format, channels, order):
     """The fake pipeline changes nothing, so what comes out is what went in."""
     _, pictures = upload(client, format=format, channels=channels, source_id=f"{format}-{channels}")
@@ -198,13 +229,16 @@ def test_the_padding_of_the_last_row_may_be_missing(client):
     assert client.put_frames(p.PutFrames("short", 20, 18, [frame]), [bytes(32 * 17 + 20)]).ranges == [(0, 1)]
 
 
-@pytest.mark.parametrize(("frame", "buffers", "code"), [
-    (p.UploadedFrame(0, "uint8", "gray"), [bytes(20 * 18 - 1)], "bad-buffer"),
-    (p.UploadedFrame(0, "uint8", "gray"), [bytes(20 * 18 + 1)], "bad-buffer"),
-    (p.UploadedFrame(0, "uint8", "gray", 19), [bytes(19 * 18)], "bad-buffer"),
-    (p.UploadedFrame(0, "uint8", "gray"), [], "bad-buffer"),
-    (p.UploadedFrame(0, "uint8", "gray"), [bytes(360)] * 2, "bad-buffer"),
-])
+@pytest.mark.parametrize(
+    ("frame", "buffers", "code"),
+    [
+        (p.UploadedFrame(0, "uint8", "gray"), [bytes(20 * 18 - 1)], "bad-buffer"),
+        (p.UploadedFrame(0, "uint8", "gray"), [bytes(20 * 18 + 1)], "bad-buffer"),
+        (p.UploadedFrame(0, "uint8", "gray", 19), [bytes(19 * 18)], "bad-buffer"),
+        (p.UploadedFrame(0, "uint8", "gray"), [], "bad-buffer"),
+        (p.UploadedFrame(0, "uint8", "gray"), [bytes(360)] * 2, "bad-buffer"),
+    ],
+)
 def test_buffers_that_do_not_fit_are_refused(client, frame, buffers, code):
     with pytest.raises(ProtocolError, match=code):
         client.put_frames(p.PutFrames("bad", 20, 18, [frame]), buffers)
@@ -245,5 +279,11 @@ def test_a_worker_killed_while_it_renders_is_replaced_and_the_frame_comes(engine
 def test_buffers_with_other_messages_are_refused(engine):
     with RawPeer(engine.connection) as peer:
         assert peer.ask("status", {}, b"pixels").error.code == "bad-buffer"
-        assert peer.ask("put_frames", {"source_id": "x", "width": 1, "height": 1, "frames": [
-            {"frame_index": 0, "format": "uint8"}]}, *[b"x"] * 65).error.code == "bad-message"
+        assert (
+            peer.ask(
+                "put_frames",
+                {"source_id": "x", "width": 1, "height": 1, "frames": [{"frame_index": 0, "format": "uint8"}]},
+                *[b"x"] * 65,
+            ).error.code
+            == "bad-message"
+        )

@@ -26,8 +26,13 @@ def client(engine):
 
 def job(tmp_path, name="clip", range=None, job_id=None, detached=False, values=None, **facts):
     path = make_media(tmp_path / f"{name}.json", **facts)
-    return p.Stabilize(p.Source(path=path, range=range), str(tmp_path / f"{name}.out"), p.SettingsChoice(values=values or {}),
-                       job_id, detached)
+    return p.Stabilize(
+        p.Source(path=path, range=range),
+        str(tmp_path / f"{name}.out"),
+        p.SettingsChoice(values=values or {}),
+        job_id,
+        detached,
+    )
 
 
 def finish(client, submitted, within_s=15.0):
@@ -68,8 +73,11 @@ def test_an_otio_clip_is_a_source_with_range_and_settings(client, tmp_path):
     media = Clip(make_media(tmp_path / "clip.json"), Fraction(25), 32, 16, FrameRange(0, 100))
     settings = Settings().with_values({"path.smoothness": 33, "path.strength": 50})
     otio = clip_of_job(Job("x", media, FrameRange(5, 2), FrameRange(0, 100), "/nowhere", settings))
-    request = p.Stabilize(p.Source(clip=msgspec.json.decode(write_clip(otio))), str(tmp_path / "clip.out"),
-                          p.SettingsChoice(values={"path.strength": 60}))
+    request = p.Stabilize(
+        p.Source(clip=msgspec.json.decode(write_clip(otio))),
+        str(tmp_path / "clip.out"),
+        p.SettingsChoice(values={"path.strength": 60}),
+    )
     report = finish(client, request)
     assert report.state == "done", report.error
     assert (tmp_path / "clip.out").read_text() == "frame 5 smoothness 33.0\nframe 6 smoothness 33.0\n"
@@ -107,17 +115,24 @@ def test_a_waiting_job_is_cancelled_at_once_and_the_queue_has_an_end(client, tmp
     assert client.cancel("q2").state == "cancelled"
     client.cancel("q0")
     wait_until(lambda: client.status("q3").job.state == "done")
-    assert [(report.job_id, report.state) for report in client.jobs()][:4] == \
-        [("q3", "done"), ("q2", "cancelled"), ("q1", "done"), ("q0", "cancelled")]
+    assert [(report.job_id, report.state) for report in client.jobs()][:4] == [
+        ("q3", "done"),
+        ("q2", "cancelled"),
+        ("q1", "done"),
+        ("q0", "cancelled"),
+    ]
 
 
-@pytest.mark.parametrize(("facts", "request_changes", "error", "code"), [
-    ({}, {"source": p.Source(path="/no/such.mov")}, MediaError, "media-missing"),
-    ({}, {"range": (50, 101)}, RangeError, "range-past-media"),
-    ({}, {"range": (50, 50)}, RangeError, "empty-range"),
-    ({}, {"range": "x..y"}, RangeError, "bad-timecode"),
-    ({"fail_at": 30}, {}, EngineFault, "engine-fault"),
-])
+@pytest.mark.parametrize(
+    ("facts", "request_changes", "error", "code"),
+    [
+        ({}, {"source": p.Source(path="/no/such.mov")}, MediaError, "media-missing"),
+        ({}, {"range": (50, 101)}, RangeError, "range-past-media"),
+        ({}, {"range": (50, 50)}, RangeError, "empty-range"),
+        ({}, {"range": "x..y"}, RangeError, "bad-timecode"),
+        ({"fail_at": 30}, {}, EngineFault, "engine-fault"),
+    ],
+)
 def test_what_goes_wrong_fails_the_job_with_its_triple(client, tmp_path, facts, request_changes, error, code):
     request = job(tmp_path, range=request_changes.pop("range", None), **facts)
     report = finish(client, msgspec.structs.replace(request, **request_changes))

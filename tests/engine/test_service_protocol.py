@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tests.engine.protocol_examples import ENGINE, GOLDEN, examples, index, pack, unpack
 from vs3r_engine import errors
 from vs3r_engine.service import protocol as p
+from vs3r_engine.service.rendezvous import Connection, Launch
 
 DOCUMENT = (Path(__file__).parents[2] / "PROTOCOL.md").read_text()
 ALL_REQUESTS = p.REQUESTS | p.CONTROLS
@@ -50,7 +51,7 @@ def test_every_golden_file_reads_as_its_type(example):
         if reply.status == "ok":
             p.decode(reply.body, p.REPLIES[reply.type], "body")
     else:
-        p.decode(parts[0], p.Connection if example.kind == "connection" else p.Launch, "file")
+        p.decode(parts[0], Connection if example.kind == "connection" else Launch, "file")
 
 
 def test_every_message_and_field_is_in_the_document():
@@ -64,23 +65,44 @@ def test_every_message_and_field_is_in_the_document():
 
 
 def test_the_documents_own_json_is_valid():
-    blocks = [json.loads(line) for block in re.findall(r"```json\n(\{\".*?)```", DOCUMENT, re.S)
-              for line in re.sub(r"\n ", "", block).strip().splitlines()]
+    blocks = [
+        json.loads(line)
+        for block in re.findall(r"```json\n(\{\".*?)```", DOCUMENT, re.S)
+        for line in re.sub(r"\n ", "", block).strip().splitlines()
+    ]
     assert len(blocks) >= 5
 
 
 def test_the_protocol_imports_nothing_heavy():
-    code = "import sys, vs3r_engine.service.protocol; print([m for m in ('numpy','cv2','torch','av','zmq') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        "import sys, vs3r_engine.service.rendezvous\n"
+        "print([m for m in ('numpy', 'cv2', 'torch', 'av', 'zmq') if m in sys.modules])"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
 
 
-@pytest.mark.parametrize("error", [
-    errors.MediaError("media-missing", "no", "x"), errors.SettingsError("bad-setting", "no", "x"), errors.SetupError("a", "b", "c"),
-    errors.DiskFull("disk-full", "b", "c"), errors.Cancelled(), errors.EngineFault("a", "b", "c")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.MediaError("media-missing", "no", "x"),
+        errors.SettingsError("bad-setting", "no", "x"),
+        errors.SetupError("a", "b", "c"),
+        errors.DiskFull("disk-full", "b", "c"),
+        errors.Cancelled(),
+        errors.EngineFault("a", "b", "c"),
+    ],
+)
 def test_an_error_keeps_its_triple_and_exit_code_across_the_wire(error):
     sent = p.decode_reply(p.encode_error("frame", "1", ENGINE, error))
     back = p.exception_of(sent.error)
-    assert (back.code, back.message, back.hint, back.exit_code) == (error.code, error.message, error.hint, error.exit_code)
+    assert (back.code, back.message, back.hint, back.exit_code) == (
+        error.code,
+        error.message,
+        error.hint,
+        error.exit_code,
+    )
 
 
 def test_a_different_major_version_is_refused_naming_both():
@@ -89,13 +111,17 @@ def test_a_different_major_version_is_refused_naming_both():
 
 
 def test_a_newer_minor_version_and_unknown_fields_are_fine():
-    request = p.decode_request(b'{"v":"1.9","type":"hello","id":"1","session":"s","new":1,"body":{"client":"x","new":{}}}')
+    request = p.decode_request(
+        b'{"v":"1.9","type":"hello","id":"1","session":"s","new":1,"body":{"client":"x","new":{}}}'
+    )
     assert p.decode(request.body, p.Hello, "hello").client == "x"
 
 
 def test_part_0_beyond_its_limit_is_refused():
     with pytest.raises(errors.ProtocolError, match="bad-message"):
-        p.decode_request(b'{"v":"1.0","type":"hello","id":"1","session":"s","body":{"client":"' + b"x" * p.JSON_BYTES + b'"}}')
+        p.decode_request(
+            b'{"v":"1.0","type":"hello","id":"1","session":"s","body":{"client":"' + b"x" * p.JSON_BYTES + b'"}}'
+        )
 
 
 def valid_bodies() -> dict[str, dict]:
@@ -108,8 +134,16 @@ def valid_bodies() -> dict[str, dict]:
 
 
 anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just("x" * 5000) | st.just(10**400),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=6)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.just("x" * 5000)
+    | st.just(10**400),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
 
 
 @pytest.mark.parametrize("type", sorted(ALL_REQUESTS))
@@ -118,8 +152,11 @@ anything = st.recursive(
 def test_a_damaged_body_is_a_body_or_a_typed_error(type, data):
     """Missing, extra, wrong-typed, huge, NaN, negative fields, anywhere in the body."""
     body = json.loads(json.dumps(valid_bodies()[type]))
-    spots = [body] + [value for value in body.values() if isinstance(value, dict)] + \
-        [item for value in body.values() if isinstance(value, list) for item in value if isinstance(item, dict)]
+    spots = (
+        [body]
+        + [value for value in body.values() if isinstance(value, dict)]
+        + [item for value in body.values() if isinstance(value, list) for item in value if isinstance(item, dict)]
+    )
     spot = data.draw(st.sampled_from(spots))
     key = data.draw(st.sampled_from(sorted(spot) or ["extra"]) | st.text(max_size=10))
     action = data.draw(st.sampled_from(["remove", "replace", "negate"]))
@@ -139,7 +176,11 @@ def test_a_damaged_body_is_a_body_or_a_typed_error(type, data):
             assert not (isinstance(value, float) and not math.isfinite(value))
 
 
-@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode) | anything.map(lambda value: json.dumps(value).encode()))
+@given(
+    st.binary(max_size=200)
+    | st.text(max_size=200).map(str.encode)
+    | anything.map(lambda value: json.dumps(value).encode())
+)
 @settings(max_examples=300, deadline=None, derandomize=True)
 def test_any_bytes_are_a_request_or_a_typed_error(data):
     try:
@@ -150,23 +191,26 @@ def test_any_bytes_are_a_request_or_a_typed_error(data):
 
 def test_deep_nesting_is_a_typed_error():
     body = b'{"source":{"clip":' + b'{"a":' * 50_000 + b"1" + b"}" * 50_000 + b"}}"
-    with pytest.raises(errors.ProtocolError, match="bad-message|bad-field"):
+    with pytest.raises(errors.ProtocolError, match=r"bad-message|bad-field"):
         p.decode(body, p.Probe, "probe")
 
 
-@pytest.mark.parametrize(("body", "field"), [
-    ({"source": {"path": "relative.mp4"}, "frame_index": 1}, "absolute"),
-    ({"source": {"path": "/a\0b"}, "frame_index": 1}, "absolute"),
-    ({"source": {}, "frame_index": 1}, "exactly one"),
-    ({"source": {"path": "/a", "upload": "b"}, "frame_index": 1}, "exactly one"),
-    ({"source": {"upload": "../../etc"}, "frame_index": 1}, "upload"),
-    ({"source": {"path": "/a"}, "frame_index": -1}, "frame_index"),
-    ({"source": {"path": "/a"}, "frame_index": 2**31}, "frame_index"),
-    ({"source": {"path": "/a"}, "frame_index": 1, "wait_s": 11}, "wait_s"),
-    ({"source": {"path": "/a"}, "frame_index": 1, "reduction": 3}, "reduction"),
-    ({"source": {"path": "/a", "range": [1]}, "frame_index": 1}, "range"),
-    ({"source": {"path": "/a", "range": [1, -2]}, "frame_index": 1}, "range"),
-])
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"source": {"path": "relative.mp4"}, "frame_index": 1}, "absolute"),
+        ({"source": {"path": "/a\0b"}, "frame_index": 1}, "absolute"),
+        ({"source": {}, "frame_index": 1}, "exactly one"),
+        ({"source": {"path": "/a", "upload": "b"}, "frame_index": 1}, "exactly one"),
+        ({"source": {"upload": "../../etc"}, "frame_index": 1}, "upload"),
+        ({"source": {"path": "/a"}, "frame_index": -1}, "frame_index"),
+        ({"source": {"path": "/a"}, "frame_index": 2**31}, "frame_index"),
+        ({"source": {"path": "/a"}, "frame_index": 1, "wait_s": 11}, "wait_s"),
+        ({"source": {"path": "/a"}, "frame_index": 1, "reduction": 3}, "reduction"),
+        ({"source": {"path": "/a", "range": [1]}, "frame_index": 1}, "range"),
+        ({"source": {"path": "/a", "range": [1, -2]}, "frame_index": 1}, "range"),
+    ],
+)
 def test_a_bad_field_is_named(body, field):
     with pytest.raises(errors.ProtocolError, match=f"{field}.*bad-field"):
         p.decode(json.dumps(body).encode(), p.FrameRequest, "frame")

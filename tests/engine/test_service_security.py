@@ -14,14 +14,15 @@ from pathlib import Path
 import psutil
 import pytest
 import zmq
-from tests.engine.protocol_examples import examples
 
 from host_bridge.client import EngineClient
+from tests.engine.protocol_examples import examples
 from tests.fakes.engine import make_media
 from tests.fakes.engine_process import ROOT, EngineProcess, RawPeer, command, is_running, memory_mib, wait_until
 from vs3r_engine.errors import ProtocolError, SetupError
 from vs3r_engine.service import auth
 from vs3r_engine.service import protocol as p
+from vs3r_engine.service.rendezvous import connection_file, read_connection
 
 
 def mode(path: Path) -> int:
@@ -72,13 +73,16 @@ def test_events_need_the_token_too(engine, tmp_path):
 def test_a_client_with_a_stale_token_is_told_so(engine):
     import msgspec
 
-    with EngineClient(msgspec.structs.replace(engine.connection, token="stale")) as client, pytest.raises(ProtocolError, match="not-allowed"):
+    with (
+        EngineClient(msgspec.structs.replace(engine.connection, token="stale")) as client,
+        pytest.raises(ProtocolError, match="not-allowed"),
+    ):
         client.hello()
 
 
 def test_only_the_user_can_read_what_lies_around(engine):
     assert mode(engine.directory) == 0o700
-    assert mode(p.connection_file(engine.directory)) == 0o600
+    assert mode(connection_file(engine.directory)) == 0o600
     assert mode(engine.directory / "engine.log") == 0o600
     for path in engine.directory.glob("*.request"):
         assert mode(path) == 0o600
@@ -91,8 +95,12 @@ def test_by_default_nothing_listens_beyond_this_machine(tcp):
         with engine.client() as client:
             client.hello()
         process = psutil.Process(engine.process.pid)
-        listening = [c.laddr for each in [process, *process.children(recursive=True)] for c in each.net_connections("inet")
-                     if c.status == psutil.CONN_LISTEN]
+        listening = [
+            c.laddr
+            for each in [process, *process.children(recursive=True)]
+            for c in each.net_connections("inet")
+            if c.status == psutil.CONN_LISTEN
+        ]
         assert all(address.ip == "127.0.0.1" for address in listening)
         assert len(listening) == (3 if tcp else 0)
         assert all(address.port != 15000 and address.port < 49152 for address in listening)
@@ -102,7 +110,9 @@ def test_by_default_nothing_listens_beyond_this_machine(tcp):
 def test_listening_on_an_address_needs_keys(tmp_path, address):
     refused = subprocess.run(command(tmp_path / "run", listen=address), cwd=ROOT, capture_output=True, text=True)
     assert refused.returncode != 0 and "[keys-required]" in refused.stderr
-    refused = subprocess.run(command(tmp_path / "run", listen=address, keys=tmp_path / "none"), cwd=ROOT, capture_output=True, text=True)
+    refused = subprocess.run(
+        command(tmp_path / "run", listen=address, keys=tmp_path / "none"), cwd=ROOT, capture_output=True, text=True
+    )
     assert "[keys-required]" in refused.stderr
 
 
@@ -156,7 +166,9 @@ def test_curve_admits_allowed_keys_only_and_a_revoked_one_at_once(tmp_path):
 
         def peer(name: str, server: bytes = server_key) -> RawPeer:
             public, secret = pairs[name]
-            return RawPeer(engine.connection, None, curve_serverkey=server, curve_publickey=public, curve_secretkey=secret)
+            return RawPeer(
+                engine.connection, None, curve_serverkey=server, curve_publickey=public, curve_secretkey=secret
+            )
 
         with peer("friend") as friend, peer("former") as former:
             assert friend.ask("jobs", {}).status == "ok"
@@ -185,6 +197,7 @@ def test_curve_admits_allowed_keys_only_and_a_revoked_one_at_once(tmp_path):
 
 # --- nonsense --------------------------------------------------------------------------------------------------------
 
+
 def nonsense(rng: random.Random, golden: list[tuple[bytes, ...]]) -> list[bytes]:
     """Random bytes, or a real message with some of it broken. Never a shutdown, never an upload of size."""
     if rng.random() < 0.3:
@@ -197,20 +210,30 @@ def nonsense(rng: random.Random, golden: list[tuple[bytes, ...]]) -> list[bytes]
         if action == 0 and part:
             part[at] = rng.randrange(256)
         elif action == 1:
-            del part[at:at + rng.randrange(20)]
+            del part[at : at + rng.randrange(20)]
         elif action == 2:
-            part[at:at] = rng.choice([b"null", b"1e999", b"-1", b'"', b"{", b"[[[[", b"\xff\xfe", b"99999999999999999999", b"NaN"])
+            part[at:at] = rng.choice(
+                [b"null", b"1e999", b"-1", b'"', b"{", b"[[[[", b"\xff\xfe", b"99999999999999999999", b"NaN"]
+            )
         else:
             parts.insert(rng.randrange(len(parts) + 1), bytearray(rng.randbytes(rng.randrange(50))))
     return [bytes(part) for part in parts[:70]]
 
 
 def fuzz(engine: EngineProcess, count: int, seed: int, tmp_path: Path) -> None:
-    golden = [example.parts for example in examples() if example.kind == "request" and example.type not in ("shutdown", "cancel", "bye")]
+    golden = [
+        example.parts
+        for example in examples()
+        if example.kind == "request" and example.type not in ("shutdown", "cancel", "bye")
+    ]
     rng = random.Random(seed)
     path = make_media(tmp_path / "a.json", frames=max(100, count // 100), step_s=0.01)
-    with engine.client() as client, RawPeer(engine.connection) as request, RawPeer(engine.connection, socket="control") as control, \
-         RawPeer(engine.connection, "wrong") as stranger:
+    with (
+        engine.client() as client,
+        RawPeer(engine.connection) as request,
+        RawPeer(engine.connection, socket="control") as control,
+        RawPeer(engine.connection, "wrong") as stranger,
+    ):
         client.submit(p.Stabilize(p.Source(path=path), str(tmp_path / "out"), job_id="undisturbed"))
 
         def send(first: int, until: int) -> None:
@@ -218,10 +241,13 @@ def fuzz(engine: EngineProcess, count: int, seed: int, tmp_path: Path) -> None:
                 peer = request if i % 3 else control
                 peer.socket.send_multipart(nonsense(rng, golden))
                 if i % 50 == 0:
-                    stranger.socket.send_multipart([b"x" * 100], zmq.NOBLOCK, copy=True) if stranger.socket.poll(0, zmq.POLLOUT) else None
+                    stranger.socket.send_multipart([b"x" * 100], zmq.NOBLOCK, copy=True) if stranger.socket.poll(
+                        0, zmq.POLLOUT
+                    ) else None
                 for each in (request, control):
                     while each.socket.poll(0):
                         each.socket.recv_multipart()
+
         send(0, count // 4)
         wait_until(lambda: client.status() is not None)
         before = memory_mib(engine.process.pid)
@@ -267,16 +293,21 @@ def test_part_0_beyond_1_mib_is_an_error_and_a_control_message_beyond_it_is_sile
         client.ping()
 
 
-@pytest.mark.parametrize(("parts", "code"), [
-    ([b"not json"], "bad-message"), ([b"[]"], "bad-message"), ([b"{}"], "bad-message"),
-    ([b'{"v":"1.0","type":"hello","id":"1"}'], "bad-message"),
-    ([b'{"v":"1.0","type":"hello","id":"1","session":"../x"}'], "bad-message"),
-    ([b'{"v":"2.0","type":"hello","id":"1","session":"s"}'], "protocol-version"),
-    ([b'{"v":"1.0","type":"nonsense","id":"1","session":"s"}'], "unknown-type"),
-    ([b'{"v":"1.0","type":"ping","id":"1","session":"s"}'], "unknown-type"),
-    ([b'{"v":"1.0","type":"hello","id":"1","session":"s","body":{}}'], "bad-field"),
-    ([b'{"v":"1.0","type":"hello","id":"1","session":"s","body":{"client":7}}'], "bad-field"),
-])
+@pytest.mark.parametrize(
+    ("parts", "code"),
+    [
+        ([b"not json"], "bad-message"),
+        ([b"[]"], "bad-message"),
+        ([b"{}"], "bad-message"),
+        ([b'{"v":"1.0","type":"hello","id":"1"}'], "bad-message"),
+        ([b'{"v":"1.0","type":"hello","id":"1","session":"../x"}'], "bad-message"),
+        ([b'{"v":"2.0","type":"hello","id":"1","session":"s"}'], "protocol-version"),
+        ([b'{"v":"1.0","type":"nonsense","id":"1","session":"s"}'], "unknown-type"),
+        ([b'{"v":"1.0","type":"ping","id":"1","session":"s"}'], "unknown-type"),
+        ([b'{"v":"1.0","type":"hello","id":"1","session":"s","body":{}}'], "bad-field"),
+        ([b'{"v":"1.0","type":"hello","id":"1","session":"s","body":{"client":7}}'], "bad-field"),
+    ],
+)
 def test_malformed_messages_get_typed_errors(engine, parts, code):
     with RawPeer(engine.connection) as peer:
         peer.send(*parts)
@@ -291,6 +322,7 @@ def test_an_empty_message_gets_silence_and_no_harm(engine):
 
 
 # --- life ------------------------------------------------------------------------------------------------------------
+
 
 def test_a_second_engine_in_the_same_directory_finds_the_first_and_ends(engine):
     second = subprocess.run(engine.command, cwd=ROOT, capture_output=True, text=True, timeout=20)
@@ -315,7 +347,9 @@ def test_shutdown_when_idle_lets_the_job_finish_and_takes_no_more(tmp_path):
 
     with EngineProcess() as engine:
         with engine.client() as client:
-            job = p.Stabilize(p.Source(path=make_media(tmp_path / "a.json", step_s=0.02)), str(tmp_path / "out"), detached=True)
+            job = p.Stabilize(
+                p.Source(path=make_media(tmp_path / "a.json", step_s=0.02)), str(tmp_path / "out"), detached=True
+            )
             client.submit(job)
             client.shutdown(when_idle=True)
             with pytest.raises(ResourceError, match="engine-stopping"):
@@ -330,7 +364,10 @@ def test_an_idle_engine_ends_by_itself():
 
 
 def test_an_engine_ends_with_the_process_it_is_tied_to():
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as parent, EngineProcess(parent=parent.pid) as engine:
+    with (
+        subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as parent,
+        EngineProcess(parent=parent.pid) as engine,
+    ):
         with engine.client() as client:
             client.ping()
         parent.kill()
@@ -350,7 +387,7 @@ def test_a_killed_engines_connection_file_does_not_hinder_the_next():
         engine.process.kill()
         engine.process.wait()
         engine.process.stderr.close()
-        assert p.connection_file(engine.directory).exists()
+        assert connection_file(engine.directory).exists()
         engine.restart()
         with engine.client() as client:
             client.ping()
@@ -360,20 +397,23 @@ def test_a_connection_file_of_another_major_version_is_refused(tmp_path):
     connection = json.loads(next(example.parts[0] for example in examples() if example.kind == "connection"))
     (tmp_path / "engine.json").write_text(json.dumps({**connection, "protocol": "2.0"}))
     with pytest.raises(ProtocolError, match=r"2\.0.*1\.0.*protocol-version"):
-        p.read_connection(tmp_path / "engine.json")
+        read_connection(tmp_path / "engine.json")
     (tmp_path / "engine.json").write_text("{")
     with pytest.raises(ProtocolError, match="connection-file"):
-        p.read_connection(tmp_path / "engine.json")
+        read_connection(tmp_path / "engine.json")
 
 
 # --- disks and media -------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def small_disk(tmp_path):
     """A tmpfs of 4 MiB; needs the right to mount."""
     place = tmp_path / "disk"
     place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", place], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", place], capture_output=True, check=False
+    ).returncode:
         pytest.skip("mounting a small tmpfs is not allowed here")
     yield place
     subprocess.run(["umount", "-l", place], check=True)
@@ -386,7 +426,11 @@ def test_a_full_disk_fails_the_job_with_disk_full_and_leaves_no_broken_file(tmp_
         wait_until(lambda: client.status(job.job_id).job.is_final)
         report = client.status(job.job_id).job
         assert report.state == "failed" and report.error.code == "disk-full" and report.error.hint
-        left = [file for file in small_disk.rglob("*") if file.is_file() and file.parent.name not in ("locks",) and "leases" not in file.parts]
+        left = [
+            file
+            for file in small_disk.rglob("*")
+            if file.is_file() and file.parent.name not in ("locks",) and "leases" not in file.parts
+        ]
         assert left == [] and not (tmp_path / "out").exists()
         full = p.PutFrames("up", 1024, 1024, [p.UploadedFrame(0, "float32")])
         with pytest.raises(Exception, match="disk-full"):

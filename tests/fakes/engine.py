@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A pipeline that stabilizes nothing, quickly and predictably, and an engine that runs it.
 
-Its media are JSON files ({"frames": 100, "step_s": 0.01, ...}); its frames are gray-coded with their index; its output is
-one line per frame, made in durable chunks as the real one's. `python -m tests.fakes.engine --directory D` serves it.
+Its media are JSON files ({"frames": 100, "step_s": 0.01, ...}); its frames are coloured by their index; its output
+is one line per frame, made in durable chunks as the real one's. `python -m tests.fakes.engine --directory D` serves it.
 """
 
 import argparse
@@ -62,8 +62,10 @@ class FakeSource:
 
     def frames(self, frame_range: FrameRange) -> Iterator[Frame]:
         for index in frame_range:
-            planes = tuple(np.full((self.facts["height"], self.facts["width"]), value, np.float32)
-                           for value in (index / 1000, -0.25, 1.5))
+            planes = tuple(
+                np.full((self.facts["height"], self.facts["width"]), value, np.float32)
+                for value in (index / 1000, -0.25, 1.5)
+            )
             yield Frame(index, planes, PixelLayout("rgb", 32))
 
     def close(self) -> None:
@@ -96,7 +98,9 @@ def smoothed_path(job: Job, analysis: Any) -> None:
     return None
 
 
-def render_frames(job: Job, analysis: Any, path: None, frame_range: FrameRange, source: Any, methods: str) -> Iterator[Frame]:
+def render_frames(
+    job: Job, analysis: Any, path: None, frame_range: FrameRange, source: Any, methods: str
+) -> Iterator[Frame]:
     facts = {} if raw_frames.is_raw_frames(job.clip.path) else facts_of(job.clip.path)
     for frame in source.frames(frame_range):
         time.sleep(facts.get("step_s", 0))
@@ -120,13 +124,17 @@ def stabilize(job: Job, store: Any) -> Iterator[Any]:
                 _accidents(job, facts, index)
                 lines.append(f"frame {index} smoothness {job.settings.path.smoothness}\n")
                 done = index + 1 - job.render_range.start
-                yield Progress("render", done, total, 0.2 + 0.8 * done / total, {"moving_percent": 12.0, "ballast": len(ballast)})
+                yield Progress(
+                    "render", done, total, 0.2 + 0.8 * done / total, {"moving_percent": 12.0, "ballast": len(ballast)}
+                )
             segment.with_suffix(".part").write_text("".join(lines))
             segment.with_suffix(".part").rename(segment)
         Path(job.output + ".part").write_text("".join(path.read_text() for path in sorted(workspace.iterdir())))
         os.replace(job.output + ".part", job.output)
     store.discard("chunks", _key(job, "analysis", "path", "frame", "fill"))
-    yield RenderResult(job.output, job.output + ".vs3r.json", job.render_range, {"moving_percent": 12.0}, {"render": 0.1})
+    yield RenderResult(
+        job.output, job.output + ".vs3r.json", job.render_range, {"moving_percent": 12.0}, {"render": 0.1}
+    )
 
 
 def _analyzed(job: Job, store: Any) -> Iterator[Progress]:
@@ -173,11 +181,22 @@ def main() -> None:
     parser.add_argument("--session-timeout", type=float, default=15.0)
     parser.add_argument("--limits", type=json.loads, default={})
     given = parser.parse_args()
-    serve(ServerOptions(
-        directory=given.directory, listen=given.listen, keys=given.keys, tcp=given.tcp, idle_exit_s=given.idle_exit,
-        parent=given.parent, cache_root=given.cache or given.directory / "store", cache_limit_bytes=given.cache_limit,
-        log=given.directory / "engine.log", pipeline=given.pipeline, session_timeout_s=given.session_timeout,
-        limits=Limits(**given.limits)))
+    serve(
+        ServerOptions(
+            directory=given.directory,
+            listen=given.listen,
+            keys=given.keys,
+            tcp=given.tcp,
+            idle_exit_s=given.idle_exit,
+            parent=given.parent,
+            cache_root=given.cache or given.directory / "store",
+            cache_limit_bytes=given.cache_limit,
+            log=given.directory / "engine.log",
+            pipeline=given.pipeline,
+            session_timeout_s=given.session_timeout,
+            limits=Limits(**given.limits),
+        )
+    )
 
 
 if __name__ == "__main__":

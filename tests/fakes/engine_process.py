@@ -17,6 +17,7 @@ import zmq
 
 from host_bridge.client import EngineClient
 from vs3r_engine.service import protocol as p
+from vs3r_engine.service.rendezvous import Connection, connection_file, read_connection
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,10 +47,10 @@ class EngineProcess:
     def _start(self) -> subprocess.Popen:
         return subprocess.Popen(self.command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
-    def _connection(self) -> p.Connection:
+    def _connection(self) -> Connection:
         until_s = time.monotonic() + 20
         while time.monotonic() < until_s:
-            connection = p.read_connection(p.connection_file(self.directory))
+            connection = read_connection(connection_file(self.directory))
             if connection is not None and connection.pid == self.process.pid:
                 return connection
             if self.process.poll() is not None:
@@ -87,7 +88,9 @@ class EngineProcess:
 class RawPeer:
     """A bare DEALER with whatever credentials, for messages that no client would send."""
 
-    def __init__(self, connection: p.Connection, token: str | None = "right", socket: str = "request", **curve: bytes) -> None:
+    def __init__(
+        self, connection: Connection, token: str | None = "right", socket: str = "request", **curve: bytes
+    ) -> None:
         self.context = zmq.Context()
         self.socket = self.context.socket(zmq.DEALER)
         self.socket.linger = 0
@@ -109,7 +112,10 @@ class RawPeer:
 
     def ask(self, kind: str, body: Any, *buffers: bytes, session: str = "raw", wait_s: float = 3.0) -> p.Reply | None:
         text = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.send(b'{"v":"1.0","type":"%s","id":"1","session":"%s","body":%s}' % (kind.encode(), session.encode(), text), *buffers)
+        self.send(
+            b'{"v":"1.0","type":"%s","id":"1","session":"%s","body":%s}' % (kind.encode(), session.encode(), text),
+            *buffers,
+        )
         return self.receive(wait_s)
 
     def close(self) -> None:

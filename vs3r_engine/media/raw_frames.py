@@ -18,7 +18,7 @@ CHANNEL_COUNT = {"rgba": 4, "rgb": 3, "bgra": 4, "bgr": 3, "gray": 1}
 class RawFormat:
     """How every frame of a directory is stored: rows from the top, no padding, little-endian.
 
-    sample: uint8, uint16, half or float32; full scale is 255, 65535, 1.0, 1.0. channels: their order: rgba, rgb, bgra, bgr or gray.
+    sample: uint8, uint16, half or float32; full scale is 255, 65535, 1.0, 1.0. channels: rgba, rgb, bgra, bgr or gray.
     """
 
     width: int
@@ -45,11 +45,18 @@ def is_raw_frames(path: str) -> bool:
 
 def write_format(directory: Path, raw_format: RawFormat) -> None:
     """`directory` is one of raw frames from now on."""
-    content = {"width": raw_format.width, "height": raw_format.height, "rate": str(raw_format.rate), "sample": raw_format.sample,
-               "channels": raw_format.channels}
+    content = {
+        "width": raw_format.width,
+        "height": raw_format.height,
+        "rate": str(raw_format.rate),
+        "sample": raw_format.sample,
+        "channels": raw_format.channels,
+    }
     (directory / FORMAT_FILE).write_text(json.dumps(content))
 
 
 def read_format(directory: Path) -> RawFormat:
     content = json.loads((directory / FORMAT_FILE).read_text())
-    return RawFormat(content["width"], content["height"], Fraction(content["rate"]), content["sample"], content["channels"])
+    return RawFormat(
+        content["width"], content["height"], Fraction(content["rate"]), content["sample"], content["channels"]
+    )

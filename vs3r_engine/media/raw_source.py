@@ -35,10 +35,16 @@ class RawFramesSource(VideoSource):
         is_gray = raw_format.channels == "gray"
         layout = PixelLayout("gray" if is_gray else "rgb", depth, has_alpha=raw_format.channels in ("rgba", "bgra"))
         self.info = MediaInfo(
-            clip=Clip(path, raw_format.rate, raw_format.width, raw_format.height, available), layout=layout,
-            colour=ColourTags(matrix=2 if is_gray else 0, full_range=True), codec="raw", container="raw",
-            pts=np.arange(available.start, available.end_exclusive, dtype=np.int64), end_pts=available.end_exclusive,
-            time_base=Fraction(1) / raw_format.rate, range_is_tagged=False)
+            clip=Clip(path, raw_format.rate, raw_format.width, raw_format.height, available),
+            layout=layout,
+            colour=ColourTags(matrix=2 if is_gray else 0, full_range=True),
+            codec="raw",
+            container="raw",
+            pts=np.arange(available.start, available.end_exclusive, dtype=np.int64),
+            end_pts=available.end_exclusive,
+            time_base=Fraction(1) / raw_format.rate,
+            range_is_tagged=False,
+        )
 
     def _decode(self, frame_range: FrameRange) -> Iterator[Frame]:
         raw_format, info = self._format, self.info
@@ -49,11 +55,14 @@ class RawFramesSource(VideoSource):
                 samples = np.fromfile(path, _DTYPES[raw_format.sample])
                 samples = samples.reshape(raw_format.height, raw_format.width, len(planes_at))
             except FileNotFoundError as error:
-                raise MediaError("frames-missing", f"Frame {frame_index} was not uploaded.",
-                                 f"Upload every frame of {frame_range}.") from error
+                raise MediaError(
+                    "frames-missing", f"Frame {frame_index} was not uploaded.", f"Upload every frame of {frame_range}."
+                ) from error
             except (OSError, ValueError) as error:
-                raise MediaError("media-damaged", f"The uploaded frame {frame_index} cannot be read.", "Upload it again.") from error
-            planes = tuple(np.ascontiguousarray(samples[..., at], info.layout.dtype) for at in planes_at)
+                raise MediaError(
+                    "media-damaged", f"The uploaded frame {frame_index} cannot be read.", "Upload it again."
+                ) from error
+            planes: tuple[np.ndarray, ...] = tuple(np.ascontiguousarray(samples[..., at], info.layout.dtype) for at in planes_at)
             yield Frame(frame_index, planes, info.layout, info.colour)
 
     def close(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may talk to the engine: a token for this user's programs on this machine, CURVE keys with an allow-list beyond it.
+"""Who may talk to the engine: a token for this user's programs on this machine, CURVE keys and an allow-list beyond it.
 
 Nothing here decides by address. Every secret is readable by the user alone.
 """
@@ -60,8 +60,11 @@ class KeyAuthority:
         """Raises: SetupError `keys-required`, `keys-exposed`."""
         secret_file = directory / f"{KEY_NAME}.key_secret"
         if not secret_file.is_file():
-            raise SetupError("keys-required", f"There is no server key in {directory}.",
-                             f"Run `vs3r-engine keys create {directory}`, then `vs3r-engine keys allow {directory} NAME CLIENT.key`.")
+            raise SetupError(
+                "keys-required",
+                f"There is no server key in {directory}.",
+                f"Run `vs3r-engine keys create {directory}`, then `vs3r-engine keys allow {directory} NAME NAME.key`.",
+            )
         _refuse_exposed(directory, 0o700)
         _refuse_exposed(secret_file, 0o600)
         self.public_key, self._secret_key = load_key(secret_file)
@@ -122,10 +125,12 @@ def create_keys(directory: Path, name: str = KEY_NAME) -> Path:
         (directory / "clients").mkdir(mode=0o700, exist_ok=True)
     public_file, secret_file = directory / f"{name}.key", directory / f"{name}.key_secret"
     if secret_file.exists():
-        raise SetupError("keys-exist", f"{secret_file} exists already.", "Delete it first if it shall no longer be used.")
+        raise SetupError(
+            "keys-exist", f"{secret_file} exists already.", "Delete it first if it shall no longer be used."
+        )
     public, secret = zmq.curve_keypair()
-    lines = f"metadata\ncurve\n    public-key = \"{public.decode()}\"\n"
-    _write_secret(secret_file, f"{lines}    secret-key = \"{secret.decode()}\"\n")
+    lines = f'metadata\ncurve\n    public-key = "{public.decode()}"\n'
+    _write_secret(secret_file, f'{lines}    secret-key = "{secret.decode()}"\n')
     public_file.write_text(lines)
     return public_file
 
@@ -135,10 +140,16 @@ def allow_client(directory: Path, name: str, public_file: Path) -> None:
     try:
         public, secret = load_key(public_file)
     except (OSError, ValueError) as error:
-        raise SetupError("key-unreadable", f"{public_file} is not a public key: {error}", "Give the client's NAME.key.") from error
+        raise SetupError(
+            "key-unreadable", f"{public_file} is not a public key: {error}", "Give the client's NAME.key."
+        ) from error
     if secret is not None:
-        raise SetupError("key-unreadable", f"{public_file} holds a secret key.", "Give NAME.key; the secret never leaves its machine.")
-    (directory / "clients" / f"{name}.key").write_text(f"metadata\ncurve\n    public-key = \"{public.decode()}\"\n")
+        raise SetupError(
+            "key-unreadable",
+            f"{public_file} holds a secret key.",
+            "Give NAME.key; the secret never leaves its machine.",
+        )
+    (directory / "clients" / f"{name}.key").write_text(f'metadata\ncurve\n    public-key = "{public.decode()}"\n')
 
 
 def load_key(file: Path) -> tuple[bytes, bytes | None]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`make bench-service`: what the wire costs, as ratios against the same work within one process.
 
-Starts an engine of its own, uploads a 1080p clip, and measures cached frames, uploads, cancelling during a render, and 50
-hosts at once. Every figure is the median over repetitions, interleaved with its raw counterpart on the same machine.
+Starts an engine of its own, uploads a 1080p clip, and measures cached frames, uploads, cancelling during a render, and
+50 hosts at once. Every figure is the median over repetitions, interleaved with its raw counterpart on the same machine.
 """
 
 import itertools
@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 import zmq
 
 from vs3r_engine.service import protocol as p
+from vs3r_engine.service.rendezvous import Connection, connection_file, read_connection
 
 WIDTH, HEIGHT, FRAMES = 1920, 1080, 10
 REPEATS = 40
@@ -30,7 +32,7 @@ CLIENTS, ROUNDS = 50, 20
 class Host:
     """The least that can talk to an engine."""
 
-    def __init__(self, connection: p.Connection, context: zmq.Context, session: str, control: bool = False) -> None:
+    def __init__(self, connection: Connection, context: zmq.Context, session: str, control: bool = False) -> None:
         self.socket = context.socket(zmq.DEALER)
         self.socket.linger = 0
         self.socket.plain_username, self.socket.plain_password = connection.username.encode(), connection.token.encode()
@@ -38,7 +40,9 @@ class Host:
         self._session, self._ids = session, itertools.count(1)
 
     def send(self, kind: str, body: Any, *buffers: Any) -> None:
-        self.socket.send_multipart([p.encode_request(kind, str(next(self._ids)), self._session, body), *buffers], copy=False)
+        self.socket.send_multipart(
+            [p.encode_request(kind, str(next(self._ids)), self._session, body), *buffers], copy=False
+        )
 
     def receive(self) -> tuple[p.Reply, list[zmq.Frame]]:
         if not self.socket.poll(60_000):
@@ -67,7 +71,7 @@ def picture(index: int) -> np.ndarray:
     blocks = rng.integers(40, 215, (HEIGHT // 8 + 4, WIDTH // 8 + 4, 4), np.uint8)
     texture = np.repeat(np.repeat(blocks, 8, 0), 8, 1)
     dx, dy = 8 + round(5 * np.sin(index)), 8 + round(5 * np.cos(1.7 * index))
-    return np.ascontiguousarray(texture[dy:dy + HEIGHT, dx:dx + WIDTH])
+    return np.ascontiguousarray(texture[dy : dy + HEIGHT, dx : dx + WIDTH])
 
 
 def wait_ready(host: Host, request: p.FrameRequest) -> list[zmq.Frame]:
@@ -79,9 +83,16 @@ def wait_ready(host: Host, request: p.FrameRequest) -> list[zmq.Frame]:
 
 def row(what: str, times_ms: Sequence[float], raw_ms: Sequence[float] | None = None, **more: Any) -> dict[str, Any]:
     ordered = sorted(times_ms)
-    found = {"what": what, "median_ms": round(statistics.median(ordered), 3), "p99_ms": round(ordered[int(0.99 * (len(ordered) - 1))], 3)}
+    found = {
+        "what": what,
+        "median_ms": round(statistics.median(ordered), 3),
+        "p99_ms": round(ordered[int(0.99 * (len(ordered) - 1))], 3),
+    }
     if raw_ms is not None:
-        found |= {"raw_ms": round(statistics.median(raw_ms), 3), "ratio": round(statistics.median(ordered) / statistics.median(raw_ms), 2)}
+        found |= {
+            "raw_ms": round(statistics.median(raw_ms), 3),
+            "ratio": round(statistics.median(ordered) / statistics.median(raw_ms), 2),
+        }
     return found | more
 
 
@@ -104,7 +115,7 @@ def bench_uploads(host: Host) -> dict[str, Any]:
     times, raw = [], []
     for index in range(REPEATS):
         body = p.PutFrames("bench-float", WIDTH, HEIGHT, [p.UploadedFrame(index % 8, "float32")])
-        times.append(timed_ms(lambda body=body: host.ask("put_frames", body, samples.data)))
+        times.append(timed_ms(partial(host.ask, "put_frames", body, samples.data)))
         raw.append(timed_ms(lambda: np.copyto(target, samples)))
     return row(f"put_frames, 1080p float RGBA, against a copy of the {samples.nbytes / 2**20:.1f} MiB", times, raw)
 
@@ -122,7 +133,7 @@ def bench_cancel(host: Host, control: Host, source: p.Source, output: str) -> di
                 break
             if job.is_final:
                 raise SystemExit(f"The job ended too early: {job.error}")
-        acknowledged.append(timed_ms(lambda job_id=job_id: control.ask("cancel", p.Cancel(job_id))))
+        acknowledged.append(timed_ms(partial(control.ask, "cancel", p.Cancel(job_id))))
 
         def until_final(job_id: str = job_id) -> None:
             while not host.ask("status", p.Status(job_id))[0].job.is_final:
@@ -132,7 +143,7 @@ def bench_cancel(host: Host, control: Host, source: p.Source, output: str) -> di
     return row("cancel acknowledged while a render runs", acknowledged, stopped_ms=round(statistics.median(stopped), 1))
 
 
-def bench_crowd(connection: p.Connection, context: zmq.Context, source: p.Source) -> dict[str, Any]:
+def bench_crowd(connection: Connection, context: zmq.Context, source: p.Source) -> dict[str, Any]:
     """50 hosts, each asking for its next frame as soon as it has one."""
     hosts = [Host(connection, context, "bench", False) for _ in range(CLIENTS)]
     request = p.FrameRequest(source, 3, format="half", reduction=4, wait_s=10.0, prefetch=0)
@@ -158,16 +169,23 @@ def bench_crowd(connection: p.Connection, context: zmq.Context, source: p.Source
         host.socket.close()
     everything = list(itertools.chain.from_iterable(waits.values()))
     slowest = max(statistics.median(each) for each in waits.values())
-    return row("50 hosts polling frame at once, 480x270 half", everything,
-               slowest_host_over_median=round(slowest / statistics.median(everything), 2),
-               longest_wait_over_median=round(max(everything) / statistics.median(everything), 2))
+    return row(
+        "50 hosts polling frame at once, 480x270 half",
+        everything,
+        slowest_host_over_median=round(slowest / statistics.median(everything), 2),
+        longest_wait_over_median=round(max(everything) / statistics.median(everything), 2),
+    )
 
 
-def start_engine(directory: Path) -> tuple[subprocess.Popen, p.Connection]:
-    environment = {**os.environ, "VS3R_RUNTIME_DIR": str(directory), "VS3R_CACHE_DIR": str(directory / "cache"),
-                   "XDG_STATE_HOME": str(directory / "state")}
+def start_engine(directory: Path) -> tuple[subprocess.Popen, Connection]:
+    environment = {
+        **os.environ,
+        "VS3R_RUNTIME_DIR": str(directory),
+        "VS3R_CACHE_DIR": str(directory / "cache"),
+        "XDG_STATE_HOME": str(directory / "state"),
+    }
     process = subprocess.Popen([sys.executable, "-m", "vs3r_engine.app.cli", "serve"], env=environment)
-    while (connection := p.read_connection(p.connection_file(directory))) is None:
+    while (connection := read_connection(connection_file(directory))) is None:
         if process.poll() is not None:
             raise SystemExit("The engine did not start.")
         time.sleep(0.02)
@@ -181,11 +199,18 @@ def main() -> None:
         try:
             host, control = Host(connection, context, "bench"), Host(connection, context, "bench", control=True)
             frames = [p.UploadedFrame(index, "uint8") for index in range(FRAMES)]
-            host.ask("put_frames", p.PutFrames("bench", WIDTH, HEIGHT, frames), *(picture(index).data for index in range(FRAMES)))
+            host.ask(
+                "put_frames",
+                p.PutFrames("bench", WIDTH, HEIGHT, frames),
+                *(picture(index).data for index in range(FRAMES)),
+            )
             source = p.Source(upload="bench")
             for measured in (
-                lambda: bench_frames(host, source, "half"), lambda: bench_frames(host, source, "float32"), lambda: bench_uploads(host),
-                lambda: bench_cancel(host, control, source, f"{name}/out"), lambda: bench_crowd(connection, context, source),
+                lambda: bench_frames(host, source, "half"),
+                lambda: bench_frames(host, source, "float32"),
+                lambda: bench_uploads(host),
+                lambda: bench_cancel(host, control, source, f"{name}/out"),
+                lambda: bench_crowd(connection, context, source),
             ):
                 print(json.dumps(measured()), flush=True)
         finally:

@@ -55,8 +55,11 @@ class DiskStore:
             for directory in (self._temporary, self._locks, self._leases):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise SetupError("cache-unusable", f"The cache directory {self.root} cannot be used: {error.strerror}.",
-                             "Free some space, fix its permissions, or name another with VS3R_CACHE_DIR.") from error
+            raise SetupError(
+                "cache-unusable",
+                f"The cache directory {self.root} cannot be used: {error.strerror}.",
+                "Free some space, fix its permissions, or name another with VS3R_CACHE_DIR.",
+            ) from error
         self._sweep()
 
     def find(self, kind: str, key: str) -> Path | None:
@@ -106,8 +109,11 @@ class DiskStore:
         try:
             lock.acquire()
         except filelock.Timeout as error:
-            raise ResourceError("in-use", "Another engine is working on the same range with the same settings.",
-                                "Wait until it is done; its result will be the same.") from error
+            raise ResourceError(
+                "in-use",
+                "Another engine is working on the same range with the same settings.",
+                "Wait until it is done; its result will be the same.",
+            ) from error
         try:
             self._lease(kind, key)
             with _disk_full_translated(self.root):
@@ -216,8 +222,11 @@ def _disk_full_translated(root: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in OUT_OF_SPACE:
             raise
-        raise DiskFull("disk-full", f"The disk of {error.filename or root} is full.",
-                       "Free some space, run `vs3r cache clear`, or name another cache with VS3R_CACHE_DIR.") from error
+        raise DiskFull(
+            "disk-full",
+            f"The disk of {error.filename or root} is full.",
+            "Free some space, run `vs3r cache clear`, or name another cache with VS3R_CACHE_DIR.",
+        ) from error
 
 
 def _size_bytes(directory: Path) -> int:

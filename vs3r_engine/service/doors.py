@@ -12,6 +12,7 @@ from vs3r_engine import __version__
 from vs3r_engine.errors import SetupError
 from vs3r_engine.service import protocol as p
 from vs3r_engine.service.auth import Authority, KeyAuthority
+from vs3r_engine.service.rendezvous import Connection, connection_file, write_private
 
 PORTS = (20000, 49000)
 """Ports for loopback TCP: clear of Resolve's 15000 (which is below) and of the ephemeral ones from 49152."""
@@ -40,8 +41,11 @@ class Doors:
                 self.endpoints[name] = self._bind(name, socket, listen, offset, tcp)
         except (zmq.ZMQError, ValueError) as error:
             self.close()
-            raise SetupError("cannot-listen", f"The engine cannot listen on {listen or directory}: {error}.",
-                             "Choose another address or port.") from error
+            raise SetupError(
+                "cannot-listen",
+                f"The engine cannot listen on {listen or directory}: {error}.",
+                "Choose another address or port.",
+            ) from error
 
     def admits(self, part: zmq.Frame) -> bool:
         """Whether the sender of this part of a message may still talk."""
@@ -50,13 +54,21 @@ class Doors:
     def announce(self) -> None:
         """The connection file says where this engine is."""
         key = self._authority.public_key.decode() if isinstance(self._authority, KeyAuthority) else None
-        connection = p.Connection(p.VERSION, self._engine, __version__, os.getpid(), psutil.Process().create_time(),
-                                  **self.endpoints, token=self._authority.token, server_key=key)
-        p.write_private(p.connection_file(self._directory), p.encode(connection))
+        connection = Connection(
+            p.VERSION,
+            self._engine,
+            __version__,
+            os.getpid(),
+            psutil.Process().create_time(),
+            **self.endpoints,
+            token=self._authority.token,
+            server_key=key,
+        )
+        write_private(connection_file(self._directory), p.encode(connection))
 
     def withdraw(self) -> None:
         """The connection file no longer names this engine."""
-        file = p.connection_file(self._directory)
+        file = connection_file(self._directory)
         with contextlib.suppress(FileNotFoundError):
             if self._engine.encode() in file.read_bytes():
                 file.unlink()

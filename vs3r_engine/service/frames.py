@@ -83,8 +83,12 @@ class Answer:
 class FrameDesk:
     """send: gives an order to the worker, False where there is none. analyze: submits the analysis of a clip."""
 
-    def __init__(self, limits: Limits, send: Callable[[FrameOrder], bool],
-                 analyze: Callable[[Source, SettingsChoice, str], JobRecord]) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        send: Callable[[FrameOrder], bool],
+        analyze: Callable[[Source, SettingsChoice, str], JobRecord],
+    ) -> None:
         self._limits, self._send, self._analyze = limits, send, analyze
         self._clips: OrderedDict[str, Clip] = OrderedDict()
         self._rendered: OrderedDict[FrameKey, FrameDone] = OrderedDict()
@@ -124,7 +128,9 @@ class FrameDesk:
         self._look_ahead(key, request.prefetch, session)
         if request.wait_s > 0:
             if len(self._waiters) >= self._limits.frames_waiting:
-                raise ResourceError("queue-full", f"{len(self._waiters)} requests are held back already.", "Ask again later.")
+                raise ResourceError(
+                    "queue-full", f"{len(self._waiters)} requests are held back already.", "Ask again later."
+                )
             self._waiters.append(Waiter(key, session, now + request.wait_s, request.analyze, reply_to))
             return None
         return self._pending(clip, key)
@@ -169,8 +175,12 @@ class FrameDesk:
         clip = self._clips.get(failure.key.clip)
         error = failure.error
         if error is None and clip is not None and want is not None and not want.may_analyze:
-            error = Error("not-analyzed", f"{clip.source.name()} has not been analysed with these settings.",
-                          "Send analyze first.", "input")
+            error = Error(
+                "not-analyzed",
+                f"{clip.source.name()} has not been analysed with these settings.",
+                "Send analyze first.",
+                "input",
+            )
         if error is not None:
             self._wants.pop(failure.key, None)
             self._failed[failure.key] = (error, time.monotonic() + REPEAT_ERROR_S)
@@ -186,7 +196,9 @@ class FrameDesk:
             if clip.analysis is record and record.error is not None:
                 clip.error, clip.error_until_s = record.error, time.monotonic() + REPEAT_ERROR_S
             elif clip.analysis is record and record.state == "cancelled":
-                clip.error = Error("cancelled", "The analysis was cancelled.", "Ask again to start it anew.", "cancelled")
+                clip.error = Error(
+                    "cancelled", "The analysis was cancelled.", "Ask again to start it anew.", "cancelled"
+                )
                 clip.error_until_s = time.monotonic() + REPEAT_ERROR_S
         now = time.monotonic()
         for waiter in self._waiters:
@@ -202,8 +214,12 @@ class FrameDesk:
                 want.deaths += 1
                 if want.deaths >= DEATHS:
                     self._wants.pop(key, None)
-                    error = Error("worker-died", f"The computing process ended twice over frame {key.frame_index}.",
-                                  "`vs3r engine logs` has the details.", "fault")
+                    error = Error(
+                        "worker-died",
+                        f"The computing process ended twice over frame {key.frame_index}.",
+                        "`vs3r engine logs` has the details.",
+                        "fault",
+                    )
                     self._failed[key] = (error, time.monotonic() + 60)
         self._at_work.clear()
 
@@ -266,15 +282,18 @@ class FrameDesk:
         if want is None:
             mine = sum(session in want.sessions for want in self._wants.values())
             if len(self._wants) >= self._limits.frames_waiting or mine >= self._limits.frames_waiting_per_session:
-                raise ResourceError("queue-full", f"{len(self._wants)} frames are waiting already, {mine} of them for this "
-                                    "host.", "Ask again later.")
+                raise ResourceError(
+                    "queue-full",
+                    f"{len(self._wants)} frames are waiting already, {mine} of them for this host.",
+                    "Ask again later.",
+                )
             want = self._wants[key] = Want(key, {})
         want.sessions[session] = now
         want.may_analyze |= may_analyze
         self.dispatch()
 
     def _look_ahead(self, key: FrameKey, count: int, session: str) -> None:
-        """The `count` frames after `key` are in line behind everything asked for; what this session had there is not."""
+        """The `count` frames after `key` are in line, behind all that was asked for, in place of this session's others."""
         for old in [old for old, owner in self._ahead.items() if owner == session]:
             del self._ahead[old]
         known = (self._rendered, self._wants, self._at_work, self._failed)
@@ -306,14 +325,23 @@ class FrameDesk:
     def _pending(self, clip: Clip, key: FrameKey) -> Answer:
         analysis = clip.analysis
         if analysis is not None and not analysis.is_final:
-            return Answer(FrameReply("pending", key.frame_index, stage=analysis.stage or "queued", fraction=analysis.fraction,
-                                     job_id=analysis.order.job_id, retry_s=0.2))
+            return Answer(
+                FrameReply(
+                    "pending",
+                    key.frame_index,
+                    stage=analysis.stage or "queued",
+                    fraction=analysis.fraction,
+                    job_id=analysis.order.job_id,
+                    retry_s=0.2,
+                )
+            )
         return Answer(FrameReply("pending", key.frame_index, stage="render", fraction=0.0, job_id=None, retry_s=0.05))
 
     def _ready(self, done: FrameDone) -> Answer:
         key = done.key
-        reply = FrameReply("ready", key.frame_index, done.width, done.height, key.format,
-                           done.width * 4 * SAMPLE_BYTES[key.format])
+        reply = FrameReply(
+            "ready", key.frame_index, done.width, done.height, key.format, done.width * 4 * SAMPLE_BYTES[key.format]
+        )
         return Answer(reply, done.pixels)
 
     def _keep(self, done: FrameDone) -> None:
@@ -334,4 +362,3 @@ def _clip_digest(source: Source, settings: SettingsChoice) -> str:
         except OSError:
             pass  # the worker will say what is wrong with it
     return digest.hexdigest()[:32]
-

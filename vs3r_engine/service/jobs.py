@@ -9,7 +9,7 @@ from typing import Any
 
 from vs3r_engine.errors import InputError, ResourceError
 from vs3r_engine.job import JobState
-from vs3r_engine.service.protocol import Error, JobReport, SettingsChoice, Source
+from vs3r_engine.service.protocol import Error, JobKind, JobReport, SettingsChoice, Source
 from vs3r_engine.service.worker import JobEnded, JobOrder, JobProgress, Lost
 
 REMEMBERED = 256
@@ -50,9 +50,22 @@ class JobRecord:
         return round(elapsed_s * (1 - self.fraction) / gained, 1) if gained > 0.005 and elapsed_s > 0.5 else None
 
     def report(self) -> JobReport:
-        return JobReport(self.order.job_id, self.order.kind, self.state.value, self.stage, self.done, self.total,  # type: ignore[arg-type]
-                         self.fraction, self.eta_s(), self.found, self.shown_source.name(), self.order.output, self.error,
-                         self.result, self.created_unix_s)
+        return JobReport(
+            self.order.job_id,
+            self.order.kind,
+            self.state.value,
+            self.stage,
+            self.done,
+            self.total,  # type: ignore[arg-type]
+            self.fraction,
+            self.eta_s(),
+            self.found,
+            self.shown_source.name(),
+            self.order.output,
+            self.error,
+            self.result,
+            self.created_unix_s,
+        )
 
 
 class JobBook:
@@ -63,8 +76,18 @@ class JobBook:
         self._jobs: OrderedDict[str, JobRecord] = OrderedDict()
         self.running: JobRecord | None = None
 
-    def submit(self, kind: str, job_id: str | None, source: Source, shown_source: Source, settings: SettingsChoice,
-               output: str | None, overwrite: bool, session: str, detached: bool) -> JobRecord:
+    def submit(
+        self,
+        kind: JobKind,
+        job_id: str | None,
+        source: Source,
+        shown_source: Source,
+        settings: SettingsChoice,
+        output: str | None,
+        overwrite: bool,
+        session: str,
+        detached: bool,
+    ) -> JobRecord:
         """The job, queued; or as it stands where the same was submitted before.
 
         Raises: InputError `job-id-taken`, ResourceError `queue-full`.
@@ -73,14 +96,18 @@ class JobBook:
         record = self._jobs.get(order.job_id)
         if record is not None:
             if record.order != order:
-                raise InputError("job-id-taken", f"The job id {order.job_id} belongs to another job.", "Choose another id.")
+                raise InputError(
+                    "job-id-taken", f"The job id {order.job_id} belongs to another job.", "Choose another id."
+                )
             if record.owners is not None:
                 record.owners.add(session)
             if record.state not in (JobState.FAILED, JobState.CANCELLED):
                 return record
             del self._jobs[order.job_id]
         if self.queued_count >= self._queue_limit:
-            raise ResourceError("queue-full", f"{self.queued_count} jobs are waiting already.", "Try again when one is done.")
+            raise ResourceError(
+                "queue-full", f"{self.queued_count} jobs are waiting already.", "Try again when one is done."
+            )
         record = JobRecord(order, shown_source, None if detached else {session})
         self._jobs[order.job_id] = record
         self._forget_oldest()
@@ -143,9 +170,13 @@ class JobBook:
             record.state = JobState.CANCELLED
         elif record.deaths >= WORKER_DEATHS:
             record.state = JobState.FAILED
-            record.error = Error("worker-died", f"The computing process ended {record.deaths} times in this job (exit code "
-                                 f"{lost.exit_code}).", "Memory may have run out: try --draft, a shorter range, or close other "
-                                 "programs. `vs3r engine logs` has the details.", "fault")
+            record.error = Error(
+                "worker-died",
+                f"The computing process ended {record.deaths} times in this job (exit code {lost.exit_code}).",
+                "Memory may have run out: try --draft, a shorter range, or close other "
+                "programs. `vs3r engine logs` has the details.",
+                "fault",
+            )
         else:
             record.state, record.stage = JobState.QUEUED, ""
             self._jobs.move_to_end(record.order.job_id, last=False)
@@ -173,5 +204,5 @@ class JobBook:
 
     def _forget_oldest(self) -> None:
         finished = [job_id for job_id, record in self._jobs.items() if record.is_final]
-        for job_id in finished[:max(0, len(finished) - REMEMBERED)]:
+        for job_id in finished[: max(0, len(finished) - REMEMBERED)]:
             del self._jobs[job_id]

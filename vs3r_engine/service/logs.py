@@ -30,8 +30,16 @@ class JsonLines(logging.Formatter):
         message = record.getMessage()
         if record.exc_info:
             message += "\n" + self.formatException(record.exc_info)
-        return json.dumps({"time": moment, "level": record.levelname.lower(), "engine": self._engine,
-                           "job": getattr(record, "job_id", "-"), "message": message}, ensure_ascii=False)
+        return json.dumps(
+            {
+                "time": moment,
+                "level": record.levelname.lower(),
+                "engine": self._engine,
+                "job": getattr(record, "job_id", "-"),
+                "message": message,
+            },
+            ensure_ascii=False,
+        )
 
 
 def engine_log(engine: str, file: Path) -> logging.Logger:

@@ -31,8 +31,13 @@ def job_of(pipeline: Any, source: Source, choice: SettingsChoice, job_id: str, o
     if source.clip is not None:
         from vs3r_engine.settings import preset
 
-        job = job_of_clip(read_clip(source.clip), job_id=job_id, output=output, probe=lambda path: pipeline.probe(path).clip,
-                          base=preset(choice.preset))
+        job = job_of_clip(
+            read_clip(source.clip),
+            job_id=job_id,
+            output=output,
+            probe=lambda path: pipeline.probe(path).clip,
+            base=preset(choice.preset),
+        )
         job = replace(job, output=output, overwrite=overwrite, settings=job.settings.with_values(choice.values))
     else:
         clip = pipeline.probe(source.path).clip
@@ -49,16 +54,22 @@ def job_of(pipeline: Any, source: Source, choice: SettingsChoice, job_id: str, o
     if source.analysis_range is not None:
         analysis_range = _within(FrameRange.between(*source.analysis_range), clip.available_range)
         if not analysis_range.contains_range(job.render_range):
-            raise RangeError("bad-range", f"The frames to look at, {analysis_range}, do not hold {job.render_range}.",
-                             "Leave the analysis range out.")
+            raise RangeError(
+                "bad-range",
+                f"The frames to look at, {analysis_range}, do not hold {job.render_range}.",
+                "Leave the analysis range out.",
+            )
         job = replace(job, analysis_range=analysis_range)
     return job
 
 
 def _within(wanted: FrameRange, available: FrameRange) -> FrameRange:
     if not available.contains_range(wanted):
-        raise RangeError("range-past-media", f"The range {wanted} asks for frames that do not exist: the media holds {available}.",
-                         "Trim the range, or relink the full-length file.")
+        raise RangeError(
+            "range-past-media",
+            f"The range {wanted} asks for frames that do not exist: the media holds {available}.",
+            "Trim the range, or relink the full-length file.",
+        )
     return wanted
 
 
@@ -76,8 +87,11 @@ class Playback:
     def frame(self, frame_index: int) -> Frame:
         """The stabilized frame. Raises: RangeError `range-past-media`, and what rendering raises."""
         if frame_index not in self.job.render_range:
-            raise RangeError("range-past-media", f"Frame {frame_index} is outside the range {self.job.render_range}.",
-                             "Ask for a frame of the range.")
+            raise RangeError(
+                "range-past-media",
+                f"Frame {frame_index} is outside the range {self.job.render_range}.",
+                "Ask for a frame of the range.",
+            )
         if frame_index not in self._recent:
             self._render(frame_index)
         return self._recent[frame_index]
@@ -156,5 +170,7 @@ def rgba_pixels(frame: Frame, format: SampleFormat, reduction: int) -> tuple[int
     if format in ("uint8", "uint16"):
         peak = 255 if format == "uint8" else 65535
         rgba = np.rint(np.clip(rgba, 0, 1) * np.float32(peak))
-    pixels = rgba.astype({"uint8": np.uint8, "uint16": np.uint16, "half": np.float16, "float32": np.float32}[format], copy=False)
+    pixels = rgba.astype(
+        {"uint8": np.uint8, "uint16": np.uint16, "half": np.float16, "float32": np.float32}[format], copy=False
+    )
     return width, height, pixels.reshape(-1).view(np.uint8).data

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PROTOCOL.md as types: every message, the envelope around it, and the connection file. Imports nothing heavy.
+"""PROTOCOL.md as types: every message and the envelope around it. Imports nothing heavy.
 
 Field names, defaults and limits are those of PROTOCOL.md; unknown fields are ignored on reading.
 """
 
 import os
-import sys
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -32,14 +30,16 @@ Identifier = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Index = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Side = Annotated[int, Meta(ge=1, le=16384)]
 FrameSpan = Annotated[tuple[Index, ...], Meta(min_length=2, max_length=2)]
-"""(first, end): half-open, in frames of the media. Not tuple[Index, Index]: in a union with text msgspec 0.22 crashes."""
+"""(first, end): half-open, in frames of the media. Not tuple[Index, Index]: beside text, msgspec 0.22 crashes on it."""
 SampleFormat = Literal["uint8", "uint16", "half", "float32"]
+JobKind = Literal["analyze", "stabilize"]
 SAMPLE_BYTES = {"uint8": 1, "uint16": 2, "half": 2, "float32": 4}
 Channels = Literal["rgba", "rgb", "bgra", "bgr", "gray"]
 CHANNEL_COUNT = {"rgba": 4, "rgb": 3, "bgra": 4, "bgr": 3, "gray": 1}
 
 
 # --- shared bodies ---------------------------------------------------------------------------------------------------
+
 
 class Error(Struct, frozen=True):
     """The error triple, and which of the kinds of error it is (see EXIT_KINDS)."""
@@ -87,7 +87,7 @@ class JobReport(Struct, frozen=True):
     """What is known of a job."""
 
     job_id: str
-    kind: Literal["analyze", "stabilize"]
+    kind: JobKind
     state: Literal["queued", "running", "done", "failed", "cancelled"]
     stage: str = ""
     done: int = 0
@@ -107,6 +107,7 @@ class JobReport(Struct, frozen=True):
 
 
 # --- requests --------------------------------------------------------------------------------------------------------
+
 
 class Hello(Struct, frozen=True):
     client: Annotated[str, Meta(max_length=200)]
@@ -188,13 +189,20 @@ class Shutdown(Struct, frozen=True):
 
 
 REQUESTS: dict[str, type[Struct]] = {
-    "hello": Hello, "probe": Probe, "analyze": Analyze, "stabilize": Stabilize, "frame": FrameRequest,
-    "put_frames": PutFrames, "status": Status, "jobs": Jobs,
+    "hello": Hello,
+    "probe": Probe,
+    "analyze": Analyze,
+    "stabilize": Stabilize,
+    "frame": FrameRequest,
+    "put_frames": PutFrames,
+    "status": Status,
+    "jobs": Jobs,
 }
 CONTROLS: dict[str, type[Struct]] = {"ping": Ping, "cancel": Cancel, "bye": Bye, "shutdown": Shutdown}
 
 
 # --- replies ---------------------------------------------------------------------------------------------------------
+
 
 class Limits(Struct, frozen=True):
     part_bytes: int = PART_BYTES
@@ -275,13 +283,23 @@ class Empty(Struct, frozen=True):
 
 
 REPLIES: dict[str, type[Struct]] = {
-    "hello": HelloReply, "probe": ProbeReply, "analyze": JobReport, "stabilize": JobReport, "frame": FrameReply,
-    "put_frames": PutReply, "status": StatusReply, "jobs": JobsReply,
-    "ping": Empty, "cancel": JobReport, "bye": Empty, "shutdown": Empty,
+    "hello": HelloReply,
+    "probe": ProbeReply,
+    "analyze": JobReport,
+    "stabilize": JobReport,
+    "frame": FrameReply,
+    "put_frames": PutReply,
+    "status": StatusReply,
+    "jobs": JobsReply,
+    "ping": Empty,
+    "cancel": JobReport,
+    "bye": Empty,
+    "shutdown": Empty,
 }
 
 
 # --- events ----------------------------------------------------------------------------------------------------------
+
 
 class ProgressEvent(Struct, frozen=True):
     stage: str
@@ -305,6 +323,7 @@ def topic_of(job_id: str | None) -> bytes:
 
 
 # --- envelopes -------------------------------------------------------------------------------------------------------
+
 
 class Request(Struct, frozen=True):
     """Part 0 of a request; `body` is decoded once the type is known."""
@@ -338,30 +357,6 @@ class Event(Struct, frozen=True):
     body: Raw
 
 
-class Connection(Struct, frozen=True, omit_defaults=True):
-    """The connection file. Beyond this machine `server_key` and the host's own key pair replace the token."""
-
-    protocol: str
-    engine: str
-    version: str
-    pid: int
-    started_unix_s: float
-    request: str
-    control: str
-    events: str
-    username: str = USERNAME
-    token: str = ""
-    server_key: str | None = None
-    public_key: str | None = None
-    secret_key: str | None = None
-
-
-class Launch(Struct, frozen=True):
-    """The launch file: the program that starts an engine."""
-
-    program: Annotated[list[str], Meta(min_length=1)]
-
-
 Body = TypeVar("Body", bound=Struct)
 
 
@@ -390,14 +385,19 @@ def encode_request(kind: str, request_id: str, session: str, body: Struct) -> by
 def decode_request(part: Any) -> Request:
     """The envelope of a request. Raises: ProtocolError `bad-message`, `protocol-version`."""
     if len(part) > JSON_BYTES:
-        raise ProtocolError("bad-message", f"Part 0 has {len(part)} bytes, over {JSON_BYTES}.", "Pixels go into buffers.")
+        raise ProtocolError(
+            "bad-message", f"Part 0 has {len(part)} bytes, over {JSON_BYTES}.", "Pixels go into buffers."
+        )
     try:
         request = decode(part, Request, "The request")
     except ProtocolError as error:
         raise ProtocolError("bad-message", error.message, "PROTOCOL.md, section 3.") from error
     if major(request.v) != major(VERSION):
-        raise ProtocolError("protocol-version", f"The host speaks protocol {request.v}, this engine {VERSION}.",
-                            "Update the older of the two.")
+        raise ProtocolError(
+            "protocol-version",
+            f"The host speaks protocol {request.v}, this engine {VERSION}.",
+            "Update the older of the two.",
+        )
     return request
 
 
@@ -413,8 +413,11 @@ def decode_reply(part: Any) -> Reply:
     """Raises: ProtocolError `bad-message`, `protocol-version`."""
     reply = decode(part, Reply, "The reply")
     if major(reply.v) != major(VERSION):
-        raise ProtocolError("protocol-version", f"The engine speaks protocol {reply.v}, this host {VERSION}.",
-                            "Update the older of the two, then `vs3r engine stop`.")
+        raise ProtocolError(
+            "protocol-version",
+            f"The engine speaks protocol {reply.v}, this host {VERSION}.",
+            "Update the older of the two, then `vs3r engine stop`.",
+        )
     return reply
 
 
@@ -429,13 +432,21 @@ def major(version: str) -> str:
 # --- errors across the wire ------------------------------------------------------------------------------------------
 
 _KINDS: dict[str, type[VS3RError]] = {
-    "usage": errors.SettingsError, "input": errors.InputError, "setup": errors.SetupError,
-    "resource": errors.ResourceError, "cancelled": errors.Cancelled, "fault": errors.EngineFault,
+    "usage": errors.SettingsError,
+    "input": errors.InputError,
+    "setup": errors.SetupError,
+    "resource": errors.ResourceError,
+    "cancelled": errors.Cancelled,
+    "fault": errors.EngineFault,
 }
 _CLASSES: dict[str, type[VS3RError]] = {
-    "disk-full": errors.DiskFull, "out-of-memory": errors.OutOfMemory, "weights-missing": errors.WeightsMissing,
+    "disk-full": errors.DiskFull,
+    "out-of-memory": errors.OutOfMemory,
+    "weights-missing": errors.WeightsMissing,
     **dict.fromkeys(("bad-range", "empty-range", "range-past-media", "bad-timecode"), errors.RangeError),
-    **dict.fromkeys(("protocol-version", "not-allowed", "bad-message", "bad-field", "bad-buffer"), errors.ProtocolError),
+    **dict.fromkeys(
+        ("protocol-version", "not-allowed", "bad-message", "bad-field", "bad-buffer"), errors.ProtocolError
+    ),
 }
 _KIND_OF_EXIT_CODE = {error.exit_code: kind for kind, error in _KINDS.items()}
 
@@ -452,67 +463,3 @@ def exception_of(error: Error) -> VS3RError:
     if error.code.startswith("media-"):
         kind = errors.MediaError
     return kind(error.code, error.message, error.hint)
-
-
-# --- files -----------------------------------------------------------------------------------------------------------
-
-def runtime_directory() -> Path:
-    """Where the connection file lives; see PROTOCOL.md section 1."""
-    if named := os.environ.get("VS3R_RUNTIME_DIR"):
-        return Path(named)
-    if sys.platform in ("win32", "darwin"):
-        return _application_directory() / "run"
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    return Path(runtime) / "vs3r" if runtime else Path.home() / ".cache" / "vs3r" / "run"
-
-
-def configuration_directory() -> Path:
-    """Where the launch file and the user's presets live; see PROTOCOL.md section 1."""
-    if named := os.environ.get("VS3R_CONFIG_DIR"):
-        return Path(named)
-    if sys.platform in ("win32", "darwin"):
-        return _application_directory()
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "vs3r"
-
-
-def _application_directory() -> Path:
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "vs3r"
-    return Path.home() / "Library" / "Application Support" / "vs3r"
-
-
-def connection_file(directory: Path | None = None) -> Path:
-    return (directory or runtime_directory()) / "engine.json"
-
-
-def launch_file() -> Path:
-    return configuration_directory() / "launch.json"
-
-
-def read_connection(path: Path) -> Connection | None:
-    """What the connection file says; None where there is none.
-
-    Raises: ProtocolError `protocol-version`, `connection-file` for one that cannot be read.
-    """
-    try:
-        connection = decode(path.read_bytes(), Connection, f"The connection file {path}")
-    except FileNotFoundError:
-        return None
-    except (OSError, ProtocolError) as error:
-        raise ProtocolError("connection-file", f"The connection file {path} cannot be read: {error}", "Delete it.") \
-            from error
-    if major(connection.protocol) != major(VERSION):
-        raise ProtocolError("protocol-version", f"The running engine speaks protocol {connection.protocol}, "
-                            f"this host {VERSION}.", "Stop it with its own `vs3r engine stop`, or update.")
-    return connection
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """`path` holds `data`, appeared whole, and only the user can read it (0600, its directory 0700)."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.parent.chmod(0o700)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(data)
-    temporary.replace(path)

@@ -42,20 +42,31 @@ class Uploads:
     def admit(self, session: str, request: PutFrames, buffers: Sequence[memoryview]) -> Upload:
         """The upload that the frames belong to; they fit it. Nothing is written yet.
 
-        Raises: ProtocolError `bad-buffer`; InputError `source-changed`; ResourceError `upload-too-large`; RangeError `bad-rate`.
+        Raises: ProtocolError `bad-buffer`; InputError `source-changed`; ResourceError `upload-too-large`; RangeError
+        `bad-rate`.
         """
         raw_format = _format_of(request)
         if len(buffers) != len(request.frames):
-            raise ProtocolError("bad-buffer", f"{len(request.frames)} frames came with {len(buffers)} buffers.", "Send one buffer per frame.")
+            raise ProtocolError(
+                "bad-buffer",
+                f"{len(request.frames)} frames came with {len(buffers)} buffers.",
+                "Send one buffer per frame.",
+            )
         for frame, buffer in zip(request.frames, buffers, strict=True):
             _check_buffer(request, frame, buffer.nbytes)
         upload = self._uploads.get((session, request.source_id))
         if upload is not None and upload.format != raw_format:
-            raise InputError("source-changed", f"The frames of {request.source_id} were {upload.format}; these are {raw_format}.",
-                             "Use another source id for another size, rate or format.")
+            raise InputError(
+                "source-changed",
+                f"The frames of {request.source_id} were {upload.format}; these are {raw_format}.",
+                "Use another source id for another size, rate or format.",
+            )
         if self.size_bytes + raw_format.frame_bytes * len(request.frames) > self._limit_bytes:
-            raise ResourceError("upload-too-large", f"Uploads would pass {self._limit_bytes >> 30} GiB.",
-                                "Upload the used part of the clip only, at a smaller size or as half float.")
+            raise ResourceError(
+                "upload-too-large",
+                f"Uploads would pass {self._limit_bytes >> 30} GiB.",
+                "Upload the used part of the clip only, at a smaller size or as half float.",
+            )
         if upload is None:
             upload = self._create(session, request.source_id, raw_format)
         return upload
@@ -75,8 +86,11 @@ class Uploads:
             except OSError as error:
                 temporary.unlink(missing_ok=True)
                 if error.errno in OUT_OF_SPACE:
-                    raise DiskFull("disk-full", f"The cache disk is full after {len(upload.held)} uploaded frames.",
-                                   "Free some space or run `vs3r cache clear`, and upload again.") from error
+                    raise DiskFull(
+                        "disk-full",
+                        f"The cache disk is full after {len(upload.held)} uploaded frames.",
+                        "Free some space or run `vs3r cache clear`, and upload again.",
+                    ) from error
                 raise
             if frame.frame_index not in upload.held:
                 upload.held.add(frame.frame_index)
@@ -105,7 +119,9 @@ class Uploads:
             write_format(directory, raw_format)
         except OSError as error:
             if error.errno in OUT_OF_SPACE:
-                raise DiskFull("disk-full", "The cache disk is full.", "Free some space or run `vs3r cache clear`.") from error
+                raise DiskFull(
+                    "disk-full", "The cache disk is full.", "Free some space or run `vs3r cache clear`."
+                ) from error
             raise
         self._store.find("uploads", key)  # in use by this process from now on
         upload = self._uploads[session, source_id] = Upload(directory, raw_format)
@@ -116,7 +132,9 @@ def _format_of(request: PutFrames) -> RawFormat:
     """Raises: InputError `source-changed` where the frames of one message differ; RangeError `bad-rate`."""
     kinds = {(frame.format, frame.channels) for frame in request.frames}
     if len(kinds) > 1:
-        raise InputError("source-changed", f"One source cannot hold frames of several kinds: {sorted(kinds)}.", "Send one kind.")
+        raise InputError(
+            "source-changed", f"One source cannot hold frames of several kinds: {sorted(kinds)}.", "Send one kind."
+        )
     sample, channels = next(iter(kinds))
     return RawFormat(request.width, request.height, exact_rate(request.rate), sample, channels)
 
@@ -125,11 +143,17 @@ def _check_buffer(request: PutFrames, frame: UploadedFrame, size_bytes: int) -> 
     packed = request.width * CHANNEL_COUNT[frame.channels] * SAMPLE_BYTES[frame.format]
     row_bytes = frame.row_bytes or packed
     if row_bytes < packed:
-        raise ProtocolError("bad-buffer", f"Rows of {row_bytes} bytes cannot hold {packed} bytes of picture.", "Correct row_bytes.")
+        raise ProtocolError(
+            "bad-buffer", f"Rows of {row_bytes} bytes cannot hold {packed} bytes of picture.", "Correct row_bytes."
+        )
     smallest, largest = row_bytes * (request.height - 1) + packed, row_bytes * request.height
     if not smallest <= size_bytes <= largest:
-        raise ProtocolError("bad-buffer", f"Frame {frame.frame_index} came with {size_bytes} bytes; {request.height} rows of "
-                            f"{row_bytes} bytes make {largest}.", "Correct row_bytes, height or the buffer.")
+        raise ProtocolError(
+            "bad-buffer",
+            f"Frame {frame.frame_index} came with {size_bytes} bytes; {request.height} rows of "
+            f"{row_bytes} bytes make {largest}.",
+            "Correct row_bytes, height or the buffer.",
+        )
 
 
 def _rows(request: PutFrames, frame: UploadedFrame, buffer: memoryview) -> Iterator[memoryview]:
@@ -141,7 +165,7 @@ def _rows(request: PutFrames, frame: UploadedFrame, buffer: memoryview) -> Itera
         return
     rows = range(request.height) if frame.row_order == "top-down" else range(request.height - 1, -1, -1)
     for row in rows:
-        yield buffer[row * row_bytes:row * row_bytes + packed]
+        yield buffer[row * row_bytes : row * row_bytes + packed]
 
 
 def _runs(indices: list[int]) -> Iterator[tuple[int, int]]:

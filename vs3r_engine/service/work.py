@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inside the worker process: one job at a time, step by step, and single frames between the steps.
 
-The reading thread takes orders, cancels and probes at once; the main thread computes. The worker ends when its pipe does.
+The reading thread takes orders, cancels and probes at once; the main thread computes. The worker ends with its pipe.
 """
 
 import importlib
@@ -105,8 +105,15 @@ class Worker:
             return error_of(translated(error))
         clip = job.clip
         available, render = clip.available_range, job.render_range
-        return ProbeReply(order.source.name(), clip.width, clip.height, str(clip.rate), (available.start, available.end_exclusive),
-                          (render.start, render.end_exclusive), clip.start_timecode)
+        return ProbeReply(
+            order.source.name(),
+            clip.width,
+            clip.height,
+            str(clip.rate),
+            (available.start, available.end_exclusive),
+            (render.start, render.end_exclusive),
+            clip.start_timecode,
+        )
 
     def _step(self) -> None:
         """One step of the job, or its end."""
@@ -134,15 +141,29 @@ class Worker:
 
         try:
             yield JobProgress(order.job_id, "open", 0, 0, 0.0, {})
-            job = job_of(self._pipeline, order.source, order.settings, order.job_id, order.output or "-", order.overwrite)
+            job = job_of(
+                self._pipeline, order.source, order.settings, order.job_id, order.output or "-", order.overwrite
+            )
             work = self._pipeline.stabilize if order.kind == "stabilize" else self._pipeline.analyze
             for item in work(job, self._store):
                 if isinstance(item, Progress):
-                    yield JobProgress(order.job_id, item.stage, item.done, item.total, item.fraction, _plain(item.found))
+                    yield JobProgress(
+                        order.job_id, item.stage, item.done, item.total, item.fraction, _plain(item.found)
+                    )
                 elif isinstance(item, RenderResult):
-                    yield JobEnded(order.job_id, "done", _plain({
-                        "output": item.output, "sidecar": item.sidecar, "findings": item.findings, "timings_s": item.timings_s,
-                        "render_range": [item.render_range.start, item.render_range.end_exclusive]}))
+                    yield JobEnded(
+                        order.job_id,
+                        "done",
+                        _plain(
+                            {
+                                "output": item.output,
+                                "sidecar": item.sidecar,
+                                "findings": item.findings,
+                                "timings_s": item.timings_s,
+                                "render_range": [item.render_range.start, item.render_range.end_exclusive],
+                            }
+                        ),
+                    )
                 else:
                     yield JobEnded(order.job_id, "done", _plain({"findings": item.findings}))
         except Exception as error:
@@ -170,9 +191,13 @@ def translated(error: Exception) -> VS3RError:
     if isinstance(error, MemoryError):
         return OutOfMemory("out-of-memory", "Memory ran out.", "Close other programs, or use --draft.")
     if isinstance(error, OSError) and error.errno in OUT_OF_SPACE:
-        return DiskFull("disk-full", f"The disk of {error.filename or 'the output'} is full.", "Free some space and run again.")
+        return DiskFull(
+            "disk-full", f"The disk of {error.filename or 'the output'} is full.", "Free some space and run again."
+        )
     logging.getLogger("vs3r").error("".join(traceback.format_exception(error)))
-    return EngineFault("engine-fault", f"{type(error).__name__}: {error}", "`vs3r engine logs` has the details; please report it.")
+    return EngineFault(
+        "engine-fault", f"{type(error).__name__}: {error}", "`vs3r engine logs` has the details; please report it."
+    )
 
 
 def _plain(value: Any) -> Any:

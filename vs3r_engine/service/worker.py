@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from vs3r_engine.service.protocol import Error, ProbeReply, SampleFormat, SettingsChoice, Source
+from vs3r_engine.service.protocol import Error, JobKind, ProbeReply, SampleFormat, SettingsChoice, Source
 
 RESTART_PAUSE_S = (0.0, 1.0, 5.0, 15.0)
 """Pause before a worker is started again, by how many ended in the last minute."""
 
 
 # --- orders, to the worker -------------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True, slots=True)
 class ProbeOrder:
@@ -30,7 +31,7 @@ class ProbeOrder:
 @dataclass(frozen=True, slots=True)
 class JobOrder:
     job_id: str
-    kind: str
+    kind: JobKind
     source: Source
     settings: SettingsChoice
     output: str | None
@@ -60,6 +61,7 @@ class FrameOrder:
 
 
 # --- reports, from the worker ----------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True, slots=True)
 class Ready:
@@ -150,7 +152,9 @@ class WorkerProcess:
 
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        self._process = context.Process(target=work.main, args=(theirs, *self._arguments), name="vs3r-worker", daemon=True)
+        self._process = context.Process(
+            target=work.main, args=(theirs, *self._arguments), name="vs3r-worker", daemon=True
+        )
         self._process.start()
         theirs.close()
         self._pipe = ours

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where engine and hosts find each other: the connection file, the launch file, and the directories they are in
+(PROTOCOL.md, section 1). Imports nothing heavy."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from vs3r_engine.errors import ProtocolError
+from vs3r_engine.service.protocol import USERNAME, VERSION, decode, major
+
+
+class Connection(Struct, frozen=True, omit_defaults=True):
+    """The connection file. Beyond this machine `server_key` and the host's own key pair replace the token."""
+
+    protocol: str
+    engine: str
+    version: str
+    pid: int
+    started_unix_s: float
+    request: str
+    control: str
+    events: str
+    username: str = USERNAME
+    token: str = ""
+    server_key: str | None = None
+    public_key: str | None = None
+    secret_key: str | None = None
+
+
+class Launch(Struct, frozen=True):
+    """The launch file: the program that starts an engine."""
+
+    program: Annotated[list[str], Meta(min_length=1)]
+
+
+def runtime_directory() -> Path:
+    """Where the connection file lives; see PROTOCOL.md section 1."""
+    if named := os.environ.get("VS3R_RUNTIME_DIR"):
+        return Path(named)
+    if sys.platform in ("win32", "darwin"):
+        return _application_directory() / "run"
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(runtime) / "vs3r" if runtime else Path.home() / ".cache" / "vs3r" / "run"
+
+
+def configuration_directory() -> Path:
+    """Where the launch file and the user's presets live; see PROTOCOL.md section 1."""
+    if named := os.environ.get("VS3R_CONFIG_DIR"):
+        return Path(named)
+    if sys.platform in ("win32", "darwin"):
+        return _application_directory()
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "vs3r"
+
+
+def _application_directory() -> Path:
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "vs3r"
+    return Path.home() / "Library" / "Application Support" / "vs3r"
+
+
+def connection_file(directory: Path | None = None) -> Path:
+    return (directory or runtime_directory()) / "engine.json"
+
+
+def launch_file() -> Path:
+    return configuration_directory() / "launch.json"
+
+
+def read_connection(path: Path) -> Connection | None:
+    """What the connection file says; None where there is none.
+
+    Raises: ProtocolError `protocol-version`, `connection-file` for one that cannot be read.
+    """
+    try:
+        connection = decode(path.read_bytes(), Connection, f"The connection file {path}")
+    except FileNotFoundError:
+        return None
+    except (OSError, ProtocolError) as error:
+        raise ProtocolError(
+            "connection-file", f"The connection file {path} cannot be read: {error}", "Delete it."
+        ) from error
+    if major(connection.protocol) != major(VERSION):
+        raise ProtocolError(
+            "protocol-version",
+            f"The running engine speaks protocol {connection.protocol}, this host {VERSION}.",
+            "Stop it with its own `vs3r engine stop`, or update.",
+        )
+    return connection
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """`path` holds `data`, appeared whole, and only the user can read it (0600, its directory 0700)."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.chmod(0o700)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(data)
+    temporary.replace(path)
