@@ -67,19 +67,21 @@ def with_bars(frame: Frame, bounds: PictureBounds) -> Frame:
     layout, width, height = frame.layout, frame.width, frame.height
     planes = []
     for number, plane in enumerate(frame.planes):
-        is_chroma = layout.model == "yuv" and number in (1, 2)
-        is_alpha = layout.has_alpha and number == len(frame.planes) - 1
-        if is_alpha:
-            planes.append(plane)
-            continue
-        levels = layout.peak / 255 if layout.bit_depth != 32 else 1 / 255
-        black = 128 * levels if is_chroma else 0 if frame.colour.full_range or layout.model == "rgb" else 16 * levels
-        if is_chroma and layout.bit_depth != 32:
-            black = float(1 << (layout.bit_depth - 1))
         rows, columns = plane.shape
-        barred = plane.copy()
-        inner = barred[rows * top // height:rows - rows * bottom // height, columns * left // width:columns - columns * right // width].copy()
-        barred[:] = black
-        barred[rows * top // height:rows - rows * bottom // height, columns * left // width:columns - columns * right // width] = inner
+        inside = (slice(rows * top // height, rows - rows * bottom // height), slice(columns * left // width, columns - columns * right // width))
+        barred = np.full_like(plane, _black(frame, number))
+        if layout.has_alpha and number == layout.plane_count - 1:
+            barred = plane
+        else:
+            barred[inside] = plane[inside]
         planes.append(barred)
     return replace(frame, planes=tuple(planes))
+
+
+def _black(frame: Frame, number: int) -> float:
+    """Black's code value in a plane."""
+    layout = frame.layout
+    unit = 1 / 255 if layout.bit_depth == 32 else float(1 << (layout.bit_depth - 8))
+    if layout.model == "yuv" and number in (1, 2):
+        return 128 * unit
+    return 0.0 if frame.colour.full_range or layout.model == "rgb" else 16 * unit

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bars and dark edge lines are told from picture, and bars stay where they are."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.synthetic import make_clip
+from vs3r_engine.frame import ColourTags, Frame, PixelLayout
+from vs3r_engine.stages.bounds import BoundsObserver, with_bars
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return make_clip("regular", frames=3, width=192, height=108, seed=2).frames
+
+
+def darkened(frame: Frame, left: int, top: int, right: int, bottom: int, level: int) -> Frame:
+    luma = frame.planes[0].copy()
+    height, width = luma.shape
+    luma[:top], luma[height - bottom:], luma[:, :left], luma[:, width - right:] = level, level, level, level
+    return replace(frame, planes=(luma, *frame.planes[1:]))
+
+
+def looked(frames) -> BoundsObserver:
+    observer = BoundsObserver()
+    for frame in frames:
+        observer.look(frame)
+    return observer
+
+
+def test_plain_footage_has_none(frames):
+    bounds = looked(frames).bounds()
+    assert not any(bounds.inset_px) and not any(bounds.bars_px)
+
+
+def test_a_letterbox_is_found_to_the_line(frames):
+    bounds = looked([darkened(frame, 0, 14, 0, 12, 16) for frame in frames]).bounds()
+    assert bounds.bars_px == (0, 14, 0, 12) == bounds.inset_px
+
+
+def test_a_pillarbox_with_coding_noise_is_found(frames):
+    bounds = looked([darkened(frame, 20, 0, 22, 0, 19) for frame in frames]).bounds()
+    assert bounds.bars_px == (20, 0, 22, 0)
+
+
+def test_a_dark_edge_line_is_no_picture_and_no_bar(frames):
+    bounds = looked([darkened(frame, 0, 1, 0, 2, 40) for frame in frames]).bounds()
+    assert bounds.inset_px == (0, 1, 0, 2) and not any(bounds.bars_px)
+
+
+def test_a_clip_that_is_black_throughout_is_all_picture(frames):
+    black = replace(frames[0], planes=(np.full_like(frames[0].planes[0], 16), *frames[0].planes[1:]))
+    assert not any(looked([black]).bounds().inset_px)
+
+
+@pytest.mark.parametrize("layout", [PixelLayout("yuv", 8, 1, 1), PixelLayout("yuv", 10, 1, 0), PixelLayout("rgb", 16), PixelLayout("rgb", 32)])
+def test_bars_are_black_in_every_layout_and_the_picture_is_untouched(layout):
+    planes = tuple(np.full(layout.plane_shape(i, 64, 48), layout.peak / 2, layout.dtype) for i in range(layout.plane_count))
+    frame = Frame(0, planes, layout, ColourTags(1, 1, 1))
+    observer = looked([frame])
+    bounds = replace(observer.bounds(), bars_px=(0, 8, 0, 8), inset_px=(0, 8, 0, 8))
+    barred = with_bars(frame, bounds)
+    assert np.abs(barred.to_rgb()[:6]).max() < 1e-6 and np.abs(barred.to_rgb()[-6:]).max() < 1e-6  # chroma is interpolated at the last lines
+    for plane, original in zip(barred.planes, planes, strict=True):
+        shift = 48 // plane.shape[0]
+        assert np.array_equal(plane[8 // shift:-8 // shift], original[8 // shift:-8 // shift])
+    assert planes[0].min() > 0  # the given frame is not written to
