@@ -41,11 +41,6 @@ class Window:
     is_fixed: np.ndarray
 
 
-def predicted(window: Window) -> np.ndarray:
-    """[f, m, 2] centred pixels where every camera sees every track."""
-    return _projected(window)[0]
-
-
 def adjusted(window: Window, sightings: Sightings, model: str, iterations: int, scale_px: float = 1.0,
              first_scale_px: float = 3.0, hold: str = "") -> tuple[Window, np.ndarray]:
     """The window after robust (Geman-McClure) Levenberg-Marquardt steps on the parameters of `model`, and the error
@@ -72,87 +67,143 @@ def adjusted(window: Window, sightings: Sightings, model: str, iterations: int, 
             damping = max(damping * 0.2, 1e-7)
         else:
             damping = min(damping * 20.0, 1e3)
-    error = sightings.xy - pixels
-    return window, np.sqrt(np.einsum("fmc,fmc->fm", error, error))
+    return window, np.sqrt(_squared(sightings.xy - pixels))
+
+
+def begun(window: Window, sightings: Sightings) -> tuple[Window, np.ndarray]:
+    """The window with translations and depths found from nothing, as `adjusted` returns it.
+
+    Over a long window the right answer may lie behind wrong ones, over a short one nothing may have moved far enough to
+    tell. So both ways are tried, at once and growing from a third of the window, and the better one is taken.
+    """
+    at_once = adjusted(window, sightings, ROTATION_TRANSLATION, 14, first_scale_px=4.0)
+    growing = _grown(window, sightings)
+    return min(at_once, growing, key=lambda found: float((sightings.seen * (1.0 - 1.0 / (1.0 + found[1] ** 2))).sum()))
+
+
+def _grown(window: Window, sightings: Sightings) -> tuple[Window, np.ndarray]:
+    frames = len(window.rotation)
+    known = int(window.is_fixed.sum())
+    for share, steps in ((1 / 3, 8), (2 / 3, 6), (1.0, 6)):
+        count = max(round(share * frames), min(frames, 4))
+        if known >= 2:
+            # On with the velocity so far, in the axes of each camera.
+            centre = -np.matmul(window.rotation[:known].transpose(0, 2, 1), window.translation[:known, :, None])[..., 0]
+            velocity = (centre[-1] - centre[max(known - 6, 0)]) / (known - 1 - max(known - 6, 0))
+            ahead = centre[-1] + np.arange(1, count - known + 1)[:, None] * velocity
+            translation = window.translation.copy()
+            translation[known:count] = -np.matmul(window.rotation[known:count], ahead[..., None])[..., 0]
+            window = replace(window, translation=translation)
+        part = replace(window, rotation=window.rotation[:count], translation=window.translation[:count],
+                       focal_px=window.focal_px[:count], is_fixed=window.is_fixed[:count])
+        seen = Sightings(sightings.xy[:count], sightings.seen[:count])
+        part, error = adjusted(part, seen, ROTATION_TRANSLATION, steps, first_scale_px=4.0)
+        # The cameras still to come keep their turns relative to the last one found.
+        turn = np.matmul(window.rotation[count:], window.rotation[count - 1].T)
+        window = replace(window, rotation=np.concatenate([part.rotation, np.matmul(turn, part.rotation[-1])]),
+                         translation=np.concatenate([part.translation, window.translation[count:]]),
+                         direction=part.direction, inverse_depth=part.inverse_depth)
+        known = count
+    return window, error
 
 
 def _projected(window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(pixels [f, m, 2], points in the camera [3, f, m], turned directions [3, f, m])."""
-    turned = np.matmul(window.rotation, window.direction.T).transpose(1, 0, 2)
+    turned = _turned(window, window.direction)
     point = turned + window.translation.T[:, :, None] * window.inverse_depth
-    depth = np.maximum(point[2], 0.02)
-    pixels = np.stack([point[0] / depth, point[1] / depth], axis=-1) * window.focal_px[:, None, None]
-    return pixels, np.stack([point[0], point[1], depth]), turned
+    np.maximum(point[2], 0.02, out=point[2])
+    pixels = np.stack([point[0] / point[2], point[1] / point[2]], axis=-1) * window.focal_px[:, None, None]
+    return pixels, point, turned
+
+
+def _turned(window: Window, vectors: np.ndarray) -> np.ndarray:
+    """[3, f, m] reference vectors [m, 3] in every camera's axes."""
+    return (window.rotation.transpose(1, 0, 2).reshape(-1, 3) @ vectors.T).reshape(3, len(window.rotation), len(vectors))
 
 
 def _cost(window: Window, sightings: Sightings, pixels: np.ndarray, prior_depth: np.ndarray, scale: float) -> float:
-    error = sightings.xy - pixels
-    squared = np.einsum("fmc,fmc->fm", error, error)
+    squared = _squared(sightings.xy - pixels)
     robust = sightings.seen * (squared / (1.0 + squared / scale**2))
     held = window.depth_weight * ((window.inverse_depth - prior_depth) / np.maximum(prior_depth, 1e-3)) ** 2
     return float(robust.sum() + held.sum())
 
 
+def _squared(error: np.ndarray) -> np.ndarray:
+    return error[..., 0] ** 2 + error[..., 1] ** 2
+
+
 def _step(window: Window, sightings: Sightings, pixels: np.ndarray, point: np.ndarray, turned: np.ndarray,
-          prior_depth: np.ndarray, scale: float, columns: list[int], has_depth: bool, damping: float, hold: str) -> tuple[np.ndarray, np.ndarray]:
-    """(camera step [f, c], point step [m, 2 or 3]) of one damped Gauss-Newton step."""
+          prior_depth: np.ndarray, scale: float, columns: list[int], has_depth: bool, damping: float,
+          hold: str) -> tuple[np.ndarray, np.ndarray]:
+    """(camera step [f, c], point step [m, 2 or 3]) of one damped Gauss-Newton step.
+
+    Arrays run [x or y, parameter, frame, track]; the normal equations' rows run parameter first, then frame or track.
+    """
     frames, tracks = sightings.seen.shape
     error = sightings.xy - pixels
-    squared = np.einsum("fmc,fmc->fm", error, error)
-    root = np.sqrt(sightings.seen) / (1.0 + squared / scale**2)
+    root = np.sqrt(sightings.seen) / (1.0 + _squared(error) / scale**2)
+    left = np.stack([error[..., 0] * root, error[..., 1] * root])
     x, y = point[0] / point[2], point[1] / point[2]
     lens = root * window.focal_px[:, None] / point[2]
-    # Rows of the projection's derivative: lens * [1, 0, -x] and lens * [0, 1, -y], applied to each parameter's motion.
-    tx, ty, tz = turned
-    rho = lens * window.inverse_depth
-    zero = np.zeros_like(x)
-    all_x = [-lens * x * ty, lens * (tz + x * tx), -lens * ty, rho, zero, -rho * x, root * pixels[..., 0]]
-    all_y = [-lens * (tz + y * ty), lens * y * tx, lens * tx, zero, rho, -rho * y, root * pixels[..., 1]]
-    camera = np.stack([np.stack([all_x[c] for c in columns], axis=-1), np.stack([all_y[c] for c in columns], axis=-1)], axis=2)
+
+    # The projection's derivative is lens * [1, 0, -x] and lens * [0, 1, -y], applied to each parameter's motion.
     first, second = _tangents(window.direction)
-    motions = [np.matmul(window.rotation, axis.T).transpose(1, 0, 2) for axis in (first, second)]
+    motions = [_turned(window, first), _turned(window, second)]
     if has_depth:
         motions.append(np.broadcast_to(window.translation.T[:, :, None], (3, frames, tracks)))
-    place = np.stack([np.stack([lens * (m[0] - x * m[2]) for m in motions], axis=-1),
-                      np.stack([lens * (m[1] - y * m[2]) for m in motions], axis=-1)], axis=2)
-    camera[window.is_fixed] = 0.0
-    left = error * root[..., None]
+    p, c = len(motions), len(columns)
+    place = np.empty((2, p, frames, tracks))
+    for k, motion in enumerate(motions):
+        place[0, k], place[1, k] = lens * (motion[0] - x * motion[2]), lens * (motion[1] - y * motion[2])
+    camera = np.zeros((2, c, frames, tracks))
+    if hold != "cameras":
+        tx, ty, tz = turned
+        rho = lens * window.inverse_depth
+        parts: dict[int, tuple[np.ndarray | float, np.ndarray | float]] = {
+            0: (-lens * x * ty, -lens * (tz + y * ty)), 1: (lens * (tz + x * tx), lens * y * tx), 2: (-lens * ty, lens * tx),
+            3: (rho, 0.0), 4: (0.0, rho), 5: (-rho * x, -rho * y), 6: (root * pixels[..., 0], root * pixels[..., 1])}
+        for k, column in enumerate(columns):
+            camera[0, k], camera[1, k] = parts[column]
+        camera[:, :, window.is_fixed] = 0.0
 
-    c, p = len(columns), len(motions)
-    rows = camera.reshape(frames, tracks * 2, c)
-    u = np.matmul(rows.transpose(0, 2, 1), rows)
-    camera_right = np.matmul(rows.transpose(0, 2, 1), left.reshape(frames, tracks * 2, 1))[..., 0]
-    by_track = place.transpose(1, 0, 2, 3).reshape(tracks, frames * 2, p)
-    v = np.matmul(by_track.transpose(0, 2, 1), by_track)
-    place_right = np.matmul(by_track.transpose(0, 2, 1), left.transpose(1, 0, 2).reshape(tracks, frames * 2, 1))[..., 0]
+    v = np.empty((p, p, tracks))
+    for i in range(p):
+        for j in range(i + 1):
+            v[i, j] = v[j, i] = np.einsum("xfm,xfm->m", place[:, i], place[:, j])
+    place_right = np.einsum("xpfm,xfm->pm", place, left)
     if has_depth:
         held = window.depth_weight / np.maximum(prior_depth, 1e-3) ** 2
-        v[:, 2, 2] += held
-        place_right[:, 2] += held * (prior_depth - window.inverse_depth)
+        v[2, 2] += held
+        place_right[2] += held * (prior_depth - window.inverse_depth)
     at = np.arange(p)
-    v[:, at, at] = v[:, at, at] * (1.0 + damping) + 1e-6
+    v[at, at] = v[at, at] * (1.0 + damping) + 1e-6
+    v_inverse = np.linalg.inv(v.transpose(2, 0, 1)).transpose(1, 2, 0)
     if hold == "cameras":
-        return np.zeros((frames, c)), np.linalg.solve(v, place_right[..., None])[..., 0]
+        return np.zeros((frames, c)), np.einsum("pqm,qm->mp", v_inverse, place_right)
+
+    rows = camera.transpose(2, 1, 0, 3).reshape(frames, c, 2 * tracks)
+    u = np.matmul(rows, rows.transpose(0, 2, 1))
+    camera_right = np.matmul(rows, left.transpose(1, 0, 2).reshape(frames, 2 * tracks, 1))[..., 0]
+    at = np.arange(c)
+    u[:, at, at] = u[:, at, at] * (1.0 + damping) + 1e-6
     if hold == "points":
-        at = np.arange(c)
-        u[:, at, at] = u[:, at, at] * (1.0 + damping) + 1e-6
         return np.linalg.solve(u, camera_right[..., None])[..., 0], np.zeros((tracks, p))
-    w = np.matmul(camera.transpose(0, 1, 3, 2), place)
-    v_inverse = np.linalg.inv(v)
-    coupled = np.matmul(w, v_inverse)
-    wide = coupled.transpose(0, 2, 1, 3).reshape(frames * c, tracks * p)
-    tall = w.transpose(0, 2, 1, 3).reshape(frames * c, tracks * p)
+
+    w = np.empty((c, frames, p, tracks))
+    for i in range(p):
+        w[:, :, i] = camera[0] * place[0, i] + camera[1] * place[1, i]
+    coupled = np.empty_like(w)
+    for i in range(p):
+        coupled[:, :, i] = sum(w[:, :, j] * v_inverse[j, i] for j in range(p))
+    wide, tall = coupled.reshape(c * frames, p * tracks), w.reshape(c * frames, p * tracks)
     reduced = -(wide @ tall.T)
-    at = np.arange(frames * c).reshape(frames, c)
+    at = np.arange(c * frames).reshape(c, frames).T
     reduced[at[:, :, None], at[:, None, :]] += u
-    diagonal = np.arange(frames * c)
-    reduced[diagonal, diagonal] += damping * u[:, np.arange(c), np.arange(c)].ravel() + 1e-6
-    right = camera_right.ravel() - wide @ place_right.ravel()
-    fixed = np.repeat(window.is_fixed, c)
+    fixed = np.tile(window.is_fixed, c)
     reduced[fixed, fixed] = 1.0
-    camera_step = np.linalg.solve(reduced, right).reshape(frames, c)
-    place_step = np.matmul(v_inverse, (place_right - (tall.T @ camera_step.ravel()).reshape(tracks, p))[..., None])[..., 0]
-    return camera_step, place_step
+    solution = np.linalg.solve(reduced, camera_right.T.ravel() - wide @ place_right.ravel())
+    place_step = np.einsum("pqm,qm->mp", v_inverse, place_right - (tall.T @ solution).reshape(p, tracks))
+    return solution.reshape(c, frames).T, place_step
 
 
 def _moved(window: Window, step: tuple[np.ndarray, np.ndarray], columns: list[int], has_depth: bool) -> Window:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from vs3r_engine.frame import Frame
-from vs3r_engine.methods.geometric.motion import pair_motion, turned, votes_of
+from vs3r_engine.methods.geometric.motion import pair_motion, refitted, rotation_from_vector, turned, vector_from_rotation, votes_of
 from vs3r_engine.methods.geometric.tracks import PairTracks, Tracker
 
 ANALYSIS_WIDTH_PX = 640
@@ -47,7 +47,7 @@ class Chain:
     """Links frames of one size, one by one."""
 
     def __init__(self, width: int, height: int, focal_px: float) -> None:
-        """focal_px: of the clip's pixels; only its rough size matters here."""
+        """focal_px: of the clip's pixels."""
         scale = min(1.0, ANALYSIS_WIDTH_PX / width)
         self._small = max(1, round(width * scale)), max(1, round(height * scale))
         self.px = width / self._small[0]
@@ -81,6 +81,16 @@ class Chain:
                 self._bad_in_a_row, self._expected = 0, (np.eye(3), 0.0)
                 return self._without_motion(index, "start")
         return self._without_motion(index, "bad")
+
+    def refocus(self, focal_px: float, links: list[Link]) -> None:
+        """From now on with another focal length (of the clip's pixels); `links` so far are changed to agree."""
+        ratio = self._focal / (focal_px / self.px)
+        self._focal = focal_px / self.px
+        for link in links:
+            if link.kind == "linked":
+                start = rotation_from_vector(vector_from_rotation(link.to_from) * [ratio, ratio, 1.0])
+                link.to_from, link.log_zoom = refitted(start, link.log_zoom, link.xy_from, link.xy_to, link.votes * link.weights, self._focal)
+                self._expected = link.to_from, link.log_zoom
 
     def _linked(self, index: int, picture: np.ndarray) -> Link | None:
         to_from, log_zoom = self._expected

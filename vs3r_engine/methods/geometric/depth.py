@@ -58,9 +58,10 @@ class DepthMap:
         if self._sum[1].sum() < 1.0:
             return
         filled = np.full_like(self.inverse, self._sum[0].sum() / self._sum[1].sum())
+        known = self._sum.transpose(1, 2, 0).astype(np.float32)
         for blur, trust in zip(_BLURS_CELLS, _TRUST_IN_COARSER, strict=True):
-            value, weight = (cv2.GaussianBlur(part, (0, 0), blur, borderType=cv2.BORDER_CONSTANT) for part in self._sum)
-            filled = (value + trust * filled) / (weight + trust)
+            near = cv2.GaussianBlur(known, (0, 0), blur, borderType=cv2.BORDER_CONSTANT)
+            filled = (near[..., 0] + trust * filled) / (near[..., 1] + trust)
         self.inverse = filled
 
     @property

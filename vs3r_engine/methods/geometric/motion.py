@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_HYPOTHESES = 80
+_HYPOTHESES = 60
+_STEPS = 6
 _CONSENSUS_PX = 1.5
 """Scale of the consensus score, in pixels of the analysed picture."""
 _LARGEST_LOG_ZOOM = 0.25
@@ -90,28 +91,42 @@ def pair_motion(points_from: np.ndarray, points_to: np.ndarray, votes: np.ndarra
     to_from, log_zoom = _consensus(points_from, points_to, votes, focal_px, expected, seed)
     predicted = turned(points_from, focal_px, to_from, log_zoom)
     scale = 3.0
-    for step in range(8):
+    ridge = 1e-9 * np.eye(4) * focal_px**2
+    for step in range(_STEPS):
         error = points_to - predicted
-        squared = np.einsum("ij,ij->i", error, error)
-        weights = 1.0 / (1.0 + squared / scale**2) ** 2
-        share = votes * weights
-        basis = flow_basis(predicted, focal_px * np.exp(log_zoom))
-        weighted = basis * share[:, None, None]
-        normal = np.einsum("mci,mcj->ij", weighted, basis)
-        normal[np.diag_indices(4)] += 1e-9 * np.trace(normal) + 1e-12
-        change = np.linalg.solve(normal, np.einsum("mci,mc->i", weighted, error))
+        squared = error[:, 0] ** 2 + error[:, 1] ** 2
+        share = votes / (1.0 + squared / scale**2) ** 2
+        basis = flow_basis(predicted, focal_px * np.exp(log_zoom)).reshape(-1, 4)
+        weighted = basis * np.repeat(share, 2)[:, None]
+        change = np.linalg.solve(weighted.T @ basis + ridge, weighted.T @ error.ravel())
         to_from = rotation_from_vector(change[:3]) @ to_from
         log_zoom = float(np.clip(log_zoom + change[3], -_LARGEST_LOG_ZOOM, _LARGEST_LOG_ZOOM))
         predicted = turned(points_from, focal_px, to_from, log_zoom)
         spread = _weighted_median(np.sqrt(squared), share)
-        scale = float(np.clip(2.5 * spread, 0.6, max(3.0 - 0.4 * step, 1.5)))
-        if step >= 3 and np.abs(change).max() * focal_px < 1e-4:
+        scale = min(max(2.5 * spread, 0.6), max(3.0 - 0.5 * step, 1.5))
+        if step >= 2 and np.abs(change).max() * focal_px < 2e-3:
             break
-    error = np.linalg.norm(points_to - predicted, axis=1)
-    weights = 1.0 / (1.0 + (error / scale) ** 2) ** 2
-    inlier_share = float(votes[error < 2.0 * max(scale, 1.0)].sum())
+    error = points_to - predicted
+    squared = error[:, 0] ** 2 + error[:, 1] ** 2
+    weights = 1.0 / (1.0 + squared / scale**2) ** 2
+    inlier_share = float(votes[squared < (2.0 * max(scale, 1.0)) ** 2].sum())
     u, _, vt = np.linalg.svd(to_from)
     return PairMotion(u @ vt, log_zoom, predicted, weights, inlier_share, spread)
+
+
+def refitted(motion_to_from: np.ndarray, log_zoom: float, points_from: np.ndarray, points_to: np.ndarray, weights: np.ndarray,
+             focal_px: float) -> tuple[np.ndarray, float]:
+    """(to_from, log_zoom) for another focal length, from a motion near it and the weights it gave the tracks."""
+    to_from = motion_to_from
+    ridge = 1e-9 * np.eye(4) * focal_px**2
+    for _ in range(2):
+        predicted = turned(points_from, focal_px, to_from, log_zoom)
+        basis = flow_basis(predicted, focal_px * np.exp(log_zoom)).reshape(-1, 4)
+        weighted = basis * np.repeat(weights, 2)[:, None]
+        change = np.linalg.solve(weighted.T @ basis + ridge, weighted.T @ (points_to - predicted).ravel())
+        to_from, log_zoom = rotation_from_vector(change[:3]) @ to_from, float(log_zoom + change[3])
+    u, _, vt = np.linalg.svd(to_from)
+    return u @ vt, log_zoom
 
 
 def _consensus(points_from: np.ndarray, points_to: np.ndarray, votes: np.ndarray, focal_px: float,

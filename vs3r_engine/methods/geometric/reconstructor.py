@@ -12,6 +12,7 @@ from vs3r_engine.frame import Frame
 from vs3r_engine.methods.geometric.bundle import ROTATION_TRANSLATION
 from vs3r_engine.methods.geometric.chain import Chain, Link
 from vs3r_engine.methods.geometric.depth import DepthMap
+from vs3r_engine.methods.geometric.focal import CALIBRATION_FRAMES, CONFIDENT, calibrated
 from vs3r_engine.methods.geometric.motion import rotation_from_vector, vector_from_rotation
 from vs3r_engine.methods.geometric.residual import SmoothField
 from vs3r_engine.methods.geometric.windows import Node, Windows
@@ -22,6 +23,7 @@ _PIECE_FRAMES = 24
 _LONGEST_WAIT_FRAMES = 96
 """Frames that wait for a window to fill: a picture that stands still gives no new good frames."""
 _VERTEX_ROWS, _VERTEX_COLUMNS = 10, 17
+_LEAST_CONFIDENCE = 0.15
 _FALLBACK_FOCAL = 0.9
 """Focal length over the longer side where nothing better is known: a phone's or camera's usual video lens."""
 
@@ -70,9 +72,11 @@ class _Shot:
             self._focal_px, self._focal_source = settings.focal_mm / 36.0 * long_side, "user"
         else:
             self._focal_px, self._focal_source = _FALLBACK_FOCAL * long_side, "assumed"
+        self._focal_confidence = 1.0 if self._focal_source == "user" else 0.0
         self._chain = Chain(first.width, first.height, self._focal_px)
         self._px = self._chain.px
         self._windows = Windows(self._focal_px / self._px)
+        self._is_calibrated = self._focal_source == "user"
         self._field = SmoothField(*self._chain.extent, _VERTEX_ROWS, _VERTEX_COLUMNS)
         self._depth = DepthMap(*self._chain.extent)
         self._residual = np.zeros((_VERTEX_ROWS, _VERTEX_COLUMNS, 2))
@@ -87,14 +91,20 @@ class _Shot:
     def see(self, frame: Frame) -> None:
         """Adds the next frame."""
         link = self._chain.link(frame)
+        if not self._is_calibrated:
+            linked = [earlier for earlier in self._waiting if earlier.kind in ("start", "linked")]
+            if len(linked) >= CALIBRATION_FRAMES or (linked and link.kind == "start") or len(self._waiting) > _LONGEST_WAIT_FRAMES:
+                self._calibrate(linked)
         self._waiting.append(link)
-        if link.kind in ("linked", "start"):
+        if self._is_calibrated and link.kind in ("linked", "start"):
             self._settle(self._windows.add(link))
-        if len(self._waiting) > _LONGEST_WAIT_FRAMES:
+        if self._is_calibrated and len(self._waiting) > _LONGEST_WAIT_FRAMES:
             self._settle(self._windows.finish())
 
     def finish(self) -> None:
         """Makes every frame final: the shot has ended."""
+        if not self._is_calibrated:
+            self._calibrate([link for link in self._waiting if link.kind in ("start", "linked")])
         self._settle(self._windows.finish())
         self._final += [self._standing(link) for link in self._waiting]
         self._waiting = []
@@ -117,9 +127,25 @@ class _Shot:
         }
         findings: dict[str, float | str] = {
             "focal_px": round(self._focal_px, 1), "focal_source": self._focal_source,
-            "focal_confidence": 1.0 if self._focal_source == "user" else 0.0}
+            "focal_confidence": round(self._focal_confidence, 2)}
         return Reconstruction(trajectory, np.stack([state.depth for state in states]),
                               np.stack([state.confidence for state in states]), None, diagnostics, findings)
+
+    def _calibrate(self, linked: list[Link]) -> None:
+        """Settles the shot's focal length, and hands the links so far to the windows."""
+        long_side_px = max(self._width, self._height)
+        found = calibrated(linked, self._focal_px / self._px, long_side_px / self._px)
+        self._focal_confidence = found.confidence
+        if found.confidence >= _LEAST_CONFIDENCE:
+            # What is not certain moves the assumption only part of the way.
+            share = min(found.confidence / CONFIDENT, 1.0)
+            self._focal_source = "found" if found.confidence >= CONFIDENT else "guessed"
+            self._focal_px *= float((found.focal_px * self._px / self._focal_px) ** share)
+            self._chain.refocus(self._focal_px, linked)
+            self._windows = Windows(self._focal_px / self._px)
+        self._is_calibrated = True
+        for link in linked:
+            self._settle(self._windows.add(link))
 
     def _settle(self, nodes: list[Node]) -> None:
         for node in nodes:

@@ -52,16 +52,17 @@ class SmoothField:
         left = flow
         slope = np.zeros((3, flow.shape[1]))
         coefficients = np.zeros((basis.shape[1], flow.shape[1]))
-        for step in range(4):
-            scale = scale_px * (2.0, 1.4, 1.0, 1.0)[step]
-            share = votes / (1.0 + np.einsum("ij,ij->i", left, left) / scale**2) ** 2
+        for factor in (2.0, 1.3, 1.0):
+            share = votes / (1.0 + (left * left).sum(axis=1) / (factor * scale_px) ** 2) ** 2
             weighted = affine * share[:, None]
             slope = np.linalg.solve(weighted.T @ affine + 1e-6 * np.eye(3), weighted.T @ flow)
             rest = flow - affine @ slope
-            if step > 0:
+            if factor < 2.0:
                 weighted = basis * share[:, None]
                 coefficients = np.linalg.solve(weighted.T @ basis + self._penalty, weighted.T @ rest)
-            left = rest - basis @ coefficients
+                left = rest - basis @ coefficients
+            else:
+                left = rest
         return (self._vertex_affine @ slope + self._vertex_basis @ coefficients).reshape(*self._shape, -1)
 
     def _affine(self, points: np.ndarray) -> np.ndarray:

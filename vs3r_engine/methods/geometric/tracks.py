@@ -7,9 +7,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-_CELL_PX = 26
-"""Side of the square cells that hold one track each: 24 x 13 = 312 tracks on a 640 x 360 picture."""
-_WINDOW_PX = 15
+_CELL_PX = 28
+"""Side of the square cells that hold one track each: 23 x 13 = 299 tracks on a 640 x 360 picture."""
+_SMALLEST_CELL_PX = 10
+_WANTED_TRACKS = 240
+"""Smaller pictures get smaller cells, so that about as many tracks remain."""
+_WINDOW_PX = 13
 _ROUND_TRIP_PX = 0.7
 """A track followed back to the earlier picture has to land this close to where it came from."""
 _FLAT_EIGENVALUE = 2e-5
@@ -34,8 +37,9 @@ class Tracker:
 
     def __init__(self, width: int, height: int) -> None:
         self._width, self._height = width, height
-        self._columns, self._rows = max(2, round(width / _CELL_PX)), max(2, round(height / _CELL_PX))
-        self._levels = max(0, min(3, int(np.log2(max(min(width, height) / 24.0, 1.0)))))
+        cell = min(max((width * height / _WANTED_TRACKS) ** 0.5, _SMALLEST_CELL_PX), _CELL_PX)
+        self._columns, self._rows = max(2, round(width / cell)), max(2, round(height / cell))
+        self._levels = max(0, min(2, int(np.log2(max(min(width, height) / 24.0, 1.0)))))
         self._picture: np.ndarray | None = None
         self._xy = np.zeros((0, 2), np.float32)
         self._ids = np.zeros(0, np.int64)

@@ -13,6 +13,7 @@ from vs3r_engine.methods.geometric.bundle import (
     Sightings,
     Window,
     adjusted,
+    begun,
 )
 from vs3r_engine.methods.geometric.chain import Link
 
@@ -21,7 +22,7 @@ SETTLED_FRAMES = 24
 BEHIND_FRAMES, AHEAD_FRAMES = 10, 8
 """Settled frames that hold a window in place, and later ones that only inform it."""
 
-_COARSE_STEP = 2
+_COARSE_STEP = 3
 _TRACKS = 130
 _FEWEST_SIGHTINGS = 6
 _FEWEST_FRAMES = 8
@@ -32,7 +33,7 @@ _SIGHTINGS_PER_TRACK = 6
 """Independent sightings that a track is worth."""
 _DEPTH_SPREAD = 0.2
 """Standard deviation of log depth under which a translation is not told apart from a rotation."""
-_WORST_ROBUST_COST = 0.6
+_WORST_COST = 5.4
 _PER_FRAME = {ROTATION: 3, ROTATION_ZOOM: 4, ROTATION_TRANSLATION: 6}
 _PER_TRACK = {ROTATION: 2, ROTATION_ZOOM: 2, ROTATION_TRANSLATION: 3}
 
@@ -98,7 +99,7 @@ class Windows:
         """All links of the window as nodes; the first `behind` are settled already."""
         links = self._links
         rotation, centre, log_zoom = self._chained(behind)
-        ids, xy, seen = _table(links)
+        ids, xy, seen = table(links)
         window, tracks = self._window(rotation, centre, ids, xy, seen, behind)
         model = ROTATION
         if window is not None:
@@ -181,17 +182,24 @@ class Windows:
         zooming = replace(turning, focal_px=window.focal_px * zoom)
         is_begun = bool((window.translation[window.is_fixed] != 0).any())
         start = {ROTATION: turning, ROTATION_ZOOM: zooming, ROTATION_TRANSLATION: window}
-        steps = {ROTATION: 6, ROTATION_ZOOM: 6, ROTATION_TRANSLATION: 7 if is_begun else 12}
-        first_scale = {ROTATION: 4.0, ROTATION_ZOOM: 4.0, ROTATION_TRANSLATION: 4.0 if is_begun else 8.0}
         price = 0.5 * np.log(_SIGHTINGS_PER_TRACK * tracks)
         found, criterion = {}, {}
         for model in (ROTATION_TRANSLATION, ROTATION_ZOOM, ROTATION):
-            found[model], error = adjusted(_frames_of(start[model], coarse), sight, model, steps[model], first_scale_px=first_scale[model])
-            cost = _robust_cost(error, sight.seen)
+            # The poorer models only have to say how badly they do: every other track tells.
+            part = slice(None) if model == ROTATION_TRANSLATION else slice(None, None, 2)
+            seen = Sightings(sight.xy[:, part], sight.seen[:, part])
+            small = _part_of(start[model], coarse, part)
+            if model == ROTATION_TRANSLATION and not is_begun:
+                found[model], error = begun(small, seen)
+            else:
+                found[model], error = adjusted(small, seen, model, 7, first_scale_px=4.0)
+            cost = float(robust_cost(error, seen.seen).mean())
             parameters = _PER_FRAME[model] * len(coarse) + _PER_TRACK[model] * tracks
-            criterion[model] = _SIGHTINGS_PER_TRACK * float(cost.sum()) + price * parameters
-            if model == ROTATION_TRANSLATION and (cost.mean() > 9.0 * _WORST_ROBUST_COST or _spread(found[model].inverse_depth) < _DEPTH_SPREAD):
+            criterion[model] = _SIGHTINGS_PER_TRACK * tracks * cost + price * parameters
+            if model == ROTATION_TRANSLATION and (cost > _WORST_COST or depth_spread(found[model].inverse_depth) < _DEPTH_SPREAD):
                 criterion[model] = np.inf
+            if model == ROTATION_ZOOM and criterion[ROTATION_TRANSLATION] < criterion[ROTATION_ZOOM]:
+                break
         model = min(criterion, key=lambda name: criterion[name])
         if model == ROTATION:
             return model, window
@@ -207,8 +215,12 @@ class Windows:
         rotation[free] = np.matmul(correction, window.rotation)[free]
         translation[free] = np.stack([np.interp(np.arange(len(rotation)), coarse, moved.translation[:, axis]) for axis in range(3)], axis=1)[free]
         focal = np.exp(np.interp(np.arange(len(rotation)), coarse, np.log(moved.focal_px)))
-        full = replace(window, rotation=rotation, translation=translation, focal_px=focal, direction=moved.direction,
-                       inverse_depth=moved.inverse_depth)
+        full = replace(window, rotation=rotation, translation=translation, focal_px=focal)
+        if model == ROTATION_TRANSLATION:
+            full = replace(full, direction=moved.direction, inverse_depth=moved.inverse_depth)
+        else:
+            sightings = Sightings(sightings.xy[:, ::2], sightings.seen[:, ::2])
+            full = replace(full, direction=moved.direction, inverse_depth=moved.inverse_depth, depth_weight=window.depth_weight[::2])
         return adjusted(full, sightings, model, 4, first_scale_px=1.5, hold="points")[0]
 
     def _nodes_with_depth(self, solved: Window, rotation0: np.ndarray, centre0: np.ndarray, ids: np.ndarray, xy: np.ndarray,
@@ -236,7 +248,7 @@ class Windows:
         return nodes
 
 
-def _table(links: list[Link]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def table(links: list[Link]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(ids [m], xy [f, m, 2], seen [f, m]) of all tracks that cross the links' frames."""
     ids = np.unique(np.concatenate([link.ids for link in links]))
     xy, seen = np.zeros((len(links), len(ids), 2)), np.zeros((len(links), len(ids)))
@@ -256,18 +268,18 @@ def _find(known_ids: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return at, known_ids[at] == ids
 
 
-def _frames_of(window: Window, frames: np.ndarray) -> Window:
-    return replace(window, rotation=window.rotation[frames], translation=window.translation[frames],
-                   focal_px=window.focal_px[frames], is_fixed=window.is_fixed[frames])
+def _part_of(window: Window, frames: np.ndarray, tracks: slice) -> Window:
+    return Window(window.rotation[frames], window.translation[frames], window.focal_px[frames], window.direction[tracks],
+                  window.inverse_depth[tracks], window.depth_weight[tracks], window.is_fixed[frames])
 
 
-def _robust_cost(error: np.ndarray, seen: np.ndarray) -> np.ndarray:
+def robust_cost(error: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """[m] squared error of each track in units of the noise, at most 9."""
     squared = (np.minimum(error, 5.0) ** 2 * seen).sum(axis=0) / np.maximum(seen.sum(axis=0), 1e-9) / _NOISE_PX**2
     return squared / (1.0 + squared / 9.0)
 
 
-def _spread(inverse_depth: np.ndarray) -> float:
+def depth_spread(inverse_depth: np.ndarray) -> float:
     """Robust standard deviation of log depth."""
     logs = np.log(np.maximum(inverse_depth, 1e-6))
     low, high = np.percentile(logs, [12, 88])
