@@ -30,7 +30,8 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
 
 
 WIDE_REACH_FRAMES = 10
-"""Wide lenses look past the picture's edge: they take static points from this far before and after (published value)."""
+"""Wide lenses look past the picture's edge: they take static points from this far before and after (published
+value)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,9 @@ class Lens:
     """One lens model. A pixel is K applied to the normalised plane's point (u, v).
 
     model and its parameters:
-      fisheye: Kannala-Brandt: (u, v) at radius theta (1 + k1 theta^2 + .. + k6 theta^12) in the ray's direction, then tangential p1 p2
-        and thin-prism s1..s4 terms. Domain: theta below `largest_angle_rad`, where the radius still grows; both ways.
+      fisheye: Kannala-Brandt: (u, v) at radius theta (1 + k1 theta^2 + .. + k6 theta^12) in the ray's direction, then
+        tangential p1 p2 and thin-prism s1..s4 terms. Domain: theta below `largest_angle_rad`, where the radius still
+        grows; both ways.
       omnidirectional: unified model: (x, y) / (z + xi |ray|). Domain: z > -|ray| / xi for xi > 1, else z > -xi |ray|.
       double-sphere: xi, alpha (Usenko et al. 2018). Domain: z > -w2 |ray| of that paper.
       equirectangular: u = longitude, v = latitude (down positive) in radians. Domain: every ray.
@@ -54,11 +56,15 @@ class Lens:
 
     def __post_init__(self) -> None:
         if self.model not in PARAMETERS or len(self.parameters) != len(PARAMETERS[self.model]):
-            raise InputError("bad-lens", f"A lens {self.model!r} with {len(self.parameters)} parameters does not exist.",
-                             f"Models: {', '.join(f'{m} ({len(p)})' for m, p in PARAMETERS.items())}.")
+            raise InputError(
+                "bad-lens",
+                f"A lens {self.model!r} with {len(self.parameters)} parameters does not exist.",
+                f"Models: {', '.join(f'{m} ({len(p)})' for m, p in PARAMETERS.items())}.",
+            )
 
     def plane_of_rays(self, rays: Any) -> Any:
-        """Normalised-plane points [..., 2] of directions [..., 3] of any length (camera axes); NaN outside the domain."""
+        """Normalised-plane points [..., 2] of directions [..., 3] of any length (camera axes); NaN outside the
+        domain."""
         xp = _arrays(rays)
         x, y, z = rays[..., 0], rays[..., 1], rays[..., 2]
         across = xp.sqrt(x * x + y * y)
@@ -133,8 +139,8 @@ _OUTPUT_LENSES = {
 
 
 def neighbour_offsets(name: str, neighbours: int) -> tuple[int, ...]:
-    """Which frames around t give static points to an output lens (see FrameSettings.lens), nearest first: t-n..t+n, or for lenses that
-    see far past the picture t-10 and t+10 besides."""
+    """Which frames around t give static points to an output lens (see FrameSettings.lens), nearest first: t-n..t+n, or
+    for lenses that see far past the picture t-10 and t+10 besides."""
     near = [sign * step for step in range(1, neighbours + 1) for sign in (-1, 1)]
     far = [-WIDE_REACH_FRAMES, WIDE_REACH_FRAMES] if name in _OUTPUT_LENSES and neighbours else []
     return tuple(near + [offset for offset in far if offset not in near])
@@ -153,8 +159,8 @@ def pixels_of_points(points: Any, K: Any, lens: Lens | None) -> Any:
 
 
 def rays_of_pixels(pixels: Any, K: Any, lens: Lens | None) -> Any:
-    """Directions [..., 3] (camera axes) of corner-origin pixels [..., 2]: with z = 1 for the perspective lens (None), of unit length
-    for all others; NaN where no ray leads."""
+    """Directions [..., 3] (camera axes) of corner-origin pixels [..., 2]: with z = 1 for the perspective lens (None),
+    of unit length for all others; NaN where no ray leads."""
     xp = _arrays(pixels)
     v = (pixels[..., 1] - K[1, 2]) / K[1, 1]
     u = (pixels[..., 0] - K[0, 2] - K[0, 1] * v) / K[0, 0]
@@ -166,8 +172,9 @@ def rays_of_pixels(pixels: Any, K: Any, lens: Lens | None) -> Any:
 def output_lens(name: str, K: np.ndarray, width: int, height: int) -> tuple[np.ndarray, Lens | None]:
     """(K, lens) of the output lens `name` (see FrameSettings.lens) for a path whose own K is given, same picture size.
 
-    perspective and as-shot keep K; wide, ultra-wide and telephoto scale its focal lengths by 0.75, 0.5 and 1.5. fisheye (equidistant),
-    omnidirectional (xi = 1) and double-sphere (xi = -0.2, alpha = 0.6) use K as it is. equirectangular spans 180 x 90 degrees.
+    perspective and as-shot keep K; wide, ultra-wide and telephoto scale its focal lengths by 0.75, 0.5 and 1.5. fisheye
+    (equidistant), omnidirectional (xi = 1) and double-sphere (xi = -0.2, alpha = 0.6) use K as it is. equirectangular
+    spans 180 x 90 degrees.
 
     Source: section 5, Fig. 8; parameters as in the published code. Raises: InputError `bad-lens`.
     """
@@ -178,22 +185,31 @@ def output_lens(name: str, K: np.ndarray, width: int, height: int) -> tuple[np.n
     if name in ("as-shot", "perspective", "wide", "ultra-wide", "telephoto"):
         return K, None
     if name == "equirectangular":
-        return np.array([[width / math.pi, 0, width / 2], [0, height / (math.pi / 2), height / 2], [0, 0, 1]]), Lens(name)
+        per_rad = (width / math.pi, height / (math.pi / 2))
+        return np.array([[per_rad[0], 0, width / 2], [0, per_rad[1], height / 2], [0, 0, 1]]), _OUTPUT_LENSES[name]
     if name not in _OUTPUT_LENSES:
-        raise InputError("bad-lens", f"There is no output lens {name!r}.", f"Lenses: perspective, wide, {', '.join(_OUTPUT_LENSES)}.")
+        raise InputError(
+            "bad-lens", f"There is no output lens {name!r}.", f"Lenses: perspective, wide, {', '.join(_OUTPUT_LENSES)}."
+        )
     return K, _OUTPUT_LENSES[name]
 
 
 def read_profile(path: str) -> tuple[np.ndarray, Lens | None, int, int]:
-    """(K, lens, width, height) of a lens profile: JSON with "model", "width", "height", "fx", "fy", "cx", "cy" in corner-origin pixels of
-    that size, and "parameters" by name (missing ones are 0); optional "largest_angle_deg".
+    """(K, lens, width, height) of a lens profile: JSON with "model", "width", "height", "fx", "fy", "cx", "cy" in
+    corner-origin pixels of that size, and "parameters" by name (missing ones are 0); optional "largest_angle_deg".
 
     Raises: InputError `bad-lens-profile`.
     """
     try:
         profile = json.loads(Path(path).read_text(encoding="utf-8"))
         model, size = profile["model"], (int(profile["width"]), int(profile["height"]))
-        K = np.array([[float(profile["fx"]), 0, float(profile["cx"])], [0, float(profile["fy"]), float(profile["cy"])], [0, 0, 1]])
+        K = np.array(
+            [
+                [float(profile["fx"]), 0, float(profile["cx"])],
+                [0, float(profile["fy"]), float(profile["cy"])],
+                [0, 0, 1],
+            ]
+        )
         if model == "perspective":
             return K, None, *size
         given = dict(profile.get("parameters", {}))
@@ -201,11 +217,16 @@ def read_profile(path: str) -> tuple[np.ndarray, Lens | None, int, int]:
         if given:
             raise KeyError(f"unknown parameters {', '.join(given)}")
         lens = Lens(model, parameters)
-        limit = math.radians(float(profile["largest_angle_deg"])) if "largest_angle_deg" in profile else growing_angle(lens)
+        limit = (
+            math.radians(float(profile["largest_angle_deg"])) if "largest_angle_deg" in profile else growing_angle(lens)
+        )
         return K, Lens(model, parameters, limit), *size
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError("bad-lens-profile", f"{path} is not a lens profile: {error}.",
-                         f"It needs model ({', '.join(PARAMETERS)} or perspective), width, height, fx, fy, cx, cy and parameters.") from error
+        raise InputError(
+            "bad-lens-profile",
+            f"{path} is not a lens profile: {error}.",
+            f"It needs model ({', '.join(PARAMETERS)} or perspective), width, height, fx, fy, cx, cy and parameters.",
+        ) from error
 
 
 def growing_angle(lens: Lens) -> float:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Equations 4 and 5 on scenes whose truth is known: the rigid flow of what stands still, and the mask of what does not."""
+"""Equations 4 and 5 on scenes whose truth is known: the rigid flow of what stands still, and the mask of what does
+not."""
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from vs3r_engine.stages.mask import dynamic_mask, flow_mask, pixel_centres, rigi
 
 
 def true_flow(clip, i):
-    """[h, w, 2] where each pixel's scene point is seen in the next frame, moving things included; NaN where that is not known."""
+    """[h, w, 2] where each pixel's scene point is seen in the next frame, moving things included; NaN where that is not
+    known."""
     depth, moves = clip.truth(i)
     here, there = clip.trajectory.camera(i), clip.trajectory.camera(i + 1)
     world = unproject(pixel_centres(clip.width, clip.height), here.K, depth.astype(np.float64))
@@ -23,7 +25,14 @@ def true_flow(clip, i):
         offset = world - start
         normal = np.cross(quad.edge_u, quad.edge_v)
         a, b = (offset @ edge / (edge @ edge) for edge in (quad.edge_u, quad.edge_v))
-        on_quad = moves & (np.abs(offset @ normal) / np.linalg.norm(normal) < 0.02) & (a > -0.01) & (a < 1.01) & (b > -0.01) & (b < 1.01)
+        on_quad = (
+            moves
+            & (np.abs(offset @ normal) / np.linalg.norm(normal) < 0.02)
+            & (a > -0.01)
+            & (a < 1.01)
+            & (b > -0.01)
+            & (b < 1.01)
+        )
         world[on_quad] += end - start
     camera = world @ inverse(there.world_from_camera)[:3, :3].T + inverse(there.world_from_camera)[:3, 3]
     return project(camera, there.K) - pixel_centres(clip.width, clip.height)
@@ -40,7 +49,8 @@ def test_rigid_flow_is_the_true_flow_of_what_stands_still(category):
     assert visible.sum() > 100
     # Each pixel's own centre carries its depth: compare there, through the true surfaces.
     assert np.abs(flow - true_flow(clip, 1))[~moves].max() < 0.01
-    # And independently: tracked points move as the flow of the pixel they lie in, within what depth changes across that pixel.
+    # And independently: tracked points move as the flow of the pixel they lie in, within what depth changes across that
+    #     pixel.
     column, row = np.floor(before[visible]).astype(int).T
     assert np.median(np.abs(flow[row, column] - (after - before)[visible])) < 0.05
 

@@ -2,6 +2,7 @@
 """Windows of a shot, each reconstructed in a gauge and scale of its own, become one path again."""
 
 import dataclasses
+import itertools
 from fractions import Fraction
 
 import numpy as np
@@ -32,11 +33,17 @@ def shaky_shot(count=120, seed=0, moves=True):
     euler = np.stack([0.3 * np.sin(t / 30), 0.01 * t, np.zeros(count)], 1) + rng.normal(0, 0.01, (count, 3))
     world_from_camera[:, :3, :3] = Rotation.from_euler("xyz", euler).as_matrix()
     if moves:
-        world_from_camera[:, :3, 3] = np.stack([0.02 * t, 0.1 * np.sin(t / 9), 0.01 * t], 1) + rng.normal(0, 0.01, (count, 3))
+        world_from_camera[:, :3, 3] = np.stack([0.02 * t, 0.1 * np.sin(t / 9), 0.01 * t], 1) + rng.normal(
+            0, 0.01, (count, 3)
+        )
     K = np.tile(np.array([[300.0, 0, 160], [0, 300, 120], [0, 0, 1]]), (count, 1, 1))
     depth = rng.uniform(1, 5, (count, *SIZE)).astype(np.float32)
-    return Reconstruction(Trajectory(0, 320, 240, K, world_from_camera), depth, rng.uniform(0.2, 1, depth.shape).astype(np.float32),
-                          np.zeros(depth.shape, bool))
+    return Reconstruction(
+        Trajectory(0, 320, 240, K, world_from_camera),
+        depth,
+        rng.uniform(0.2, 1, depth.shape).astype(np.float32),
+        np.zeros(depth.shape, bool),
+    )
 
 
 def cut(shot, window=50, overlap=10, seed=1, scales=(0.3, 3.0), spoil=lambda part, rng: part):
@@ -45,17 +52,28 @@ def cut(shot, window=50, overlap=10, seed=1, scales=(0.3, 3.0), spoil=lambda par
     cutter = WindowCutter(frames(len(shot.trajectory)), window, overlap)
     while (piece := cutter.window()) is not None:
         start, end = piece.first_frame, piece.first_frame + len(piece.frames)
-        part = Reconstruction(shot.trajectory.sliced(start, end), shot.depth[start:end].copy(), shot.confidence[start:end],
-                              shot.semantic_mask[start:end].copy(), {"is_bridged": np.zeros(end - start, bool)})
+        part = Reconstruction(
+            shot.trajectory.sliced(start, end),
+            shot.depth[start:end].copy(),
+            shot.confidence[start:end],
+            shot.semantic_mask[start:end].copy(),
+            {"is_bridged": np.zeros(end - start, bool)},
+        )
         if start:
             part = spoil(part, rng)
             scale = np.exp(rng.uniform(*np.log(scales)))
             gauge = np.eye(4)
-            gauge[:3, :3], gauge[:3, 3] = Rotation.random(random_state=int(rng.integers(1000))).as_matrix(), rng.normal(0, 3, 3)
+            gauge[:3, :3], gauge[:3, 3] = (
+                Rotation.random(random_state=int(rng.integers(1000))).as_matrix(),
+                rng.normal(0, 3, 3),
+            )
             world_from_camera = part.trajectory.world_from_camera.copy()
             world_from_camera[:, :3, 3] *= scale
-            part = dataclasses.replace(part, depth=part.depth * np.float32(scale),
-                                       trajectory=dataclasses.replace(part.trajectory, world_from_camera=gauge @ world_from_camera))
+            part = dataclasses.replace(
+                part,
+                depth=part.depth * np.float32(scale),
+                trajectory=dataclasses.replace(part.trajectory, world_from_camera=gauge @ world_from_camera),
+            )
         yield part
         cutter.done()
 
@@ -64,10 +82,17 @@ def whole(pieces):
     pieces = list(pieces)
     starts = [p.trajectory.first_frame for p in pieces]
     assert starts == [0, *np.cumsum([len(p.trajectory) for p in pieces])[:-1]]
-    return np.concatenate([p.trajectory.world_from_camera for p in pieces]), np.concatenate([p.depth for p in pieces]), pieces
+    return (
+        np.concatenate([p.trajectory.world_from_camera for p in pieces]),
+        np.concatenate([p.depth for p in pieces]),
+        pieces,
+    )
 
 
-@pytest.mark.parametrize(("count", "window", "overlap"), [(120, 50, 10), (131, 50, 10), (9, 4, 1), (50, 50, 10), (51, 50, 10), (1, 50, 10), (7, 3, 2)])
+@pytest.mark.parametrize(
+    ("count", "window", "overlap"),
+    [(120, 50, 10), (131, 50, 10), (9, 4, 1), (50, 50, 10), (51, 50, 10), (1, 50, 10), (7, 3, 2)],
+)
 def test_every_frame_is_in_a_window_and_neighbours_share_the_overlap(count, window, overlap):
     cutter = WindowCutter(frames(count, first=5), window, overlap)
     spans = []
@@ -76,7 +101,7 @@ def test_every_frame_is_in_a_window_and_neighbours_share_the_overlap(count, wind
         assert [f.frame_index for f in piece.frames] == list(range(*spans[-1]))
         cutter.done()
     assert spans[0][0] == 5 and spans[-1][1] == 5 + count
-    for (_, end), (start, further) in zip(spans, spans[1:], strict=False):
+    for (_, end), (start, further) in itertools.pairwise(spans):
         assert end - start == overlap and further > end
 
 
@@ -114,22 +139,32 @@ def test_published_joining_recovers_the_path_within_its_scale_limits_and_not_bey
 
 
 def test_robust_joining_withstands_what_breaks_the_published_one():
-    """A wrong first camera in the overlap, depth wrong by half on a quarter of the picture, and a near thing that moved."""
+    """A wrong first camera in the overlap, depth wrong by half on a quarter of the picture, and a near thing that
+    moved."""
+
     def spoil(part, rng):
         world_from_camera = part.trajectory.world_from_camera.copy()
-        world_from_camera[0, :3, :3] = world_from_camera[0, :3, :3] @ Rotation.from_euler("y", 2, degrees=True).as_matrix()
+        world_from_camera[0, :3, :3] = (
+            world_from_camera[0, :3, :3] @ Rotation.from_euler("y", 2, degrees=True).as_matrix()
+        )
         world_from_camera[0, :3, 3] += 0.2
         part.depth[:, :12, :16] *= 0.5
         part.depth[:, 12:, 4:] *= 0.6
         part.semantic_mask[:, 12:, 4:] = True
-        return dataclasses.replace(part, trajectory=dataclasses.replace(part.trajectory, world_from_camera=world_from_camera))
+        return dataclasses.replace(
+            part, trajectory=dataclasses.replace(part.trajectory, world_from_camera=world_from_camera)
+        )
 
     shot = shaky_shot()
     errors = {}
     for joining in ("robust", "published"):
         path, _, _ = whole(joined(cut(shot, scales=(0.9, 1.1), spoil=spoil), joining))
         inside = np.r_[15:40, 55:80]
-        errors[joining] = np.degrees(np.linalg.norm((inverse(path) @ shot.trajectory.world_from_camera)[inside][:, :3, :3] - np.eye(3), axis=(1, 2)).max())
+        errors[joining] = np.degrees(
+            np.linalg.norm(
+                (inverse(path) @ shot.trajectory.world_from_camera)[inside][:, :3, :3] - np.eye(3), axis=(1, 2)
+            ).max()
+        )
     assert errors["robust"] < 0.5 < 2 < errors["published"], errors
 
 
@@ -156,8 +191,12 @@ def test_masks_are_united_in_the_overlap():
 def test_a_seam_maps_the_new_window_onto_the_known_one():
     shot = shaky_shot(60)
     first, second = list(cut(shot))[:2]
-    known = Reconstruction(first.trajectory.sliced(40, 50), first.depth[40:], first.confidence[40:], first.semantic_mask[40:])
-    new = Reconstruction(second.trajectory.sliced(40, 50), second.depth[:10], second.confidence[:10], second.semantic_mask[:10])
+    known = Reconstruction(
+        first.trajectory.sliced(40, 50), first.depth[40:], first.confidence[40:], first.semantic_mask[40:]
+    )
+    new = Reconstruction(
+        second.trajectory.sliced(40, 50), second.depth[:10], second.confidence[:10], second.semantic_mask[:10]
+    )
     for seam in (robust_seam(known, new),):
         assert np.abs(moved(new, seam).trajectory.world_from_camera - known.trajectory.world_from_camera).max() < 1e-6
         assert seam.rotation_rad < 1e-6 and seam.comparable > 1000
@@ -166,12 +205,14 @@ def test_a_seam_maps_the_new_window_onto_the_known_one():
 
 def test_smoothing_the_joined_path_commutes_with_the_choice_of_origin():
     shot = shaky_shot()
-    path, _, pieces = whole(joined(cut(shot), "robust"))
+    path, _, _ = whole(joined(cut(shot), "robust"))
     trajectory = dataclasses.replace(shot.trajectory, world_from_camera=path)
     gauge = np.eye(4)
     gauge[:3, :3], gauge[:3, 3] = Rotation.from_euler("xyz", (0.4, -0.2, 1.0)).as_matrix(), (5, -2, 9)
-    ways = [smooth(t, [FrameRange(0, 120)], Fraction(30), PathSettings()).world_from_camera
-            for t in (trajectory, dataclasses.replace(trajectory, world_from_camera=gauge @ path))]
+    ways = [
+        smooth(t, [FrameRange(0, 120)], Fraction(30), PathSettings()).world_from_camera
+        for t in (trajectory, dataclasses.replace(trajectory, world_from_camera=gauge @ path))
+    ]
     assert np.abs(gauge @ ways[0] - ways[1]).max() < 1e-9
 
 
@@ -201,10 +242,15 @@ def test_bad_frames_are_bridged_and_told():
     bad[[0, 7, 8, 19]] = True
     broken = shot.trajectory.world_from_camera.copy()
     broken[bad] = np.eye(4) * 5
-    mended = bridged(dataclasses.replace(shot, trajectory=dataclasses.replace(shot.trajectory, world_from_camera=broken)), bad)
+    mended = bridged(
+        dataclasses.replace(shot, trajectory=dataclasses.replace(shot.trajectory, world_from_camera=broken)), bad
+    )
     truth, path = shot.trajectory.world_from_camera, mended.trajectory.world_from_camera
     assert np.abs(path - truth)[~bad].max() == 0 and np.abs(path - truth).max() < 0.2
     assert np.allclose(np.linalg.det(path[:, :3, :3]), 1)
     assert np.array_equal(mended.diagnostics["is_bridged"], bad)
     nothing = bridged(shot, np.ones(20, bool))
-    assert np.array_equal(nothing.trajectory.world_from_camera, np.tile(np.eye(4), (20, 1, 1))) and (nothing.depth == 1).all()
+    assert (
+        np.array_equal(nothing.trajectory.world_from_camera, np.tile(np.eye(4), (20, 1, 1)))
+        and (nothing.depth == 1).all()
+    )

@@ -8,10 +8,20 @@ import numpy as np
 import pytest
 
 from vs3r_engine.errors import InputError
-from vs3r_engine.lens import Lens, growing_angle, neighbour_offsets, output_lens, pixels_of_points, rays_of_pixels, read_profile
+from vs3r_engine.lens import (
+    Lens,
+    growing_angle,
+    neighbour_offsets,
+    output_lens,
+    pixels_of_points,
+    rays_of_pixels,
+    read_profile,
+)
 
 K = np.array([[500.0, 0, 320.3], [0, 505.0, 181.7], [0, 0, 1]])
-ACTION_CAMERA = Lens("fisheye", (0.05, -0.02, 0.004, -0.0005, 0.0, 0.0, 3e-4, -2e-4, 1e-4, -5e-5, 2e-4, 4e-5), math.radians(85))
+ACTION_CAMERA = Lens(
+    "fisheye", (0.05, -0.02, 0.004, -0.0005, 0.0, 0.0, 3e-4, -2e-4, 1e-4, -5e-5, 2e-4, 4e-5), math.radians(85)
+)
 LENSES = {
     "perspective": (None, 80),
     "fisheye": (Lens("fisheye", (0.0,) * 12), 179),
@@ -41,7 +51,10 @@ def test_projecting_and_unprojecting_return_the_pixel_within_a_hundred_thousandt
     assert seen.mean() > 0.9
     back = rays_of_pixels(pixels[seen], K, lens)
     again = pixels_of_points(back * 3.7, K, lens)
-    assert np.nanmax(np.abs(again - pixels[seen]) / np.maximum(1, np.abs(pixels[seen]) / 1e4)) < 1e-5 and np.isfinite(again).all()
+    assert (
+        np.nanmax(np.abs(again - pixels[seen]) / np.maximum(1, np.abs(pixels[seen]) / 1e4)) < 1e-5
+        and np.isfinite(again).all()
+    )
     cosine = (back * points[seen]).sum(-1) / np.linalg.norm(back, axis=-1) / np.linalg.norm(points[seen], axis=-1)
     assert cosine.min() > 1 - 1e-9
 
@@ -60,7 +73,12 @@ def test_torch_tensors_give_what_arrays_give(name):
     pixels = pixels_of_points(points, K, lens)
     theirs = pixels_of_points(torch.from_numpy(points), torch.from_numpy(K), lens)
     assert np.allclose(theirs.numpy(), pixels, equal_nan=True, atol=1e-9)
-    assert np.allclose(rays_of_pixels(theirs, torch.from_numpy(K), lens).numpy(), rays_of_pixels(pixels, K, lens), equal_nan=True, atol=1e-9)
+    assert np.allclose(
+        rays_of_pixels(theirs, torch.from_numpy(K), lens).numpy(),
+        rays_of_pixels(pixels, K, lens),
+        equal_nan=True,
+        atol=1e-9,
+    )
 
 
 def test_what_a_lens_cannot_see_is_nan():
@@ -111,7 +129,11 @@ def test_a_straight_line_stays_straight_only_in_the_perspective_lens():
 def test_named_focal_lengths_scale_as_published():
     for name, scale in (("perspective", 1), ("as-shot", 1), ("wide", 0.75), ("ultra-wide", 0.5), ("telephoto", 1.5)):
         K_out, lens = output_lens(name, K, 640, 360)
-        assert lens is None and np.allclose(K_out[(0, 1), (0, 1)], scale * K[(0, 1), (0, 1)]) and np.allclose(K_out[:2, 2], K[:2, 2])
+        assert (
+            lens is None
+            and np.allclose(K_out[(0, 1), (0, 1)], scale * K[(0, 1), (0, 1)])
+            and np.allclose(K_out[:2, 2], K[:2, 2])
+        )
     with pytest.raises(InputError):
         output_lens("anamorphic", K, 640, 360)
 
@@ -123,7 +145,16 @@ def test_wide_lenses_also_take_points_from_far_frames():
 
 
 def test_a_lens_profile_is_read_with_its_terms_and_its_domain(tmp_path):
-    profile = {"model": "fisheye", "width": 2704, "height": 1520, "fx": 1150, "fy": 1150, "cx": 1352, "cy": 760, "parameters": {"k1": -0.3, "p2": 1e-4}}
+    profile = {
+        "model": "fisheye",
+        "width": 2704,
+        "height": 1520,
+        "fx": 1150,
+        "fy": 1150,
+        "cx": 1352,
+        "cy": 760,
+        "parameters": {"k1": -0.3, "p2": 1e-4},
+    }
     path = tmp_path / "camera.json"
     path.write_text(json.dumps(profile))
     K_in, lens, width, height = read_profile(str(path))

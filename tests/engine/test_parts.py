@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What settings choose: named parts are never replaced, automatic ones say why, and the whole paper's path runs end to end."""
+"""What settings choose: named parts are never replaced, automatic ones say why, and the whole paper's path runs end to
+end."""
 
 import json
 
@@ -26,7 +27,10 @@ def settings(**values):
 
 def test_automatic_choices_say_why():
     chosen = parts.reconstructor(Settings())
-    assert isinstance(chosen.part, GeometricReconstructor) and (chosen.name, chosen.reason) == ("geometric", "no weights are installed")
+    assert isinstance(chosen.part, GeometricReconstructor) and (chosen.name, chosen.reason) == (
+        "geometric",
+        "no weights are installed",
+    )
     assert parts.flow(Settings()).name == "dis" and parts.flow(Settings()).reason == "no weights are installed"
     renderer = parts.renderer(Settings())
     assert isinstance(renderer.part, WarpRenderer) and renderer.reason == "the depth is smooth"
@@ -47,7 +51,9 @@ def test_what_is_asked_for_by_name_is_never_replaced():
         parts.reconstructor(settings(analysis__method="vggt4d"))
     if not torch.cuda.is_available():
         with pytest.raises(DeviceError):
-            parts.reconstructor(settings(analysis__method="vggt4d", analysis__weights="random:1:small", analysis__device="cuda"))
+            parts.reconstructor(
+                settings(analysis__method="vggt4d", analysis__weights="random:1:small", analysis__device="cuda")
+            )
     chosen = parts.reconstructor(settings(analysis__method="vggt4d", analysis__weights="random:1:small"))
     assert isinstance(chosen.part, Vggt4dReconstructor) and chosen.reason == "asked for"
 
@@ -57,7 +63,9 @@ def test_dense_depth_is_rendered_by_points_and_lens_profiles_wrap_the_reconstruc
         assert isinstance(parts.renderer(settings(**values)).part, SplatRenderer)
     assert isinstance(parts.renderer(settings(frame__lens="fisheye")).part, WarpRenderer)
     path = tmp_path / "lens.json"
-    path.write_text(json.dumps({"model": "fisheye", "width": 320, "height": 180, "fx": 200, "fy": 200, "cx": 160, "cy": 90}))
+    path.write_text(
+        json.dumps({"model": "fisheye", "width": 320, "height": 180, "fx": 200, "fy": 200, "cx": 160, "cy": 90})
+    )
     chosen = parts.reconstructor(settings(analysis__input_lens=str(path)))
     assert isinstance(chosen.part, RectifiedReconstructor)
 
@@ -94,7 +102,12 @@ def test_the_papers_path_runs_on_random_weights(category):
     from vs3r_engine.timeline import FrameRange
 
     clip = make_clip(category, frames=6, width=160, height=90)
-    chosen = settings(analysis__method="vggt4d", analysis__weights="random:2:small", analysis__window_frames=4, analysis__overlap_frames=1)
+    chosen = settings(
+        analysis__method="vggt4d",
+        analysis__weights="random:2:small",
+        analysis__window_frames=4,
+        analysis__overlap_frames=1,
+    )
     frames, flow = clip.frames, parts.flow(chosen).part
     for piece in parts.reconstructor(chosen).part.reconstruct(iter(frames), Fraction(30)):
         path = piece.trajectory

@@ -46,7 +46,13 @@ def test_its_renderer_shifts_nothing_and_keeps_the_current_frames_pixels(splatti
     rng = np.random.default_rng(0)
     planes = tuple(rng.integers(0, 255, (36, 50)).astype(np.uint8) for _ in range(3))
     camera = Camera(np.array([[40.0, 0, 25], [0, 40, 18], [0, 0, 1]]), 50, 36, np.eye(4))
-    view = View(Frame(0, planes, PixelLayout("rgb", 8)), camera, None, np.full((36, 50), 2.0, np.float32), np.zeros((36, 50), bool))
+    view = View(
+        Frame(0, planes, PixelLayout("rgb", 8)),
+        camera,
+        None,
+        np.full((36, 50), 2.0, np.float32),
+        np.zeros((36, 50), bool),
+    )
     K = camera.K.copy()
     K[0, 2] += 1e-9
     renderer = adapter.Pytorch3dRenderer(Settings().with_values({"frame.splatting": splatting}), "cpu")

@@ -20,7 +20,8 @@ RANDOM = Settings().with_values({"analysis.weights": "random:3"})
 
 @pytest.fixture(scope="module")
 def torchvision():
-    """torchvision, also where its build does not match a CPU-only torch: its import asks for two operators its library would bring."""
+    """torchvision, also where its build does not match a CPU-only torch: its import asks for two operators its library
+    would bring."""
     if importlib.util.find_spec("torchvision") is None:
         pytest.skip("torchvision is not installed")
     library = torch.library.Library("torchvision", "DEF")
@@ -50,7 +51,9 @@ def test_flow_has_the_frames_size_and_is_repeatable(torchvision, noise):
 
 
 def test_padding_and_enlarging_are_undone(torchvision, monkeypatch):
-    """A network that answers known motion in the size it is given: the caller gets it in its own pixels, nothing shifted."""
+    """A network that answers known motion in the size it is given: the caller gets it in its own pixels, nothing
+    shifted."""
+
     def knowing(first, second):
         rows, columns = first.shape[-2:]
         assert rows % 8 == 0 and columns % 8 == 0 and min(rows, columns) >= 128
@@ -68,7 +71,10 @@ def test_padding_and_enlarging_are_undone(torchvision, monkeypatch):
 
 def test_frames_are_looked_at_in_the_networks_size(torchvision):
     flow = raft.RaftFlow(RANDOM, "cpu")
-    wide, small = flow.prepared(frame(np.zeros((1080, 1920, 3), np.float32))), flow.prepared(frame(np.zeros((90, 160, 3), np.float32)))
+    wide, small = (
+        flow.prepared(frame(np.zeros((1080, 1920, 3), np.float32))),
+        flow.prepared(frame(np.zeros((90, 160, 3), np.float32))),
+    )
     assert (wide.width, wide.height) == (518, 291) and (small.width, small.height) == (160, 90)
 
 
@@ -95,8 +101,13 @@ def test_missing_weights_are_told_before_any_work(torchvision):
     assert "weights fetch raft-large" in error.value.hint
 
 
-@pytest.mark.parametrize(("error", "code"), [(ImportError("No module"), "torchvision-missing"),
-                                             (RuntimeError("operator torchvision::nms does not exist"), "torchvision-mismatch")])
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ImportError("No module"), "torchvision-missing"),
+        (RuntimeError("operator torchvision::nms does not exist"), "torchvision-mismatch"),
+    ],
+)
 def test_an_installation_fault_is_not_hidden(monkeypatch, error, code):
     right = builtins.__import__
 
@@ -112,9 +123,9 @@ def test_an_installation_fault_is_not_hidden(monkeypatch, error, code):
 
 
 def test_torchvision_is_imported_only_when_raft_is_used():
-    code = "import vs3r_engine.methods.raft, sys; assert 'torchvision' not in sys.modules and 'torch' not in sys.modules"
+    code = (
+        "import vs3r_engine.methods.raft, sys; assert 'torchvision' not in sys.modules and 'torch' not in sys.modules"
+    )
     import subprocess
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-

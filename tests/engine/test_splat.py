@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hybrid reprojection by points: exact where nothing moves, right on analytic scenes, for every lens, without ghosts."""
+"""The hybrid reprojection by points: exact where nothing moves, right on analytic scenes, for every lens, without
+ghosts."""
 
 import dataclasses
 
@@ -29,7 +30,9 @@ PUBLISHED = Settings().with_values({"frame.splatting": "published"})
 def camera(width=160, height=90, focal=120.0, at=(0.0, 0.0, 0.0)):
     world_from_camera = np.eye(4)
     world_from_camera[:3, 3] = at
-    return Camera(np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]), width, height, world_from_camera)
+    return Camera(
+        np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]), width, height, world_from_camera
+    )
 
 
 def wall_view(frame_index, where, depth=2.0, paint=None, layout=RGB32):
@@ -37,13 +40,17 @@ def wall_view(frame_index, where, depth=2.0, paint=None, layout=RGB32):
     at = pixel_centres(where.width, where.height)
     world = rays_of_pixels(at, where.K, where.lens)
     world = world / world[..., 2:] * (depth - where.world_from_camera[2, 3]) + where.world_from_camera[:3, 3]
-    rgb = np.stack([world[..., 0] / 8 + 0.5, world[..., 1] / 8 + 0.5, np.full(world.shape[:2], 0.2)], -1).astype(np.float32)
+    rgb = np.stack([world[..., 0] / 8 + 0.5, world[..., 1] / 8 + 0.5, np.full(world.shape[:2], 0.2)], -1).astype(
+        np.float32
+    )
     mask = np.zeros(rgb.shape[:2], bool)
     z = np.full(mask.shape, depth - where.world_from_camera[2, 3], np.float32)
     if paint is not None:
         mask = (np.abs(world[..., 0] - paint) < 0.15) & (np.abs(world[..., 1]) < 0.15)
         rgb[mask] = (0, 0, 1)
-    return View(Frame(frame_index, tuple(np.ascontiguousarray(rgb[..., c]) for c in range(3)), layout), where, None, z, mask)
+    return View(
+        Frame(frame_index, tuple(np.ascontiguousarray(rgb[..., c]) for c in range(3)), layout), where, None, z, mask
+    )
 
 
 def nudged(view):
@@ -64,7 +71,9 @@ def test_the_own_camera_returns_the_frame_untouched(settings):
 @pytest.mark.parametrize("layout", [PixelLayout("yuv", 8, 1, 1), PixelLayout("yuv", 10, 1, 0), PixelLayout("rgb", 16)])
 def test_rendering_from_the_same_place_changes_no_code_value(width, height, layout):
     rng = np.random.default_rng(0)
-    planes = tuple(rng.integers(0, int(layout.peak), layout.plane_shape(i, width, height)).astype(layout.dtype) for i in range(3))
+    planes = tuple(
+        rng.integers(0, int(layout.peak), layout.plane_shape(i, width, height)).astype(layout.dtype) for i in range(3)
+    )
     depth = rng.uniform(1, 9, (height, width)).astype(np.float32)
     view = View(Frame(0, planes, layout), camera(width, height), None, depth, np.zeros((height, width), bool))
     rendered = SplatRenderer(SHARP, "cpu").render(nudged(view), view, [])
@@ -75,7 +84,11 @@ def test_rendering_from_the_same_place_changes_no_code_value(width, height, layo
 
 def shift_px(a, b):
     """Sub-pixel displacement between two pictures by phase correlation."""
-    return np.array(cv2.phaseCorrelate(a.astype(np.float64), b.astype(np.float64), cv2.createHanningWindow(a.shape[::-1], cv2.CV_64F))[0])
+    return np.array(
+        cv2.phaseCorrelate(
+            a.astype(np.float64), b.astype(np.float64), cv2.createHanningWindow(a.shape[::-1], cv2.CV_64F)
+        )[0]
+    )
 
 
 @pytest.mark.parametrize(("width", "height"), [(160, 90), (161, 91)])
@@ -84,7 +97,13 @@ def test_published_splatting_and_small_depth_shift_nothing(width, height, networ
     rng = np.random.default_rng(1)
     texture = cv2.GaussianBlur(rng.random((height, width)).astype(np.float32), (0, 0), 2.5)
     texture = (texture - texture.min()) / np.ptp(texture)
-    view = View(Frame(0, (texture,) * 3, RGB32), camera(width, height), None, np.full(network[::-1], 3.0, np.float32), np.zeros((8, 8), bool))
+    view = View(
+        Frame(0, (texture,) * 3, RGB32),
+        camera(width, height),
+        None,
+        np.full(network[::-1], 3.0, np.float32),
+        np.zeros((8, 8), bool),
+    )
     for settings in (SHARP, PUBLISHED):
         rendered = SplatRenderer(settings, "cpu").render(nudged(view), view, [])
         assert np.abs(shift_px(texture, rendered.frame.to_rgb()[..., 0])).max() < 0.02
@@ -116,12 +135,28 @@ def test_the_depth_buffer_has_no_pinholes_and_lets_nothing_shine_through():
     stretched = grid * 1.4 + 0.3
     near = depth_buffer(stretched, torch.full((len(grid),), 2.0), (60, 80))
     assert (near == 2).all()
-    both = depth_buffer(torch.cat((stretched, grid)), torch.cat((torch.full((len(grid),), 2.0), torch.full((len(grid),), 9.0))), (60, 80))
+    both = depth_buffer(
+        torch.cat((stretched, grid)),
+        torch.cat((torch.full((len(grid),), 2.0), torch.full((len(grid),), 9.0))),
+        (60, 80),
+    )
     assert (both[1:-1, 1:-1] == 2).float().mean() > 0.999
     assert torch.isinf(depth_buffer(grid[:0], torch.zeros(0), (4, 4))).all()
 
 
-@pytest.mark.parametrize("name", ["perspective", "wide", "ultra-wide", "telephoto", "fisheye", "omnidirectional", "double-sphere", "equirectangular"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "perspective",
+        "wide",
+        "ultra-wide",
+        "telephoto",
+        "fisheye",
+        "omnidirectional",
+        "double-sphere",
+        "equirectangular",
+    ],
+)
 def test_every_lens_shows_each_wall_point_where_it_belongs(name):
     source = wall_view(0, camera(200, 120, 110))
     seen_from = output_camera(camera(200, 120, 110, at=(0.1, -0.05, 0.2)), name)
@@ -179,7 +214,13 @@ def test_the_true_target_is_matched_on_static_textured_areas(category):
     def view(i):
         depth, moves = clip.truth(i)
         rgb = clip.render_at(i, clip.trajectory.camera(i))
-        return View(Frame(i, tuple(np.ascontiguousarray(rgb[..., c]) for c in range(3)), RGB32), clip.trajectory.camera(i), None, depth, moves)
+        return View(
+            Frame(i, tuple(np.ascontiguousarray(rgb[..., c]) for c in range(3)), RGB32),
+            clip.trajectory.camera(i),
+            None,
+            depth,
+            moves,
+        )
 
     target = Target(4, clip.stable.camera(4), None)
     rendered = SplatRenderer(SHARP, "cpu").render(target, view(4), [view(3), view(5)])

@@ -17,7 +17,9 @@ from vs3r_engine.methods.vggt4d.network import VggtShape  # noqa: E402
 
 
 def literal_cue(q, k, references=None):
-    """The published formulas, product by product. q, k: [frames, layers, heads, patches, dim]; for all frames or the given ones."""
+    """The published formulas, product by product. q, k: [frames, layers, heads, patches, dim]; for all frames or the
+    given ones."""
+
     def scaled(x):
         return (x - x.min()) / (x.max() - x.min() + 1e-6)
 
@@ -26,7 +28,9 @@ def literal_cue(q, k, references=None):
         others = [r + d for d in (-6, -4, -2, 2, 4, 6) if 0 <= r + d < len(q)]
 
         def gram(a, b, layers, r=r, others=others):  # [layer x head, source, i, j]
-            return torch.stack([torch.einsum("lhid,lhjd->lhij", a[r, layers], b[s, layers]).flatten(0, 1) for s in others], 1)
+            return torch.stack(
+                [torch.einsum("lhid,lhjd->lhij", a[r, layers], b[s, layers]).flatten(0, 1) for s in others], 1
+            )
 
         m1 = gram(q, q, [3, 4, 5, 6, 7]).mean((0, 1, 3))
         v1 = gram(q, q, [18, 19]).mean((0, 1)).std(-1)
@@ -97,9 +101,12 @@ print(per_frame, resident_gib("VmHWM") - base)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak of a process's memory is read as Linux tells it")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="the peak of a process's memory is read as Linux tells it"
+)
 def test_cues_cost_a_twentieth_of_the_literal_ones_in_time_and_memory_at_full_size():
-    """At 13 frames of 518x294, 777 patches: both costs grow with the number of frames alone. CPU seconds of one reference frame."""
+    """At 13 frames of 518x294, 777 patches: both costs grow with the number of frames alone. CPU seconds of one
+    reference frame."""
     costs = []
     for kind in ("literal", "fast"):
         done = subprocess.run([sys.executable, "-c", COST, "13", kind], capture_output=True, text=True, check=True)
@@ -151,7 +158,9 @@ def test_otsu_thresholds_equal_exhaustive_search():
 
     for classes in (2, 3, 4):
         best = max(itertools.combinations(range(bins - 1), classes - 1), key=variance)
-        assert clustering.otsu_thresholds(values, classes, bins).tolist() == pytest.approx([centre[c].item() for c in best], abs=1e-6)
+        assert clustering.otsu_thresholds(values, classes, bins).tolist() == pytest.approx(
+            [centre[c].item() for c in best], abs=1e-6
+        )
 
 
 def test_alike_values_have_no_threshold():
@@ -160,7 +169,8 @@ def test_alike_values_have_no_threshold():
 
 
 def scene(frames=5, height=56, width=84, camera_step=0.02, object_step=0.06):
-    """A textured wall at depth 2 and a card at depth 1 that moves sideways; the camera slides too. Returns evidence and truth."""
+    """A textured wall at depth 2 and a card at depth 1 that moves sideways; the camera slides too. Returns evidence and
+    truth."""
     focal = 70.0
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     K = torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]]).expand(frames, 3, 3)
@@ -180,8 +190,13 @@ def scene(frames=5, height=56, width=84, camera_step=0.02, object_step=0.06):
     grid = (height // 14, width // 14)
     truth = torch.stack(truth)
     patches = torch.nn.functional.avg_pool2d(truth.float()[:, None], 14)[:, 0].flatten(1)
-    features = torch.stack((patches * 5, 1 - patches), -1) + torch.randn(frames, patches.shape[1], 2, generator=torch.Generator().manual_seed(1)) * 0.02
-    return masking.WindowEvidence(torch.stack(images), torch.stack(depths), K, world_from_camera, features, cues.normalised(patches), grid), truth
+    features = (
+        torch.stack((patches * 5, 1 - patches), -1)
+        + torch.randn(frames, patches.shape[1], 2, generator=torch.Generator().manual_seed(1)) * 0.02
+    )
+    return masking.WindowEvidence(
+        torch.stack(images), torch.stack(depths), K, world_from_camera, features, cues.normalised(patches), grid
+    ), truth
 
 
 def test_refinement_keeps_what_moves_and_drops_what_stands_still():
@@ -231,5 +246,7 @@ def test_closing_and_growing_equal_opencv():
     masks = torch.rand(3, 30, 40, generator=torch.Generator().manual_seed(2)) > 0.7
     ours = masking.dilated(masking.closed(masks)).numpy()
     for mask, our in zip(masks.numpy(), ours, strict=True):
-        theirs = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))
+        theirs = cv2.morphologyEx(
+            mask.astype(np.uint8), cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
+        )
         assert np.array_equal(our, cv2.dilate(theirs, np.ones((3, 3), np.uint8)) > 0)

@@ -49,7 +49,10 @@ def test_every_state_dict_entry_of_the_small_network_has_its_name_and_shape():
     with torch.device("meta"):
         ours = {name: tuple(t.shape) for name, t in network.Vggt(SMALL).state_dict().items()}
     lines = (GOLDEN / "vggt_small_keys.txt").read_text().splitlines()
-    theirs = {name: tuple(int(n) for n in shape.strip("()").split(",") if n.strip()) for name, shape in (line.split(" ", 1) for line in lines)}
+    theirs = {
+        name: tuple(int(n) for n in shape.strip("()").split(",") if n.strip())
+        for name, shape in (line.split(" ", 1) for line in lines)
+    }
     assert ours == theirs
 
 
@@ -65,10 +68,13 @@ def test_tokens_features_cameras_depth_and_points_equal_the_reference_answers(sm
         "encoder_features": relative_error(features, golden["encoder_features"]),
         "tokens_first": relative_error(tokens.layers[0], golden["tokens_first"]),
         "tokens_last": relative_error(tokens.layers[5], golden["tokens_last"]),
-        "q": relative_error(seen[3][0], patch_tokens[0]), "k": relative_error(seen[3][1], patch_tokens[1]),
+        "q": relative_error(seen[3][0], patch_tokens[0]),
+        "k": relative_error(seen[3][1], patch_tokens[1]),
         "pose_enc": relative_error(cameras, golden["pose_enc"]),
-        "depth": relative_error(depth, golden["depth"]), "depth_conf": relative_error(depth_confidence, golden["depth_conf"]),
-        "points": relative_error(points, golden["points"]), "points_conf": relative_error(points_confidence, golden["points_conf"]),
+        "depth": relative_error(depth, golden["depth"]),
+        "depth_conf": relative_error(depth_confidence, golden["depth_conf"]),
+        "points": relative_error(points, golden["points"]),
+        "points_conf": relative_error(points_confidence, golden["points_conf"]),
     }
     assert max(errors.values()) < 1e-4, errors
 
@@ -95,8 +101,11 @@ def test_answers_change_when_rotary_axes_swap(small, golden, monkeypatch):
 
 
 def test_answers_change_without_query_and_key_norm(small, golden, monkeypatch):
-    monkeypatch.setattr(torch.nn.LayerNorm, "forward", lambda self, x, _right=torch.nn.LayerNorm.forward:
-                        x if self.normalized_shape == (64,) else _right(self, x))
+    monkeypatch.setattr(
+        torch.nn.LayerNorm,
+        "forward",
+        lambda self, x, _right=torch.nn.LayerNorm.forward: x if self.normalized_shape == (64,) else _right(self, x),
+    )
     assert relative_error(answers(small)[1].layers[0], golden["tokens_first"]) > 1e-4
 
 
@@ -127,9 +136,16 @@ def convolution(name: str, inputs: int, outputs: int, side: int, bias: bool = Tr
 
 def block(name: str, dim: int, head_dim: int | None = None) -> dict[str, tuple[int, ...]]:
     norms = gain(f"{name}.attn.q_norm", head_dim) | gain(f"{name}.attn.k_norm", head_dim) if head_dim else {}
-    return (gain(f"{name}.norm1", dim) | linear(f"{name}.attn.qkv", dim, 3 * dim) | linear(f"{name}.attn.proj", dim, dim) | norms
-            | {f"{name}.ls1.gamma": (dim,), f"{name}.ls2.gamma": (dim,)} | gain(f"{name}.norm2", dim)
-            | linear(f"{name}.mlp.fc1", dim, 4 * dim) | linear(f"{name}.mlp.fc2", 4 * dim, dim))
+    return (
+        gain(f"{name}.norm1", dim)
+        | linear(f"{name}.attn.qkv", dim, 3 * dim)
+        | linear(f"{name}.attn.proj", dim, dim)
+        | norms
+        | {f"{name}.ls1.gamma": (dim,), f"{name}.ls2.gamma": (dim,)}
+        | gain(f"{name}.norm2", dim)
+        | linear(f"{name}.mlp.fc1", dim, 4 * dim)
+        | linear(f"{name}.mlp.fc2", 4 * dim, dim)
+    )
 
 
 def dense_head(name: str, outputs: int) -> dict[str, tuple[int, ...]]:
@@ -137,21 +153,31 @@ def dense_head(name: str, outputs: int) -> dict[str, tuple[int, ...]]:
     for i, wide in enumerate((256, 512, 1024, 1024)):
         listing |= convolution(f"{name}.projects.{i}", 2048, wide, 1)
         listing |= convolution(f"{name}.scratch.layer{i + 1}_rn", wide, 256, 3, bias=False)
-        for unit in ((1, 2) if i < 3 else (2,)):
+        for unit in (1, 2) if i < 3 else (2,):
             for conv in (1, 2):
                 listing |= convolution(f"{name}.scratch.refinenet{i + 1}.resConfUnit{unit}.conv{conv}", 256, 256, 3)
         listing |= convolution(f"{name}.scratch.refinenet{i + 1}.out_conv", 256, 256, 1)
     for i, wide, side in ((0, 256, 4), (1, 512, 2), (3, 1024, 3)):
         listing |= convolution(f"{name}.resize_layers.{i}", wide, wide, side)
-    return (listing | convolution(f"{name}.scratch.output_conv1", 256, 128, 3) | convolution(f"{name}.scratch.output_conv2.0", 128, 32, 3)
-            | convolution(f"{name}.scratch.output_conv2.2", 32, outputs, 1))
+    return (
+        listing
+        | convolution(f"{name}.scratch.output_conv1", 256, 128, 3)
+        | convolution(f"{name}.scratch.output_conv2.0", 128, 32, 3)
+        | convolution(f"{name}.scratch.output_conv2.2", 32, outputs, 1)
+    )
 
 
 def published_listing() -> dict[str, tuple[int, ...]]:
     """Every entry of VGGT-1B's state dict but the track head's, written down from the architecture."""
     encoder = "aggregator.patch_embed"
-    listing = {"aggregator.camera_token": (1, 2, 1, 1024), "aggregator.register_token": (1, 2, 4, 1024), f"{encoder}.cls_token": (1, 1, 1024),
-               f"{encoder}.pos_embed": (1, 1 + 37 * 37, 1024), f"{encoder}.register_tokens": (1, 4, 1024), f"{encoder}.mask_token": (1, 1024)}
+    listing = {
+        "aggregator.camera_token": (1, 2, 1, 1024),
+        "aggregator.register_token": (1, 2, 4, 1024),
+        f"{encoder}.cls_token": (1, 1, 1024),
+        f"{encoder}.pos_embed": (1, 1 + 37 * 37, 1024),
+        f"{encoder}.register_tokens": (1, 4, 1024),
+        f"{encoder}.mask_token": (1, 1024),
+    }
     listing |= convolution(f"{encoder}.patch_embed.proj", 3, 1024, 14) | gain(f"{encoder}.norm", 1024)
     for i in range(24):
         listing |= block(f"{encoder}.blocks.{i}", 1024)

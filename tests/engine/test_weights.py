@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from vs3r_engine.app.weights import app
 from vs3r_engine.errors import DiskFull, InputError, SetupError, WeightsMissing
 from vs3r_engine.methods import weights
+from vs3r_engine.methods.tensors import load_tensors
 
 
 class FakeHub:
@@ -22,14 +23,18 @@ class FakeHub:
     def __init__(self, files: dict[str, bytes], sha: str = "abc123") -> None:
         self.files, self.sha, self.downloads, self.error, self.corrupt = files, sha, [], None, False
 
-    def HfApi(self):  # noqa: N802 - the library's name
+    def HfApi(self):
         return self
 
     def model_info(self, repository, revision, files_metadata):
         if self.error:
             raise self.error
-        siblings = [types.SimpleNamespace(rfilename=name, size=len(data), lfs=types.SimpleNamespace(sha256=hashlib.sha256(data).hexdigest()))
-                    for name, data in self.files.items()]
+        siblings = [
+            types.SimpleNamespace(
+                rfilename=name, size=len(data), lfs=types.SimpleNamespace(sha256=hashlib.sha256(data).hexdigest())
+            )
+            for name, data in self.files.items()
+        ]
         return types.SimpleNamespace(sha=self.sha, siblings=siblings)
 
     def hf_hub_download(self, repository, file, revision, local_dir):
@@ -81,7 +86,14 @@ def test_missing_weights_are_named_with_size_licence_source_and_command():
     with pytest.raises(WeightsMissing) as error:
         weights.installed("vggt-1b", "vggt4d")
     text = str(error.value)
-    for part in ("vggt-1b", "4.7 GiB", "non-commercial", "huggingface.co/facebook/VGGT-1B", "weights fetch vggt-1b", "vggt4d would do too"):
+    for part in (
+        "vggt-1b",
+        "4.7 GiB",
+        "non-commercial",
+        "huggingface.co/facebook/VGGT-1B",
+        "weights fetch vggt-1b",
+        "vggt4d would do too",
+    ):
         assert part in text
 
 
@@ -147,13 +159,16 @@ def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path):
     torch = pytest.importorskip("torch")
     marker = tmp_path / "ran"
     bad = tmp_path / "model_tracker_fixed_e20.pt"
-    for write in (lambda: torch.save({"w": torch.zeros(2), "m": Malice(marker)}, bad), lambda: bad.write_bytes(pickle.dumps(Malice(marker)))):
+    for write in (
+        lambda: torch.save({"w": torch.zeros(2), "m": Malice(marker)}, bad),
+        lambda: bad.write_bytes(pickle.dumps(Malice(marker))),
+    ):
         write()
         with pytest.raises(WeightsMissing):
             weights.import_files("vggt4d", bad)
         assert not marker.exists() and weights.record("vggt4d") is None
     torch.save({"model": {"w": torch.ones(2)}}, bad)
-    assert weights.load_tensors(weights.import_files("vggt4d", bad) / bad.name)["w"].sum() == 2
+    assert load_tensors(weights.import_files("vggt4d", bad) / bad.name)["w"].sum() == 2
 
 
 def test_downloads_from_a_plain_address_continue_where_they_stopped(tmp_path, monkeypatch):
@@ -164,7 +179,7 @@ def test_downloads_from_a_plain_address_continue_where_they_stopped(tmp_path, mo
     asked = []
 
     class Server(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):  # noqa: N802 - the library's name
+        def do_GET(self):
             asked.append(self.headers.get("Range"))
             start = int(asked[-1].split("=")[1].rstrip("-")) if asked[-1] else 0
             self.send_response(206 if start else 200)
@@ -180,8 +195,16 @@ def test_downloads_from_a_plain_address_continue_where_they_stopped(tmp_path, mo
 
     server = http.server.HTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    entry = weights.Entry("raft-large", "test", ("flow.dat",), 0.1, "test", "yes", url=f"http://127.0.0.1:{server.server_port}/flow.dat",
-                          sha256={"flow.dat": hashlib.sha256(data).hexdigest()[:8]})
+    entry = weights.Entry(
+        "raft-large",
+        "test",
+        ("flow.dat",),
+        0.1,
+        "test",
+        "yes",
+        url=f"http://127.0.0.1:{server.server_port}/flow.dat",
+        sha256={"flow.dat": hashlib.sha256(data).hexdigest()[:8]},
+    )
     monkeypatch.setattr(weights, "manifest", lambda: {"raft-large": entry})
     partial = weights.weights_root() / "raft-large" / "flow.dat.partial"
     partial.parent.mkdir(parents=True)
@@ -205,7 +228,9 @@ def test_random_weights_exist_for_tests_and_nothing_else_is_taken_for_them():
 def test_the_command_line_lists_fetches_verifies_and_removes(hub):
     run = CliRunner()
     rows = json.loads(run.invoke(app, ["list", "--json"]).stdout)
-    assert {"vggt-1b", "raft-large", "dvdm-lora"} <= {row["name"] for row in rows} and not any(row["installed"] for row in rows)
+    assert {"vggt-1b", "raft-large", "dvdm-lora"} <= {row["name"] for row in rows} and not any(
+        row["installed"] for row in rows
+    )
     assert run.invoke(app, ["fetch", "vggt-1b"]).exit_code == 0
     listing = run.invoke(app, ["list"]).stdout
     assert "installed" in listing and "non-commercial" in listing
@@ -224,9 +249,11 @@ def test_a_network_checkpoint_loads_strictly_after_one_key_filter(tmp_path):
 
     network = checkpoint.random_network(checkpoint.SMALL, 3)
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    published = {f"module.{name}": tensor for name, tensor in state.items()} | {"module.track_head.feature.weight": torch.zeros(4)}
+    published = {f"module.{name}": tensor for name, tensor in state.items()} | {
+        "module.track_head.feature.weight": torch.zeros(4)
+    }
     save_file(published, tmp_path / "model.safetensors")
-    read = checkpoint.built(checkpoint.filtered(weights.load_tensors(tmp_path / "model.safetensors")), checkpoint.SMALL)
+    read = checkpoint.built(checkpoint.filtered(load_tensors(tmp_path / "model.safetensors")), checkpoint.SMALL)
     assert all(torch.equal(tensor, state[name]) for name, tensor in read.state_dict().items())
     for wrong in ({k: v for k, v in state.items() if "pos_embed" not in k}, state | {"extra.weight": torch.zeros(1)}):
         with pytest.raises(WeightsMissing) as error:
@@ -239,4 +266,6 @@ def test_equal_seeds_make_equal_networks():
     from vs3r_engine.methods.vggt4d import checkpoint
 
     a, b, c = (checkpoint.load(f"random:{seed}:small", "cpu").network.state_dict() for seed in (5, 5, 6))
-    assert all(torch.equal(a[name], b[name]) for name in a) and not torch.equal(a["aggregator.camera_token"], c["aggregator.camera_token"])
+    assert all(torch.equal(a[name], b[name]) for name in a) and not torch.equal(
+        a["aggregator.camera_token"], c["aggregator.camera_token"]
+    )

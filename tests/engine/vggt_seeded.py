@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deterministic weights and inputs behind tests/golden/vggt_small.npz; every array is a function of its name and shape alone.
+"""Deterministic weights and inputs behind tests/golden/vggt_small.npz; every array is a function of its name and shape
+alone.
 
-Configuration: embed_dim 384, 6 heads, 6 (frame, global) block pairs, encoder ViT-S/14 with 4 registers (12 blocks, 6 heads),
-camera head of width 768 with 16 heads and 4 blocks, DPT heads on layers [1, 2, 3, 5]. Input [3, 3, 98, 154].
+Configuration: embed_dim 384, 6 heads, 6 (frame, global) block pairs, encoder ViT-S/14 with 4 registers (12 blocks, 6
+heads), camera head of width 768 with 16 heads and 4 blocks, DPT heads on layers [1, 2, 3, 5]. Input [3, 3, 98, 154].
 """
 
 import math
@@ -15,7 +16,8 @@ GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
 
 def parameter(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """float32 array for one state-dict entry: gains in [0.5, 1.5], biases N(0, 0.05), matrices N(0, 0.7 / sqrt(fan_in))."""
+    """float32 array for one state-dict entry: gains in [0.5, 1.5], biases N(0, 0.05), matrices N(0, 0.7 /
+    sqrt(fan_in))."""
     rng = np.random.Generator(np.random.Philox(zlib.crc32(name.encode())))
     if name.endswith("gamma") or ("norm" in name and name.endswith("weight")):
         return rng.uniform(0.5, 1.5, shape).astype(np.float32)
@@ -35,7 +37,7 @@ def dynamic_masks() -> np.ndarray:
     """[3, 98, 154] bool, True = moves."""
     masks = np.zeros((3, 98, 154), bool)
     for i in range(3):
-        masks[i, 20:60, 30 + 10 * i:80 + 10 * i] = True
+        masks[i, 20:60, 30 + 10 * i : 80 + 10 * i] = True
     return masks
 
 

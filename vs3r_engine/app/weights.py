@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vs3r-engine weights`: what the networks need on this machine, fetched when a person asks, never in the middle of a job."""
+"""`vs3r-engine weights`: what the networks need on this machine, fetched when a person asks, never in the middle of a
+job."""
 
 import json
 import sys
@@ -26,15 +27,26 @@ def list_weights(as_json: Annotated[bool, typer.Option("--json", help="Write JSO
     rows = []
     for entry in weights.manifest().values():
         record = weights.record(entry.name)
-        rows.append({"name": entry.name, "installed": record is not None, "gib": entry.gib, "purpose": entry.purpose, "licence": entry.licence,
-                     "commercial": entry.commercial, "gated": entry.gated, "source": entry.source,
-                     "revision": record["revision"] if record else entry.revision})
+        rows.append(
+            {
+                "name": entry.name,
+                "installed": record is not None,
+                "gib": entry.gib,
+                "purpose": entry.purpose,
+                "licence": entry.licence,
+                "commercial": entry.commercial,
+                "gated": entry.gated,
+                "source": entry.source,
+                "revision": record["revision"] if record else entry.revision,
+            }
+        )
     if as_json:
         print(json.dumps(rows, indent=1))
         return
     for row in rows:
         state = "installed" if row["installed"] else "gated" if row["gated"] else "-"
-        print(f"{row['name']:<20} {state:<10} {row['gib']:>5g} GiB  commercial use: {row['commercial']:<8} {row['purpose']}")
+        use = f"commercial use: {row['commercial']:<8}"
+        print(f"{row['name']:<20} {state:<10} {row['gib']:>5g} GiB  {use} {row['purpose']}")
         print(f"{'':<20} {row['licence']}; {row['source']}")
     print(f"kept in {weights.weights_root()}", file=sys.stderr)
 
@@ -48,13 +60,17 @@ def fetch(name: Name) -> None:
 
 
 @app.command("import")
-def import_weights(name: Name, path: Annotated[Path, typer.Argument(exists=True, help="The file, or a directory with the files.")]) -> None:
+def import_weights(
+    name: Name, path: Annotated[Path, typer.Argument(exists=True, help="The file, or a directory with the files.")]
+) -> None:
     """Install weights from files on this machine, for machines without a network."""
     print(weights.import_files(name, path, _tell))
 
 
 @app.command()
-def verify(name: Annotated[str | None, typer.Argument(help="One entry; all installed ones without it.")] = None) -> None:
+def verify(
+    name: Annotated[str | None, typer.Argument(help="One entry; all installed ones without it.")] = None,
+) -> None:
     """Compare every installed file with its recorded size and sha256."""
     names = [weights.entry(name).name] if name else [n for n in weights.manifest() if weights.record(n)]
     wrong = {n: problems for n in names if (problems := weights.verify(n))}

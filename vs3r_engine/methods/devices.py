@@ -12,7 +12,8 @@ _GIB = 1024**3
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A usable device. free_bytes: what a network may use now (main memory on a CPU). reason: why it was chosen, for people."""
+    """A usable device. free_bytes: what a network may use now (main memory on a CPU). reason: why it was chosen, for
+    people."""
 
     name: str
     free_bytes: int
@@ -34,12 +35,20 @@ def choose_device(setting: str) -> Device:
     name = ("cuda" if has_cuda else "mps" if has_mps else "cpu") if setting == "auto" else setting
     if name == "cuda" and not has_cuda:
         built = torch.version.cuda
-        raise DeviceError("no-cuda", "No CUDA device can be used." if built else "This torch was built without CUDA.",
-                          "Check `nvidia-smi` and the driver, or set analysis.device=cpu." if built
-                          else "Install a CUDA build of torch, or set analysis.device=cpu.")
+        raise DeviceError(
+            "no-cuda",
+            "No CUDA device can be used." if built else "This torch was built without CUDA.",
+            "Check `nvidia-smi` and the driver, or set analysis.device=cpu."
+            if built
+            else "Install a CUDA build of torch, or set analysis.device=cpu.",
+        )
     if name == "mps" and not has_mps:
         raise DeviceError("no-mps", "Metal (MPS) cannot be used on this machine.", "Set analysis.device=cpu.")
-    reason = f"asked for {name}" if setting != "auto" else {"cuda": "a CUDA device is there", "mps": "Metal is there"}.get(name, "no GPU is there")
+    reason = (
+        f"asked for {name}"
+        if setting != "auto"
+        else {"cuda": "a CUDA device is there", "mps": "Metal is there"}.get(name, "no GPU is there")
+    )
     return Device(name, free_memory(name), reason)
 
 
@@ -61,7 +70,11 @@ def import_torch():
     try:
         import torch
     except ImportError as error:
-        raise DeviceError("torch-missing", "Networks need torch, which is not installed.", 'Install it with `pip install "vs3r[deep]"`.') from error
+        raise DeviceError(
+            "torch-missing",
+            "Networks need torch, which is not installed.",
+            'Install it with `pip install "vs3r[deep]"`.',
+        ) from error
     return torch
 
 
@@ -74,6 +87,10 @@ def memory_errors(what: str, hint: str) -> Iterator[None]:
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise OutOfMemory("out-of-memory", f"{what} does not fit in memory.", hint) from error
     except RuntimeError as error:
-        if "out of memory" in str(error) or "can't allocate memory" in str(error) or "DefaultCPUAllocator" in str(error):
+        if (
+            "out of memory" in str(error)
+            or "can't allocate memory" in str(error)
+            or "DefaultCPUAllocator" in str(error)
+        ):
             raise OutOfMemory("out-of-memory", f"{what} does not fit in memory.", hint) from error
         raise

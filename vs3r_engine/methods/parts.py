@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which reconstructor, flow and renderer a job's settings mean, each with its name and the reason. What is asked for by name is never
-replaced; what is left to "auto" is announced."""
+"""Which reconstructor, flow and renderer a job's settings mean, each with its name and the reason. What is asked for by
+name is never replaced; what is left to "auto" is announced."""
 
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -11,7 +11,6 @@ from vs3r_engine.settings import Settings
 from vs3r_engine.stages.mask import FlowEstimator
 from vs3r_engine.stages.reconstruct import Reconstructor
 from vs3r_engine.stages.render import Renderer
-
 
 T = TypeVar("T")
 
@@ -54,7 +53,11 @@ def method_name(settings: Settings) -> tuple[str, str]:
         return settings.analysis.method, "asked for"
     from vs3r_engine.methods.vggt4d import NAMES
 
-    return ("vggt4d", "its weights and a GPU are there") if (why := _missing(settings, NAMES)) is None else ("geometric", why)
+    return (
+        ("vggt4d", "its weights and a GPU are there")
+        if (why := _missing(settings, NAMES)) is None
+        else ("geometric", why)
+    )
 
 
 def flow(settings: Settings) -> Part[FlowEstimator]:
@@ -73,7 +76,8 @@ def flow(settings: Settings) -> Part[FlowEstimator]:
 
 
 def renderer(settings: Settings) -> Part[Renderer]:
-    """The renderer of `frame.renderer`. auto: the warp for the smooth depth of geometric, points for a network's dense depth.
+    """The renderer of `frame.renderer`. auto: the warp for the smooth depth of geometric, points for a network's dense
+    depth.
 
     Raises: SetupError `pytorch3d-missing`; DeviceError.
     """
@@ -97,15 +101,16 @@ def renderer(settings: Settings) -> Part[Renderer]:
 
 
 def offsets(settings: Settings, renderer_name: str) -> tuple[int, ...]:
-    """The frames around t whose static points are rendered (N(t) of eq. 6), nearest first. None for the warp through a straight lens: there
-    the completer's reach covers them, with colours fitted."""
+    """The frames around t whose static points are rendered (N(t) of eq. 6), nearest first. None for the warp through a
+    straight lens: there the completer's reach covers them, with colours fitted."""
     chosen = neighbour_offsets(settings.frame.lens, settings.frame.neighbours)
     is_straight = chosen == neighbour_offsets("perspective", settings.frame.neighbours)
     return () if renderer_name == "warp" and is_straight else chosen
 
 
 def _missing(settings: Settings, names: tuple[str, ...]) -> str | None:
-    """Why a network is not chosen by itself; None where nothing is missing. Loads torch only where weights are there."""
+    """Why a network is not chosen by itself; None where nothing is missing. Loads torch only where weights are
+    there."""
     if settings.analysis.device == "cpu":
         return "on a CPU networks are slow"
     if all(weights.record(name) is None for name in names):

@@ -6,12 +6,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def composite(pixels: Tensor, z: Tensor, colours: Tensor, size: tuple[int, int], radius_px: float, per_pixel: int = 12,
-              rows_at_once: int = 64) -> tuple[Tensor, Tensor]:
+def composite(
+    pixels: Tensor,
+    z: Tensor,
+    colours: Tensor,
+    size: tuple[int, int],
+    radius_px: float,
+    per_pixel: int = 12,
+    rows_at_once: int = 64,
+) -> tuple[Tensor, Tensor]:
     """Discs blended front to back: what PyTorch3D's points rasterizer and alpha compositor make of the same points.
 
-    Each point covers the pixels whose centres lie within `radius_px`, with opacity 1 - (distance / radius)^2. Of the points on a pixel
-    the `per_pixel` nearest count; they are not normalised. Works band by band, so memory does not grow with the picture.
+    Each point covers the pixels whose centres lie within `radius_px`, with opacity 1 - (distance / radius)^2. Of the
+    points on a pixel the `per_pixel` nearest count; they are not normalised. Works band by band, so memory does not
+    grow with the picture.
 
     Args:
         pixels: [n, 2] corner-origin. z: [n]; points at or behind 0, or with NaN, are not drawn. colours: [n, c].
@@ -34,12 +42,20 @@ def composite(pixels: Tensor, z: Tensor, colours: Tensor, size: tuple[int, int],
         if first == last:
             continue
         band = slice(first, last)
-        picture[top:bottom], covered[top:bottom] = _band(pixels[band] - pixels.new_tensor((0, top)), z[band], colours[band],
-                                                         (bottom - top, width), radius_px, per_pixel)
+        picture[top:bottom], covered[top:bottom] = _band(
+            pixels[band] - pixels.new_tensor((0, top)),
+            z[band],
+            colours[band],
+            (bottom - top, width),
+            radius_px,
+            per_pixel,
+        )
     return picture, covered
 
 
-def _band(pixels: Tensor, z: Tensor, colours: Tensor, size: tuple[int, int], radius_px: float, per_pixel: int) -> tuple[Tensor, Tensor]:
+def _band(
+    pixels: Tensor, z: Tensor, colours: Tensor, size: tuple[int, int], radius_px: float, per_pixel: int
+) -> tuple[Tensor, Tensor]:
     height, width = size
     reach = int(radius_px + 0.5) + 1
     offset = torch.arange(-reach, reach + 1, device=pixels.device)
@@ -49,7 +65,8 @@ def _band(pixels: Tensor, z: Tensor, colours: Tensor, size: tuple[int, int], rad
         for dx in offset.tolist():
             column, row = corner[:, 0] + dx, corner[:, 1] + dy
             square = (column + 0.5 - pixels[:, 0]) ** 2 + (row + 0.5 - pixels[:, 1]) ** 2
-            hit = ((square < radius_px**2) & (column >= 0) & (column < width) & (row >= 0) & (row < height)).nonzero()[:, 0]
+            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+            hit = ((square < radius_px**2) & inside).nonzero()[:, 0]
             cells.append(row[hit] * width + column[hit])
             points.append(hit)
             opacities.append(1 - square[hit] / radius_px**2)
@@ -72,12 +89,19 @@ def _band(pixels: Tensor, z: Tensor, colours: Tensor, size: tuple[int, int], rad
 def depth_buffer(pixels: Tensor, z: Tensor, size: tuple[int, int]) -> Tensor:
     """[h, w] nearest depth of the surface the points sample; inf where there is none.
 
-    A pixel takes the nearest point that falls into it. One that no point falls into, or through which a far surface shows although a near one
-    is on both its sides, takes the nearest point within one pixel: a surface seen up to twice as large as it was sampled has no pinholes.
+    A pixel takes the nearest point that falls into it. One that no point falls into, or through which a far surface
+    shows although a near one is on both its sides, takes the nearest point within one pixel: a surface seen up to twice
+    as large as it was sampled has no pinholes.
     pixels: [n, 2] corner-origin, NaN = not drawn. z: [n] positive.
     """
     height, width = size
-    drawn = (z > 0) & pixels.isfinite().all(1) & (pixels > -1).all(1) & (pixels[:, 0] < width + 1) & (pixels[:, 1] < height + 1)
+    drawn = (
+        (z > 0)
+        & pixels.isfinite().all(1)
+        & (pixels > -1).all(1)
+        & (pixels[:, 0] < width + 1)
+        & (pixels[:, 1] < height + 1)
+    )
     pixels, z = pixels[drawn], z[drawn]
     exact = _nearest(pixels.floor().long(), z, size)
     corner = (pixels - 0.5).floor().long()
@@ -87,7 +111,7 @@ def depth_buffer(pixels: Tensor, z: Tensor, size: tuple[int, int]) -> Tensor:
     padded = F.pad(exact[None, None], (1, 1, 1, 1), value=torch.inf)[0, 0]
     shines_through = torch.zeros(size, dtype=torch.bool, device=z.device)
     for dx, dy in ((1, 0), (0, 1), (1, 1), (1, -1)):
-        one, other = (padded[1 + s * dy:1 + s * dy + height, 1 + s * dx:1 + s * dx + width] for s in (-1, 1))
+        one, other = (padded[1 + s * dy : 1 + s * dy + height, 1 + s * dx : 1 + s * dx + width] for s in (-1, 1))
         shines_through |= torch.maximum(one, other) < 0.93 * exact
     return torch.where(torch.isinf(exact) | shines_through, around, exact)
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The published renderer: PyTorch3D's points rasterizer and alpha compositor, where that package is installed. splat.py is its
-tested twin and needs nothing but torch."""
+"""The published renderer: PyTorch3D's points rasterizer and alpha compositor, where that package is installed. splat.py
+is its tested twin and needs nothing but torch."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,21 +18,26 @@ from vs3r_engine.settings import Settings
 
 FULL_SIZE_RADIUS_PX = 1.5
 """Disc radius at the clip's own size, where the published 0.012 would blur over 13 pixels at 1080p."""
-BUILD_HINT = ("Install it with `conda install -c conda-forge pytorch3d`, or build it: `git clone https://github.com/facebookresearch/pytorch3d` and "
-              "`pip install --no-build-isolation ./pytorch3d` (a C++17 compiler; nvcc for CUDA; about 45 CPU-minutes). "
-              "frame.renderer=splat gives the same pictures without it.")
+BUILD_HINT = (
+    "Install it with `conda install -c conda-forge pytorch3d`, or build it: "
+    "`git clone https://github.com/facebookresearch/pytorch3d` and `pip install --no-build-isolation ./pytorch3d` "
+    "(a C++17 compiler; nvcc for CUDA; about 45 CPU-minutes). "
+    "frame.renderer=splat gives the same pictures without it."
+)
 
 
 class Pytorch3dRenderer(SplatRenderer):
-    """Renderer with PyTorch3D. "sharp": full size, discs of 1.5 pixels, under the current frame's own pixels where those are valid;
-    "published": the paper's size and settings."""
+    """Renderer with PyTorch3D. "sharp": full size, discs of 1.5 pixels, under the current frame's own pixels where
+    those are valid; "published": the paper's size and settings."""
 
     def __init__(self, settings: Settings, device: str) -> None:
         """Raises: SetupError `pytorch3d-missing`; DeviceError."""
         _package()
         super().__init__(settings, device)
 
-    def _composited(self, pixels: Tensor, distance: Tensor, colours: Tensor, size: tuple[int, int], radius_px: float) -> tuple[Tensor, Tensor]:
+    def _composited(
+        self, pixels: Tensor, distance: Tensor, colours: Tensor, size: tuple[int, int], radius_px: float
+    ) -> tuple[Tensor, Tensor]:
         return rasterized(pixels, distance, colours, size, radius_px)
 
     def _sharp(self, target: Target, current: View, neighbours: Sequence[View]) -> Rendered:
@@ -48,8 +53,14 @@ class Pytorch3dRenderer(SplatRenderer):
         return Rendered(replace(frame, planes=planes), ~(current_mask | covered.cpu().numpy()), target, current_mask)
 
 
-def rasterized(pixels: Tensor, distance: Tensor, colours: Tensor, size: tuple[int, int], radius_px: float,
-               per_pixel: int = POINTS_PER_PIXEL) -> tuple[Tensor, Tensor]:
+def rasterized(
+    pixels: Tensor,
+    distance: Tensor,
+    colours: Tensor,
+    size: tuple[int, int],
+    radius_px: float,
+    per_pixel: int = POINTS_PER_PIXEL,
+) -> tuple[Tensor, Tensor]:
     """What `points.composite` computes, by PyTorch3D. The points come projected, so that every lens can be used."""
     from pytorch3d.renderer.compositing import alpha_composite
     from pytorch3d.renderer.points.rasterize_points import rasterize_points

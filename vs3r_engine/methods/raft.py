@@ -10,6 +10,7 @@ from vs3r_engine.errors import SetupError, WeightsMissing
 from vs3r_engine.frame import Frame
 from vs3r_engine.methods import weights
 from vs3r_engine.methods.devices import choose_device, import_torch, memory_errors
+from vs3r_engine.methods.tensors import load_tensors
 from vs3r_engine.settings import Settings
 
 NAME = "raft-large"
@@ -30,7 +31,8 @@ class RaftFlow:
             weights.installed(NAME)
 
     def prepared(self, frame: Frame) -> Frame:
-        """The picture at the size the networks look at, its longest side 518 pixels: tau of eq. 5 is meant at this size."""
+        """The picture at the size the networks look at, its longest side 518 pixels: tau of eq. 5 is meant at this
+        size."""
         scale = min(1.0, LONGEST_SIDE_PX / max(frame.width, frame.height))
         return frame.resized(max(1, round(frame.width * scale)), max(1, round(frame.height * scale)))
 
@@ -39,7 +41,8 @@ class RaftFlow:
         return self._pair(frame, next_frame)[0]
 
     def flow_with_occlusion(self, frame: Frame, next_frame: Frame) -> tuple[np.ndarray, np.ndarray]:
-        """`flow`, and [h, w] bool True where `frame`'s pixel is hidden in `next_frame` or leaves it: forward and backward flow disagree."""
+        """`flow`, and [h, w] bool True where `frame`'s pixel is hidden in `next_frame` or leaves it: forward and
+        backward flow disagree."""
         forward, backward = self._pair(frame, next_frame, both_ways=True)
         return forward, occluded(forward, backward)
 
@@ -47,26 +50,35 @@ class RaftFlow:
         torch = import_torch()
         with memory_errors("Optical flow", "Use analysis.flow=dis."), torch.inference_mode():
             network = _network(self._source, self._device)
-            a, b = (torch.from_numpy(f.to_rgb()).to(self._device).permute(2, 0, 1)[None].clamp(0, 1) * 2 - 1 for f in (frame, next_frame))
+            a, b = (
+                torch.from_numpy(f.to_rgb()).to(self._device).permute(2, 0, 1)[None].clamp(0, 1) * 2 - 1
+                for f in (frame, next_frame)
+            )
             first, second = (torch.cat((a, b)), torch.cat((b, a))) if both_ways else (a, b)
             height, width = a.shape[-2:]
             # Enlarged if too small, then extended on all sides to multiples of eight by repeating the border.
             scale = max(1.0, LEAST_SIDE_PX / min(height, width))
             if scale > 1:
-                first, second = (torch.nn.functional.interpolate(p, scale_factor=scale, mode="bilinear", align_corners=False) for p in (first, second))
+                first, second = (
+                    torch.nn.functional.interpolate(p, scale_factor=scale, mode="bilinear", align_corners=False)
+                    for p in (first, second)
+                )
             rows, columns = first.shape[-2:]
             down, right = -rows % 8, -columns % 8
             sides = (right // 2, right - right // 2, down // 2, down - down // 2)
             first, second = (torch.nn.functional.pad(p, sides, mode="replicate") for p in (first, second))
-            found = network(first, second)[-1][..., sides[2]:sides[2] + rows, sides[0]:sides[0] + columns]
+            found = network(first, second)[-1][..., sides[2] : sides[2] + rows, sides[0] : sides[0] + columns]
             if scale > 1:
-                found = torch.nn.functional.interpolate(found, size=(height, width), mode="bilinear", align_corners=False)
+                found = torch.nn.functional.interpolate(
+                    found, size=(height, width), mode="bilinear", align_corners=False
+                )
                 found = found * found.new_tensor((width / columns, height / rows))[:, None, None]
             return [np.ascontiguousarray(flow) for flow in found.permute(0, 2, 3, 1).float().cpu().numpy()]
 
 
 def occluded(forward: np.ndarray, backward: np.ndarray) -> np.ndarray:
-    """[h, w] bool where following `forward` and then `backward` does not come back: more than 0.5 px and 1 % of the squared motion.
+    """[h, w] bool where following `forward` and then `backward` does not come back: more than 0.5 px and 1 % of the
+    squared motion.
 
     Source: the criterion of the warping-error literature, |f + b|^2 > 0.01 (|f|^2 + |b|^2) + 0.5.
     """
@@ -85,11 +97,17 @@ def _architecture() -> Any:
     try:
         from torchvision.models.optical_flow import raft_large
     except ImportError as error:
-        raise SetupError("torchvision-missing", "RAFT needs torchvision, which is not installed.",
-                         'Install it with `pip install "vs3r[raft]"`, or use analysis.flow=dis.') from error
+        raise SetupError(
+            "torchvision-missing",
+            "RAFT needs torchvision, which is not installed.",
+            'Install it with `pip install "vs3r[raft]"`, or use analysis.flow=dis.',
+        ) from error
     except RuntimeError as error:
-        raise SetupError("torchvision-mismatch", f"torchvision does not fit the installed torch: {str(error).splitlines()[0]}",
-                         "Install both from the same index (see pytorch.org), or use analysis.flow=dis.") from error
+        raise SetupError(
+            "torchvision-mismatch",
+            f"torchvision does not fit the installed torch: {str(error).splitlines()[0]}",
+            "Install both from the same index (see pytorch.org), or use analysis.flow=dis.",
+        ) from error
     return raft_large
 
 
@@ -106,7 +124,9 @@ def _network(source: str, device: str) -> Any:
         network = _architecture()(weights=None)
         file = weights.entry(NAME).files[0]
         try:
-            network.load_state_dict(weights.load_tensors(directory / file), strict=True)
+            network.load_state_dict(load_tensors(directory / file), strict=True)
         except RuntimeError as error:
-            raise WeightsMissing("weights-foreign", f"{file} does not hold RAFT-large.", f"Run `vs3r-engine weights fetch {NAME}`.") from error
+            raise WeightsMissing(
+                "weights-foreign", f"{file} does not hold RAFT-large.", f"Run `vs3r-engine weights fetch {NAME}`."
+            ) from error
     return network.eval().requires_grad_(False).to(device)

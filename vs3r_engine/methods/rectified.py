@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Any Reconstructor behind a lens profile: it sees straight pictures, the rest of the engine sees the clip's own lens."""
+"""Any Reconstructor behind a lens profile: it sees straight pictures, the rest of the engine sees the clip's own
+lens."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -25,9 +26,9 @@ WIDEST_HALF_ANGLE_RAD = math.radians(60)
 class RectifiedReconstructor:
     """Reconstructor around another one, for clips with a lens profile (AnalysisSettings.input_lens).
 
-    The inner one gets the frames as a perspective lens would have taken them, at the same size. Its trajectory comes out with the clip's
-    lens; depth, confidence and masks come out on the clip's own picture. Where the straight picture does not reach, depth goes on as at its
-    border with a confidence of 0, and nothing moves.
+    The inner one gets the frames as a perspective lens would have taken them, at the same size. Its trajectory comes
+    out with the clip's lens; depth, confidence and masks come out on the clip's own picture. Where the straight picture
+    does not reach, depth goes on as at its border with a confidence of 0, and nothing moves.
     """
 
     def __init__(self, settings: Settings, inner: Callable[[Settings], Reconstructor]) -> None:
@@ -55,7 +56,8 @@ class RectifiedReconstructor:
             yield self._own(piece)
 
     def _covering_focal_share(self) -> float:
-        """Focal length over width at which the straight picture reaches the middle of every side of the clip's own one, or its limit."""
+        """Focal length over width at which the straight picture reaches the middle of every side of the clip's own one,
+        or its limit."""
         shares = []
         for edge, half in (((0.0, self._height / 2), self._width / 2), ((self._width / 2, 0.0), self._height / 2)):
             ray = rays_of_pixels(np.array(edge), self._K, self._lens)
@@ -89,24 +91,42 @@ class RectifiedReconstructor:
 
         mask = piece.semantic_mask
         if mask is not None:
-            sized = np.stack([cv2.resize(m.astype(np.uint8), (columns, rows), interpolation=cv2.INTER_NEAREST) for m in mask])
+            sized = np.stack(
+                [cv2.resize(m.astype(np.uint8), (columns, rows), interpolation=cv2.INTER_NEAREST) for m in mask]
+            )
             mask = moved(sized, cv2.BORDER_CONSTANT) > 0
-        residual = None if path.residual_px is None else np.stack([self._own_residual(r, path, own_K, straight_K) for r in path.residual_px])
+        residual = (
+            None
+            if path.residual_px is None
+            else np.stack([self._own_residual(r, path, own_K, straight_K) for r in path.residual_px])
+        )
         trajectory = replace(path, K=np.tile(own_K, (len(path), 1, 1)), residual_px=residual, lens=self._lens)
-        depth = np.where(np.isfinite(rays[..., 0]), moved(np.float32(piece.depth), cv2.BORDER_REPLICATE), np.float32(math.nan))
-        return replace(piece, trajectory=trajectory, depth=depth, confidence=moved(np.float32(piece.confidence), cv2.BORDER_CONSTANT), semantic_mask=mask)
+        depth = np.where(
+            np.isfinite(rays[..., 0]), moved(piece.depth.astype(np.float32), cv2.BORDER_REPLICATE), np.float32(math.nan)
+        )
+        return replace(
+            piece,
+            trajectory=trajectory,
+            depth=depth,
+            confidence=moved(piece.confidence.astype(np.float32), cv2.BORDER_CONSTANT),
+            semantic_mask=mask,
+        )
 
-    def _own_residual(self, residual_px: np.ndarray, path: Trajectory, own_K: np.ndarray, straight_K: np.ndarray) -> np.ndarray:
+    def _own_residual(
+        self, residual_px: np.ndarray, path: Trajectory, own_K: np.ndarray, straight_K: np.ndarray
+    ) -> np.ndarray:
         """The residual grid's displacements, in the clip's own picture."""
         rows, columns = residual_px.shape[:2]
         vertices = np.stack(np.meshgrid(np.linspace(0, path.width, columns), np.linspace(0, path.height, rows)), -1)
         straight = pixels_of_points(rays_of_pixels(vertices, own_K, self._lens), straight_K, None)
         known = np.isfinite(straight[..., :1])
-        x, y = (np.float32(np.nan_to_num(straight[..., i]) * (count - 1) / side)
-                for i, (count, side) in enumerate(((columns, path.width), (rows, path.height))))
-        shift = cv2.remap(np.float32(residual_px), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        x, y = (
+            (np.nan_to_num(straight[..., i]) * (count - 1) / side).astype(np.float32)
+            for i, (count, side) in enumerate(((columns, path.width), (rows, path.height)))
+        )
+        shift = cv2.remap(residual_px.astype(np.float32), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         moved = pixels_of_points(rays_of_pixels(straight + shift, straight_K, None), own_K, self._lens)
-        return np.float32(np.where(known & np.isfinite(moved), moved - vertices, 0))
+        return np.where(known & np.isfinite(moved), moved - vertices, 0).astype(np.float32)
 
 
 def lens_of(settings: Settings) -> Lens | None:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hybrid reprojection (eq. 6-7) with real depth: which surface a target pixel sees is found by projecting points forwards, what it
-shows is read backwards from the clip's own planes, once. Any device, every lens."""
+"""The hybrid reprojection (eq. 6-7) with real depth: which surface a target pixel sees is found by projecting points
+forwards, what it shows is read backwards from the clip's own planes, once. Any device, every lens."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,7 +33,8 @@ MASK_MARGIN = 1 / 250
 
 
 class SplatRenderer:
-    """Renderer by points. "sharp" (the default): full size, as described above; "published": low resolution, soft discs."""
+    """Renderer by points. "sharp" (the default): full size, as described above; "published": low resolution, soft
+    discs."""
 
     def __init__(self, settings: Settings, device: str) -> None:
         """Raises: DeviceError."""
@@ -72,8 +73,8 @@ class SplatRenderer:
         return Rendered(replace(frame, planes=planes), hole_mask, target, current_mask)
 
     def _positions(self, target: Target, view: View, static_only: bool) -> np.ndarray:
-        """[h, w, 2] float32 corner-origin positions in the view's picture of every target pixel; NaN where the view does not show what the
-        target sees there."""
+        """[h, w, 2] float32 corner-origin positions in the view's picture of every target pixel; NaN where the view
+        does not show what the target sees there."""
         depth = self._depth(view)
         moving = _moving(view, self._device) if static_only else None
         geometry = Geometry(target, view, self._device)
@@ -88,7 +89,9 @@ class SplatRenderer:
         picture, covered = self._composited(*points, (height, width), RADIUS_NDC * min(width, height) / 2)
         return as_rendered(frame, target, picture, covered)
 
-    def _composited(self, pixels: Tensor, distance: Tensor, colours: Tensor, size: tuple[int, int], radius_px: float) -> tuple[Tensor, Tensor]:
+    def _composited(
+        self, pixels: Tensor, distance: Tensor, colours: Tensor, size: tuple[int, int], radius_px: float
+    ) -> tuple[Tensor, Tensor]:
         return composite(pixels, distance, colours, size, radius_px, POINTS_PER_PIXEL)
 
     def _depth(self, view: View) -> Tensor:
@@ -106,8 +109,8 @@ class SplatRenderer:
 class Geometry:
     """How a view and a target see each other's points, as float32 tensors on a device.
 
-    Residual paths belong to places of the picture and grow without bound in a long walk: what counts is how far the view's path is
-    from the target's at one place of the view's picture.
+    Residual paths belong to places of the picture and grow without bound in a long walk: what counts is how far the
+    view's path is from the target's at one place of the view's picture.
     """
 
     def __init__(self, target: Target, view: View, device: str) -> None:
@@ -115,15 +118,19 @@ class Geometry:
         self._rotation = torch.from_numpy(target_from_source[:3, :3]).float().to(device)
         self._shift = torch.from_numpy(target_from_source[:3, 3]).float().to(device)
         self.source, self.target, self.device = view.camera, target.camera, device
-        self._source_K, self._target_K = (torch.from_numpy(np.float32(camera.K)).to(device) for camera in (self.source, self.target))
+        self._source_K, self._target_K = (
+            torch.from_numpy(np.float32(camera.K)).to(device) for camera in (self.source, self.target)
+        )
         change = _difference(view.residual_px, target.residual_px)
-        self._change = None if change is None else torch.from_numpy(change).to(device).permute(2, 0, 1)[None]
+        self._change: Tensor | None = (
+            None if change is None else torch.from_numpy(change).to(device).permute(2, 0, 1)[None]
+        )
 
     def target_points(self, depth: Tensor) -> Tensor:
-        """[h, w, 3] in the target camera's axes: the view's pixel centres at z-depth [h, w] of any size that spans the picture."""
+        """[h, w, 3] in the target camera's axes: the view's pixel centres at z-depth [h, w] of any size that spans the
+        picture."""
         pixels = _centres(self.source, depth.shape, self.device)
-        if self._change is not None:
-            pixels = pixels - self._change_at(pixels)
+        pixels = pixels - self._change_at(pixels)
         rays = rays_of_pixels(pixels, self._source_K, self.source.lens)
         if self.source.lens is not None:
             rays = rays / torch.where(rays[..., 2:] > 0.02, rays[..., 2:], torch.nan)
@@ -142,21 +149,26 @@ class Geometry:
         """Where the view sees target-camera points [..., 3]: pixels [..., 2] and z-depth [...]."""
         points = (target_points - self._shift) @ self._rotation
         pixels = pixels_of_points(points, self._source_K, self.source.lens)
-        return (pixels if self._change is None else pixels + self._change_at(pixels)), points[..., 2]
+        return pixels + self._change_at(pixels), points[..., 2]
 
-    def _change_at(self, pixels: Tensor) -> Tensor:
+    def _change_at(self, pixels: Tensor) -> Tensor | float:
+        if self._change is None:
+            return 0.0
         place = torch.nan_to_num(pixels / pixels.new_tensor((self.source.width, self.source.height)) * 2 - 1)
-        found = F.grid_sample(self._change, place.reshape(1, 1, -1, 2), mode="bilinear", padding_mode="border", align_corners=True)
+        found = F.grid_sample(
+            self._change, place.reshape(1, 1, -1, 2), mode="bilinear", padding_mode="border", align_corners=True
+        )
         return found[0, :, 0].T.reshape(pixels.shape)
 
     def distance(self, target_points: Tensor) -> Tensor:
-        """What orders target points from near to far and scales the target's rays to them: z, or the length where the lens is not
-        perspective."""
+        """What orders target points from near to far and scales the target's rays to them: z, or the length where the
+        lens is not perspective."""
         return target_points[..., 2] if self.target.lens is None else target_points.norm(dim=-1)
 
 
 def backward_positions(geometry: Geometry, depth: Tensor, moving: Tensor | None) -> Tensor:
-    """[h, w, 2] corner-origin positions in the source for every target pixel; NaN where the source does not show that surface.
+    """[h, w, 2] corner-origin positions in the source for every target pixel; NaN where the source does not show that
+    surface.
 
     depth: [rows, columns] of the source's picture. moving: bool of the same size, True = not to be used; or None.
     """
@@ -169,22 +181,45 @@ def backward_positions(geometry: Geometry, depth: Tensor, moving: Tensor | None)
     place = (at / at.new_tensor((width, height)) * 2 - 1)[None]
     known = torch.where(usable > 0, usable, torch.nan)
     near, far = (_around(known, largest) for largest in (False, True))
-    near, far = F.grid_sample(torch.stack((near, far))[None], torch.nan_to_num(place), mode="nearest", padding_mode="border", align_corners=False)[0]
-    shown = (at > 0).all(-1) & (at[..., 0] < width) & (at[..., 1] < height) & (z > near * (1 - SAME_SURFACE)) & (z < far * (1 + SAME_SURFACE))
+    near, far = F.grid_sample(
+        torch.stack((near, far))[None],
+        torch.nan_to_num(place),
+        mode="nearest",
+        padding_mode="border",
+        align_corners=False,
+    )[0]
+    shown = (
+        (at > 0).all(-1)
+        & (at[..., 0] < width)
+        & (at[..., 1] < height)
+        & (z > near * (1 - SAME_SURFACE))
+        & (z < far * (1 + SAME_SURFACE))
+    )
     return torch.where(shown[..., None], at, torch.nan)
 
 
-def point_set(target: Target, current: View, neighbours: Sequence[View], size: tuple[int, int], device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """The hybrid point set of eq. 6, projected: pixels [n, 2] of a target picture of `size` (width, height), distance [n], colours [n, 3].
+def point_set(
+    target: Target, current: View, neighbours: Sequence[View], size: tuple[int, int], device: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The hybrid point set of eq. 6, projected: pixels [n, 2] of a target picture of `size` (width, height), distance
+    [n], colours [n, 3].
 
     Every point of the current frame (its static and its dynamic ones) and the static points of the neighbours.
     """
     width, height = size
-    scaled = replace(target, camera=target.camera.resized(width, height), residual_px=_scaled(target.residual_px, target.camera, size))
+    scaled = replace(
+        target,
+        camera=target.camera.resized(width, height),
+        residual_px=_scaled(target.residual_px, target.camera, size),
+    )
     pixels, distances, colours = [], [], []
     for view in (current, *neighbours):
-        small = replace(view, frame=view.frame.resized(width, height), camera=view.camera.resized(width, height),
-                        residual_px=_scaled(view.residual_px, view.camera, size))
+        small = replace(
+            view,
+            frame=view.frame.resized(width, height),
+            camera=view.camera.resized(width, height),
+            residual_px=_scaled(view.residual_px, view.camera, size),
+        )
         depth = _guided(small, device)
         if view is not current:
             depth = torch.where(_moving(small, device), torch.nan, depth)
@@ -201,16 +236,20 @@ def point_set(target: Target, current: View, neighbours: Sequence[View], size: t
 def as_rendered(frame: Frame, target: Target, picture: Tensor, covered: Tensor) -> Rendered:
     """A small RGB picture at the frame's own size and layout."""
     rgb = cv2.resize(picture.float().cpu().numpy(), (frame.width, frame.height), interpolation=cv2.INTER_LINEAR)
-    shown = cv2.resize(covered.cpu().numpy().astype(np.uint8), (frame.width, frame.height), interpolation=cv2.INTER_NEAREST) > 0
+    shown = (
+        cv2.resize(covered.cpu().numpy().astype(np.uint8), (frame.width, frame.height), interpolation=cv2.INTER_NEAREST)
+        > 0
+    )
     return Rendered(frame.with_rgb(rgb), ~shown, target)
 
 
 def _difference(view_px: np.ndarray | None, target_px: np.ndarray | None) -> np.ndarray | None:
     """float32 view_px - target_px, None meaning zero; None where that is zero everywhere."""
-    if view_px is None and target_px is None:
-        return None
-    change = np.float32(-target_px if view_px is None else view_px if target_px is None else view_px - target_px)
-    return change if change.any() else None
+    if target_px is None:
+        change = view_px
+    else:
+        change = -target_px if view_px is None else view_px - target_px
+    return None if change is None or not np.any(change) else change.astype(np.float32)
 
 
 def _centres(camera: Camera, size: Sequence[int], device: str) -> Tensor:
@@ -230,7 +269,9 @@ def _around(depth: Tensor, largest: bool) -> Tensor:
 
 def _guided(view: View, device: str) -> Tensor:
     luma = view.frame.luma().astype(np.float32) / view.frame.layout.peak
-    return upsampled_depth(torch.from_numpy(np.ascontiguousarray(view.depth, np.float32)).to(device), torch.from_numpy(luma).to(device))
+    return upsampled_depth(
+        torch.from_numpy(np.ascontiguousarray(view.depth, np.float32)).to(device), torch.from_numpy(luma).to(device)
+    )
 
 
 def _moving(view: View, device: str) -> Tensor:
@@ -242,8 +283,12 @@ def _moving(view: View, device: str) -> Tensor:
 
 
 def _scaled(residual_px: np.ndarray | None, camera: Camera, size: tuple[int, int]) -> np.ndarray | None:
-    return None if residual_px is None else residual_px * np.float32([size[0] / camera.width, size[1] / camera.height])
+    return None if residual_px is None else residual_px * np.array([size[0] / camera.width, size[1] / camera.height])
 
 
 def _key(view: View) -> tuple[int, int, int]:
-    return view.frame.frame_index, view.frame.planes[0].__array_interface__["data"][0], view.depth.__array_interface__["data"][0]
+    return (
+        view.frame.frame_index,
+        view.frame.planes[0].__array_interface__["data"][0],
+        view.depth.__array_interface__["data"][0],
+    )

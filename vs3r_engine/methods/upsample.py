@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A network's small depth lifted to the clip's resolution: smooth where the depth is smooth, and at its edges as sharp as the
-picture, so that full-size points lie on one surface or the other and never between."""
+"""A network's small depth lifted to the clip's resolution: smooth where the depth is smooth, and at its edges as sharp
+as the picture, so that full-size points lie on one surface or the other and never between."""
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +17,9 @@ DISTANCE_SPREAD = 1.0
 def upsampled_depth(depth: Tensor, guide: Tensor) -> Tensor:
     """[h, w] z-depth at the guide's size.
 
-    depth: [rows, columns], NaN where unknown; it spans the guide's picture. guide: [h, w] brightness in [0, 1]. Away from edges 1 / depth
-    is interpolated bilinearly, which is exact on planes. At an edge every pixel takes the depth of the surrounding samples that look
-    like it, never a mixture of two surfaces. NaN where all around is unknown.
+    depth: [rows, columns], NaN where unknown; it spans the guide's picture. guide: [h, w] brightness in [0, 1]. Away
+    from edges 1 / depth is interpolated bilinearly, which is exact on planes. At an edge every pixel takes the depth of
+    the surrounding samples that look like it, never a mixture of two surfaces. NaN where all around is unknown.
     """
     height, width = guide.shape
     rows, columns = depth.shape
@@ -40,7 +40,8 @@ def upsampled_depth(depth: Tensor, guide: Tensor) -> Tensor:
 
 
 def _edge_aware(nearness: Tensor, known: Tensor, guide: Tensor, at: Tensor) -> Tensor:
-    """[m] nearness of the guide's pixels with flat numbers `at` [m], from the 3 x 3 small pixels around each; 0 where none is known."""
+    """[m] nearness of the guide's pixels with flat numbers `at` [m], from the 3 x 3 small pixels around each; 0 where
+    none is known."""
     height, width = guide.shape
     rows, columns = nearness.shape
     small_guide = F.interpolate(guide[None, None], size=(rows, columns), mode="area")[0, 0]
@@ -75,7 +76,7 @@ def _bend(nearness: Tensor) -> Tensor:
     padded = F.pad(nearness[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
     bend = torch.zeros_like(nearness)
     for dx, dy in ((1, 0), (0, 1), (1, 1), (1, -1)):
-        one, other = (padded[1 + s * dy:1 + s * dy + rows, 1 + s * dx:1 + s * dx + columns] for s in (-1, 1))
+        one, other = (padded[1 + s * dy : 1 + s * dy + rows, 1 + s * dx : 1 + s * dx + columns] for s in (-1, 1))
         bend = torch.maximum(bend, (one + other - 2 * nearness).abs())
     return bend
 

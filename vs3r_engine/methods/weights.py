@@ -5,6 +5,7 @@ A job never fetches. An installed entry is a directory with the files and `insta
 """
 
 import fnmatch
+import functools
 import hashlib
 import importlib
 import json
@@ -15,11 +16,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from vs3r_engine.errors import DiskFull, InputError, SetupError, WeightsMissing
+from vs3r_engine.methods.tensors import refuse_code
 
 _RECORD = "installed.json"
 _GIB = 1024**3
@@ -61,7 +62,7 @@ class RemoteFile:
     sha256: str = ""
 
 
-@cache
+@functools.cache
 def manifest() -> dict[str, Entry]:
     """Every entry by name, in the manifest's order."""
     tables = tomllib.loads((Path(__file__).parent / "weights.toml").read_text(encoding="utf-8"))
@@ -71,7 +72,9 @@ def manifest() -> dict[str, Entry]:
 def entry(name: str) -> Entry:
     """Raises: InputError `unknown-weights`."""
     if name not in manifest():
-        raise InputError("unknown-weights", f"There are no weights called {name!r}.", f"Known: {', '.join(manifest())}.")
+        raise InputError(
+            "unknown-weights", f"There are no weights called {name!r}.", f"Known: {', '.join(manifest())}."
+        )
     return manifest()[name]
 
 
@@ -91,8 +94,8 @@ def record(name: str) -> dict[str, Any] | None:
 def installed(*names: str) -> tuple[Entry, Path]:
     """The first of these entries that is on this machine, and its directory. Reads no weights.
 
-    Raises: WeightsMissing `weights-missing`, which says what, how large, under which licence, and the command to get it;
-    `weights-damaged` where a file is gone or has another size.
+    Raises: WeightsMissing `weights-missing`, which says what, how large, under which licence, and the command to get
+    it; `weights-damaged` where a file is gone or has another size.
     """
     for name in names:
         known = record(name)
@@ -102,30 +105,48 @@ def installed(*names: str) -> tuple[Entry, Path]:
         for file, facts in known["files"].items():
             path = directory / file
             if not path.exists() or path.stat().st_size != facts["size"]:
-                raise WeightsMissing("weights-damaged", f"{file} of the weights {name} is missing or cut short.",
-                                     f"Run `vs3r-engine weights verify {name}`, then fetch or import them again.")
+                raise WeightsMissing(
+                    "weights-damaged",
+                    f"{file} of the weights {name} is missing or cut short.",
+                    f"Run `vs3r-engine weights verify {name}`, then fetch or import them again.",
+                )
         return entry(name), directory
     wanted = entry(names[0])
     others = f" {' or '.join(names[1:])} would do too." if len(names) > 1 else ""
-    how = f"vs3r-engine weights fetch {wanted.name}" if wanted.repository or wanted.url else f"vs3r-engine weights import {wanted.name} PATH"
-    raise WeightsMissing("weights-missing", f"The weights {wanted.name} are not on this machine: {wanted.gib:g} GiB from {wanted.source}, "
-                         f"licence: {wanted.licence}.{others}", f"Run `{how}`.")
+    how = (
+        f"vs3r-engine weights fetch {wanted.name}"
+        if wanted.repository or wanted.url
+        else f"vs3r-engine weights import {wanted.name} PATH"
+    )
+    raise WeightsMissing(
+        "weights-missing",
+        f"The weights {wanted.name} are not on this machine: {wanted.gib:g} GiB from {wanted.source}, "
+        f"licence: {wanted.licence}.{others}",
+        f"Run `{how}`.",
+    )
 
 
 def fetch(name: str, tell: Told = lambda text: None) -> Path:
     """Download an entry, continuing where an earlier attempt stopped, verify it, and install it.
 
-    Raises: SetupError `weights-gated`, `weights-unreachable`, `weights-unpublished`; WeightsMissing `weights-mismatch`; DiskFull.
+    Raises: SetupError `weights-gated`, `weights-unreachable`, `weights-unpublished`; WeightsMissing `weights-mismatch`;
+    DiskFull.
     """
     wanted = entry(name)
     directory = weights_root() / name
     if not wanted.repository and not wanted.url:
-        raise SetupError("weights-unpublished", f"The weights {name} are not published anywhere this engine knows of.",
-                         f"When you have the files: `vs3r-engine weights import {name} PATH`.")
+        raise SetupError(
+            "weights-unpublished",
+            f"The weights {name} are not published anywhere this engine knows of.",
+            f"When you have the files: `vs3r-engine weights import {name} PATH`.",
+        )
     revision, files = _listing(wanted)
     if not files:
-        raise SetupError("weights-unreachable", f"{wanted.source} holds none of {', '.join(wanted.files)}.",
-                         "The repository may have changed; import the files by hand.")
+        raise SetupError(
+            "weights-unreachable",
+            f"{wanted.source} holds none of {', '.join(wanted.files)}.",
+            "The repository may have changed; import the files by hand.",
+        )
     known = record(name)
     if known is not None and known["revision"] == revision and all(f.path in known["files"] for f in files):
         tell(f"{name} is installed already.")
@@ -135,7 +156,12 @@ def fetch(name: str, tell: Told = lambda text: None) -> Path:
     for number, file in enumerate(files, 1):
         tell(f"[{number}/{len(files)}] {file.path} ({file.size / _GIB:.2f} GiB)")
         if wanted.repository:
-            _from_hub(lambda file=file: _hub().hf_hub_download(wanted.repository, file.path, revision=revision, local_dir=directory), wanted)
+            _from_hub(
+                functools.partial(
+                    _hub().hf_hub_download, wanted.repository, file.path, revision=revision, local_dir=directory
+                ),
+                wanted,
+            )
         else:
             _from_url(wanted.url, directory / file.path)
     return _install(wanted, revision, files, directory, tell)
@@ -150,9 +176,15 @@ def import_files(name: str, source: Path, tell: Told = lambda text: None) -> Pat
     if source.is_file():
         found = {source.name: source}
     else:
-        found = {str(p.relative_to(source)): p for p in sorted(source.rglob("*")) if p.is_file() and wanted.holds(str(p.relative_to(source)))}
+        found = {
+            str(p.relative_to(source)): p
+            for p in sorted(source.rglob("*"))
+            if p.is_file() and wanted.holds(str(p.relative_to(source)))
+        }
     if not found:
-        raise InputError("weights-not-found", f"{source} holds none of {', '.join(wanted.files)}.", f"Get them from {wanted.source}.")
+        raise InputError(
+            "weights-not-found", f"{source} holds none of {', '.join(wanted.files)}.", f"Get them from {wanted.source}."
+        )
     for path in found.values():
         refuse_code(path)
     directory = weights_root() / name
@@ -161,7 +193,13 @@ def import_files(name: str, source: Path, tell: Told = lambda text: None) -> Pat
         tell(file)
         (directory / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, directory / file)
-    return _install(wanted, f"imported from {source.name}", [RemoteFile(f, p.stat().st_size) for f, p in found.items()], directory, tell)
+    return _install(
+        wanted,
+        f"imported from {source.name}",
+        [RemoteFile(f, p.stat().st_size) for f, p in found.items()],
+        directory,
+        tell,
+    )
 
 
 def verify(name: str) -> list[str]:
@@ -198,38 +236,6 @@ def prepare(name: str, tell: Told = lambda text: None) -> Path:
     return getattr(importlib.import_module(module), function)(directory, tell)
 
 
-def load_tensors(path: Path) -> dict[str, Any]:
-    """The tensors of a safetensors file or a plain state dict, on the CPU, without running anything the file may carry.
-
-    Raises: WeightsMissing `weights-unsafe`, `weights-damaged`.
-    """
-    import pickle
-
-    import torch
-
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsMissing("weights-unsafe", f"{path.name} carries more than tensors and was not loaded.",
-                             "Get the weights from their publisher, as safetensors where there is a choice.") from error
-    except Exception as error:
-        raise WeightsMissing("weights-damaged", f"{path.name} cannot be read: {type(error).__name__}.", "Fetch or import it again.") from error
-    for wrapper in ("model", "state_dict"):
-        if isinstance(loaded.get(wrapper), dict):
-            loaded = loaded[wrapper]
-    return loaded
-
-
-def refuse_code(path: Path) -> None:
-    """Raises: WeightsMissing `weights-unsafe` for a pickle that wants to do anything but rebuild tensors."""
-    if path.suffix in (".pt", ".pth", ".bin", ".ckpt"):
-        load_tensors(path)
-
-
 def random_seed(source: str) -> tuple[int, bool] | None:
     """(seed, is small) of the test-only weight source "random:SEED" or "random:SEED:small"; None for any other source.
 
@@ -240,7 +246,11 @@ def random_seed(source: str) -> tuple[int, bool] | None:
         return None
     seed, _, size = rest.partition(":")
     if not seed.isdigit() or size not in ("", "small"):
-        raise InputError("bad-weights", f"{source!r} is not a weight source.", "Write installed, the name of an entry, or (tests only) random:SEED.")
+        raise InputError(
+            "bad-weights",
+            f"{source!r} is not a weight source.",
+            "Write installed, the name of an entry, or (tests only) random:SEED.",
+        )
     return int(seed), size == "small"
 
 
@@ -258,16 +268,25 @@ def _install(wanted: Entry, revision: str, files: list[RemoteFile], directory: P
         for expected in (file.sha256, wanted.sha256.get(file.path, "")):
             if expected and not actual.startswith(expected):
                 path.unlink()
-                raise WeightsMissing("weights-mismatch", f"{file.path} of {wanted.name} is not the file its source describes; it was removed.",
-                                     "Fetch it again; if that repeats, do not use that source.")
+                raise WeightsMissing(
+                    "weights-mismatch",
+                    f"{file.path} of {wanted.name} is not the file its source describes; it was removed.",
+                    "Fetch it again; if that repeats, do not use that source.",
+                )
         try:
             refuse_code(path)
         except WeightsMissing:
             path.unlink()
             raise
         facts[file.path] = {"size": path.stat().st_size, "sha256": actual}
-    written = {"name": wanted.name, "source": wanted.source, "revision": revision, "licence": wanted.licence,
-               "commercial": wanted.commercial, "files": facts}
+    written = {
+        "name": wanted.name,
+        "source": wanted.source,
+        "revision": revision,
+        "licence": wanted.licence,
+        "commercial": wanted.commercial,
+        "files": facts,
+    }
     partial = directory / f"{_RECORD}.partial"
     partial.write_text(json.dumps(written, indent=1), encoding="utf-8")
     partial.replace(directory / _RECORD)
@@ -280,8 +299,11 @@ def _check_space(directory: Path, needed: int) -> None:
         place = place.parent
     free = shutil.disk_usage(place).free
     if free < needed * 1.05:
-        raise DiskFull("disk-full", f"{needed / _GIB:.1f} GiB of weights do not fit: {free / _GIB:.1f} GiB are free in {place}.",
-                       "Free some space, or point VS3R_WEIGHTS at another disk.")
+        raise DiskFull(
+            "disk-full",
+            f"{needed / _GIB:.1f} GiB of weights do not fit: {free / _GIB:.1f} GiB are free in {place}.",
+            "Free some space, or point VS3R_WEIGHTS at another disk.",
+        )
     directory.mkdir(parents=True, exist_ok=True)
 
 
@@ -289,7 +311,9 @@ def _hub() -> Any:
     try:
         import huggingface_hub
     except ImportError as error:
-        raise SetupError("hub-missing", "Fetching weights needs huggingface_hub.", 'Install it with `pip install "vs3r[deep]"`.') from error
+        raise SetupError(
+            "hub-missing", "Fetching weights needs huggingface_hub.", 'Install it with `pip install "vs3r[deep]"`.'
+        ) from error
     return huggingface_hub
 
 
@@ -299,36 +323,62 @@ def _listing(wanted: Entry) -> tuple[str, list[RemoteFile]]:
         with _opened(urllib.request.Request(wanted.url, method="HEAD"), wanted) as answer:
             size = int(answer.headers.get("Content-Length") or 0)
         return wanted.url, [RemoteFile(wanted.files[0], size)]
-    info = _from_hub(lambda: _hub().HfApi().model_info(wanted.repository, revision=wanted.revision, files_metadata=True), wanted)
-    files = [RemoteFile(s.rfilename, s.size or 0, s.lfs.sha256 if s.lfs else "") for s in info.siblings if wanted.holds(s.rfilename)]
+    info = _from_hub(
+        lambda: _hub().HfApi().model_info(wanted.repository, revision=wanted.revision, files_metadata=True), wanted
+    )
+    files = [
+        RemoteFile(s.rfilename, s.size or 0, s.lfs.sha256 if s.lfs else "")
+        for s in info.siblings
+        if wanted.holds(s.rfilename)
+    ]
     safe = {Path(f.path).stem for f in files if f.path.endswith(".safetensors")}
     # The same tensors as safetensors and as a pickle: the pickle is not wanted.
-    return info.sha, [f for f in files if f.path.endswith(".safetensors") or not (f.path.endswith((".pt", ".bin")) and safe)]
+    return info.sha, [
+        f for f in files if f.path.endswith(".safetensors") or not (f.path.endswith((".pt", ".bin")) and safe)
+    ]
 
 
 def _from_hub(ask: Callable[[], Any], wanted: Entry) -> Any:
-    errors = importlib.import_module("huggingface_hub.errors") if _hub() else None
+    _hub()
+    errors = importlib.import_module("huggingface_hub.errors")
     try:
         return ask()
     except errors.GatedRepoError as error:
-        raise SetupError("weights-gated", f"{wanted.source} opens only to people its owner has admitted (licence: {wanted.licence}).",
-                         f"Ask for access there, then log in with `hf auth login` (or set HF_TOKEN) and fetch {wanted.name} again.") from error
+        raise SetupError(
+            "weights-gated",
+            f"{wanted.source} opens only to people its owner has admitted (licence: {wanted.licence}).",
+            f"Ask for access there, then log in with `hf auth login` (or set HF_TOKEN) and fetch {wanted.name} again.",
+        ) from error
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.EntryNotFoundError) as error:
-        raise SetupError("weights-unreachable", f"{wanted.source} does not hold what the manifest names: {type(error).__name__}.",
-                         f"Import the files by hand: `vs3r-engine weights import {wanted.name} PATH`.") from error
+        raise SetupError(
+            "weights-unreachable",
+            f"{wanted.source} does not hold what the manifest names: {type(error).__name__}.",
+            f"Import the files by hand: `vs3r-engine weights import {wanted.name} PATH`.",
+        ) from error
     except Exception as error:
         if isinstance(error, OSError) and getattr(error, "errno", None) == 28:
-            raise DiskFull("disk-full", "The disk became full while fetching weights.", "What arrived is kept; fetch again to continue.") from error
-        raise SetupError("weights-unreachable", f"{wanted.source} cannot be reached: {type(error).__name__}.",
-                         f"Try again later (what arrived is kept), or import the files: `vs3r-engine weights import {wanted.name} PATH`.") from error
+            raise DiskFull(
+                "disk-full",
+                "The disk became full while fetching weights.",
+                "What arrived is kept; fetch again to continue.",
+            ) from error
+        raise SetupError(
+            "weights-unreachable",
+            f"{wanted.source} cannot be reached: {type(error).__name__}.",
+            "Try again later (what arrived is kept), or import the files: "
+            f"`vs3r-engine weights import {wanted.name} PATH`.",
+        ) from error
 
 
 def _opened(request: urllib.request.Request, wanted: Entry) -> Any:
     try:
         return urllib.request.urlopen(request, timeout=60)
     except (urllib.error.URLError, OSError) as error:
-        raise SetupError("weights-unreachable", f"{wanted.source} cannot be reached: {error}.",
-                         f"Import the file instead: `vs3r-engine weights import {wanted.name} PATH`.") from error
+        raise SetupError(
+            "weights-unreachable",
+            f"{wanted.source} cannot be reached: {error}.",
+            f"Import the file instead: `vs3r-engine weights import {wanted.name} PATH`.",
+        ) from error
 
 
 def _from_url(url: str, path: Path) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Section 3.2, sliding windows: a shot is cut into overlapping windows, and the windows' reconstructions, each in a gauge and
-scale of its own, are joined into one path and one scale. Only differences within the smoothing's reach matter: no loops."""
+"""Section 3.2, sliding windows: a shot is cut into overlapping windows, and the windows' reconstructions, each in a
+gauge and scale of its own, are joined into one path and one scale. Only differences within the smoothing's reach
+matter: no loops."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -19,7 +20,8 @@ _MOST_PIXELS = 200_000
 
 
 class WindowCutter:
-    """Cuts a stream of frames into windows of at most `window_frames`, each sharing `overlap_frames` with the one before.
+    """Cuts a stream of frames into windows of at most `window_frames`, each sharing `overlap_frames` with the one
+    before.
 
     Holds one window of frames at a time. Every frame is in a window; the last window may be short.
     """
@@ -38,17 +40,18 @@ class WindowCutter:
             if frame is None:
                 break
             self._held.append(frame)
-        chosen = self._held[:self.window_frames]
+        chosen = self._held[: self.window_frames]
         return SceneWindow(chosen[0].frame_index, tuple(chosen)) if len(chosen) > self._known else None
 
     def done(self) -> None:
         """The window has been reconstructed: the next one follows, `overlap_frames` of it known already."""
         size = min(len(self._held), self.window_frames)
         self._known = min(self.overlap_frames, size)
-        del self._held[:size - self._known]
+        del self._held[: size - self._known]
 
     def shrink(self) -> None:
-        """From the present window on, windows are half as long (never fewer than two frames, never without a new one)."""
+        """From the present window on, windows are half as long (never fewer than two frames, never without a new
+        one)."""
         self.window_frames = max(2, self._known + 1, self.window_frames // 2)
         self.overlap_frames = min(self.overlap_frames, self.window_frames - 1)
 
@@ -57,7 +60,8 @@ class WindowCutter:
 class Seam:
     """previous_from_current of two windows: X_previous = scale * rotation @ X_current + translation.
 
-    rotation_rad, shift: what the overlap's cameras still disagree by, root mean square; shift as a share of the median depth.
+    rotation_rad, shift: what the overlap's cameras still disagree by, root mean square; shift as a share of the median
+    depth.
     comparable: number of pixels the scale rests on.
     """
 
@@ -92,7 +96,10 @@ def joined(windows: Iterable[Reconstruction], joining: str) -> Iterator[Reconstr
         worst_deg, worst_shift = max(worst_deg, float(np.degrees(seam.rotation_rad))), max(worst_shift, seam.shift)
         if start > held.trajectory.first_frame:
             yield _part(held, held.trajectory.first_frame, start)
-        findings = {"seam_worst_deg": round(worst_deg, 4), "seam_worst_shift_percent": round(100 * worst_shift, 3)}
+        findings: dict[str, float | str] = {
+            "seam_worst_deg": round(worst_deg, 4),
+            "seam_worst_shift_percent": round(100 * worst_shift, 3),
+        }
         held = _continued(known, moved(window, seam), seam, published=joining == "published")
         held = replace(held, findings=held.findings | findings)
     if held is not None:
@@ -102,8 +109,10 @@ def joined(windows: Iterable[Reconstruction], joining: str) -> Iterator[Reconstr
 def robust_seam(known: Reconstruction, new: Reconstruction) -> Seam:
     """The seam from the whole overlap (two reconstructions of the same frames).
 
-    Scale: confidence-weighted median of log depth ratios of static pixels. Rotation: chordal mean over the overlap's frames.
-    Translation: Huber least squares on the camera centres; under pure rotation their median, as there is nothing to fit.
+    Scale: confidence-weighted median of log depth ratios of static pixels. Rotation: chordal mean over the overlap's
+    frames.
+    Translation: Huber least squares on the camera centres; under pure rotation their median, as there is nothing to
+    fit.
     """
     ratio, weight = _log_ratios(known, new, static_only=True)
     if len(ratio) < _FEWEST_PIXELS:
@@ -121,8 +130,8 @@ def robust_seam(known: Reconstruction, new: Reconstruction) -> Seam:
 
 
 def published_seam(known: Reconstruction, new: Reconstruction) -> Seam:
-    """The seam as the reference takes it: median depth ratio after trimming by the interquartile range, clipped to [0.8, 1.25]; rigid
-    alignment by the overlap's first frame alone."""
+    """The seam as the reference takes it: median depth ratio after trimming by the interquartile range, clipped to
+    [0.8, 1.25]; rigid alignment by the overlap's first frame alone."""
     ratio = np.exp(_log_ratios(known, new, static_only=False)[0])
     scale = 1.0
     if len(ratio) >= _FEWEST_PIXELS:
@@ -147,10 +156,12 @@ def moved(window: Reconstruction, seam: Seam) -> Reconstruction:
 
 
 def steady_focal(windows: Iterable[Reconstruction]) -> Iterator[Reconstruction]:
-    """The same windows with one focal length for the shot, the median over the first window's frames, unless the lens zooms.
+    """The same windows with one focal length for the shot, the median over the first window's frames, unless the lens
+    zooms.
 
-    A window zooms when its own median, or its beginning against its end, leaves what is held by more than ZOOM; its frames then keep
-    their own focal lengths, smoothed over nine frames, and its end is what is held from there on. findings: "zooms".
+    A window zooms when its own median, or its beginning against its end, leaves what is held by more than ZOOM; its
+    frames then keep their own focal lengths, smoothed over nine frames, and its end is what is held from there on.
+    findings: "zooms".
     """
     held: np.ndarray | None = None
     for window in windows:
@@ -179,7 +190,7 @@ def _log_ratios(known: Reconstruction, new: Reconstruction, static_only: bool) -
             if side.semantic_mask is not None and side.semantic_mask.shape == usable.shape:
                 usable &= ~side.semantic_mask
     at = np.flatnonzero(usable)
-    at = at[::-(-len(at) // _MOST_PIXELS) or 1]
+    at = at[:: -(-len(at) // _MOST_PIXELS) or 1]
     ratio = np.log(known.depth.ravel()[at].astype(np.float64) / new.depth.ravel()[at])
     return ratio, (known.confidence.ravel()[at] * new.confidence.ravel()[at]).astype(np.float64) + 1e-12
 
@@ -207,26 +218,47 @@ def _huber_mean(points: np.ndarray, start: np.ndarray) -> np.ndarray:
     return mean
 
 
-def _measured(scale: float, rotation: np.ndarray, translation: np.ndarray, to: np.ndarray, of: np.ndarray, depth: float, comparable: int) -> Seam:
+def _measured(
+    scale: float,
+    rotation: np.ndarray,
+    translation: np.ndarray,
+    to: np.ndarray,
+    of: np.ndarray,
+    depth: float,
+    comparable: int,
+) -> Seam:
     left = np.swapaxes(to[:, :3, :3], 1, 2) @ (rotation @ of[:, :3, :3])
     turn = np.linalg.norm(left - np.eye(3), axis=(1, 2)) / np.sqrt(2)
     shift = np.linalg.norm(to[:, :3, 3] - scale * of[:, :3, 3] @ rotation.T - translation, axis=1) / depth
-    return Seam(scale, rotation, translation, float(np.sqrt((turn**2).mean())), float(np.sqrt((shift**2).mean())), comparable)
+    return Seam(
+        scale, rotation, translation, float(np.sqrt((turn**2).mean())), float(np.sqrt((shift**2).mean())), comparable
+    )
 
 
 def _with_seam(window: Reconstruction) -> Reconstruction:
     n = len(window.trajectory)
-    return replace(window, diagnostics=window.diagnostics | {
-        "is_seam": np.zeros(n, bool), "seam_rotation_rad": np.zeros(n, np.float32), "seam_shift": np.zeros(n, np.float32)})
+    return replace(
+        window,
+        diagnostics=window.diagnostics
+        | {
+            "is_seam": np.zeros(n, bool),
+            "seam_rotation_rad": np.zeros(n, np.float32),
+            "seam_shift": np.zeros(n, np.float32),
+        },
+    )
 
 
 def _part(window: Reconstruction, start: int, end_exclusive: int) -> Reconstruction:
     first = window.trajectory.first_frame
     part = slice(start - first, end_exclusive - first)
     return replace(
-        window, trajectory=window.trajectory.sliced(start, end_exclusive), depth=window.depth[part], confidence=window.confidence[part],
+        window,
+        trajectory=window.trajectory.sliced(start, end_exclusive),
+        depth=window.depth[part],
+        confidence=window.confidence[part],
         semantic_mask=None if window.semantic_mask is None else window.semantic_mask[part],
-        diagnostics={name: values[part] for name, values in window.diagnostics.items()})
+        diagnostics={name: values[part] for name, values in window.diagnostics.items()},
+    )
 
 
 def _continued(known: Reconstruction, window: Reconstruction, seam: Seam, published: bool) -> Reconstruction:
@@ -238,7 +270,10 @@ def _continued(known: Reconstruction, window: Reconstruction, seam: Seam, publis
     for array, before in ((depth, known.depth), (confidence, known.confidence)):
         mixed = (1 - pictures) * before + pictures * array[:n]
         array[:n] = np.where(np.isfinite(before), np.where(np.isfinite(mixed), mixed, before), array[:n])
-    focal = np.exp((1 - share[:, None]) * np.log(known.trajectory.K[:, (0, 1), (0, 1)]) + share[:, None] * np.log(K[:n, (0, 1), (0, 1)]))
+    focal = np.exp(
+        (1 - share[:, None]) * np.log(known.trajectory.K[:, (0, 1), (0, 1)])
+        + share[:, None] * np.log(K[:n, (0, 1), (0, 1)])
+    )
     K[:n, (0, 1), (0, 1)] = known.trajectory.K[:, (0, 1), (0, 1)] if published else focal
     mask = window.semantic_mask
     if mask is not None and known.semantic_mask is not None:
@@ -250,12 +285,19 @@ def _continued(known: Reconstruction, window: Reconstruction, seam: Seam, publis
     diagnostics["is_seam"][:n] = True
     diagnostics["seam_rotation_rad"][:n] = seam.rotation_rad
     diagnostics["seam_shift"][:n] = seam.shift
-    return replace(window, trajectory=replace(window.trajectory, K=K, world_from_camera=world_from_camera), depth=depth,
-                   confidence=confidence, semantic_mask=mask, diagnostics=diagnostics)
+    return replace(
+        window,
+        trajectory=replace(window.trajectory, K=K, world_from_camera=world_from_camera),
+        depth=depth,
+        confidence=confidence,
+        semantic_mask=mask,
+        diagnostics=diagnostics,
+    )
 
 
 def _between(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """[n, 4, 4] transforms `share` of the way from a to b: centres linearly, rotations by sign-aligned unit quaternions."""
+    """[n, 4, 4] transforms `share` of the way from a to b: centres linearly, rotations by sign-aligned unit
+    quaternions."""
     from scipy.spatial.transform import Rotation
 
     quat_a, quat_b = (Rotation.from_matrix(t[:, :3, :3]).as_quat() for t in (a, b))
@@ -267,29 +309,44 @@ def _between(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:
 
 
 def bridged(window: Reconstruction, is_bad: np.ndarray) -> Reconstruction:
-    """The window with cameras of bad frames interpolated between the nearest good ones, their depth copied from the nearest, and
-    "is_bridged" in its diagnostics. With no good frame the camera stands still at the origin and everything is 1 away."""
+    """The window with cameras of bad frames interpolated between the nearest good ones, their depth copied from the
+    nearest, and "is_bridged" in its diagnostics. With no good frame the camera stands still at the origin and
+    everything is 1 away."""
     diagnostics = window.diagnostics | {"is_bridged": is_bad.copy()}
     path = window.trajectory
     if not is_bad.any():
         return replace(window, diagnostics=diagnostics)
     if is_bad.all():
-        return replace(window, trajectory=replace(path, world_from_camera=np.tile(np.eye(4), (len(path), 1, 1))),
-                       depth=np.ones_like(window.depth), confidence=np.zeros_like(window.confidence), diagnostics=diagnostics)
+        return replace(
+            window,
+            trajectory=replace(path, world_from_camera=np.tile(np.eye(4), (len(path), 1, 1))),
+            depth=np.ones_like(window.depth),
+            confidence=np.zeros_like(window.confidence),
+            diagnostics=diagnostics,
+        )
     good = np.flatnonzero(~is_bad)
     before = good[np.clip(np.searchsorted(good, np.arange(len(path)), side="right") - 1, 0, len(good) - 1)]
     after = good[np.clip(np.searchsorted(good, np.arange(len(path))), 0, len(good) - 1)]
     share = (np.arange(len(path)) - before) / np.maximum(after - before, 1)
     nearest = np.where(share < 0.5, before, after)
-    world_from_camera = np.where(is_bad[:, None, None], _between(path.world_from_camera[before], path.world_from_camera[after], np.clip(share, 0, 1)),
-                                 path.world_from_camera)
+    world_from_camera = np.where(
+        is_bad[:, None, None],
+        _between(path.world_from_camera[before], path.world_from_camera[after], np.clip(share, 0, 1)),
+        path.world_from_camera,
+    )
     K = np.where(is_bad[:, None, None], path.K[nearest], path.K)
     confidence = np.where(is_bad[:, None, None], 0, window.confidence).astype(np.float32)
     mask = window.semantic_mask
     if mask is not None:
         mask = mask & ~is_bad[:, None, None]
-    return replace(window, trajectory=replace(path, K=K, world_from_camera=world_from_camera), depth=window.depth[nearest],
-                   confidence=confidence, semantic_mask=mask, diagnostics=diagnostics)
+    return replace(
+        window,
+        trajectory=replace(path, K=K, world_from_camera=world_from_camera),
+        depth=window.depth[nearest],
+        confidence=confidence,
+        semantic_mask=mask,
+        diagnostics=diagnostics,
+    )
 
 
 def _smoothed(log_focal: np.ndarray) -> np.ndarray:

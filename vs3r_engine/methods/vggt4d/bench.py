@@ -29,7 +29,8 @@ def layer_flops(shape: VggtShape, frames: int, patches: int) -> float:
 
 
 def timed(run: Callable[[], object], device: str, repeats: int = 3) -> tuple[float, float]:
-    """(seconds of the fastest run, peak GiB): on a GPU wall seconds and its memory, on a CPU CPU seconds and the process's peak."""
+    """(seconds of the fastest run, peak GiB): on a GPU wall seconds and its memory, on a CPU CPU seconds and the
+    process's peak."""
     best, peak = float("inf"), 0.0
     for _ in range(repeats):
         if device == "cuda":
@@ -40,11 +41,23 @@ def timed(run: Callable[[], object], device: str, repeats: int = 3) -> tuple[flo
         if device == "cuda":
             torch.cuda.synchronize()
         best = min(best, _seconds(device) - start)
-        peak = torch.cuda.max_memory_allocated() / 1024**3 if device == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+        peak = (
+            torch.cuda.max_memory_allocated() / 1024**3
+            if device == "cuda"
+            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+        )
     return best, peak
 
 
-def bench_window(device: str, frames: int, size: tuple[int, int], shape: VggtShape, compiled: bool = False) -> list[str]:
+def row(name: str, of: str, seconds: float, peak_gib: float, rate: str) -> str:
+    """One line of the Markdown table."""
+    time_text = f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.1f} ms"
+    return f"| {name} | {of} | {time_text} | {peak_gib:.1f} GiB | {rate} |"
+
+
+def bench_window(
+    device: str, frames: int, size: tuple[int, int], shape: VggtShape, compiled: bool = False
+) -> list[str]:
     """Rows: pass 1 with cues, dense depth, masks, pass 2, on random weights."""
     network = checkpoint.random_network(shape, 0).eval().requires_grad_(False).to(device)
     if compiled:
@@ -66,7 +79,9 @@ def bench_window(device: str, frames: int, size: tuple[int, int], shape: VggtSha
 
     def masks() -> None:
         K, world_from_camera = decoded(kept["encoding"], size)
-        kept["mask"] = CueMasker().mask(WindowEvidence(images, kept["depth"], K, world_from_camera, kept["features"].float(), kept["cue"], grid))
+        kept["mask"] = CueMasker().mask(
+            WindowEvidence(images, kept["depth"], K, world_from_camera, kept["features"].float(), kept["cue"], grid)
+        )
 
     def second() -> None:
         patches = torch.nn.functional.max_pool2d(kept["mask"].float()[:, None], PATCH_PX)[:, 0].flatten(1) > 0.5
@@ -75,10 +90,17 @@ def bench_window(device: str, frames: int, size: tuple[int, int], shape: VggtSha
     tera = layer_flops(shape, frames, grid[0] * grid[1]) / 1e12
     rows = []
     with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=device == "cuda"):
-        for name, run in (("pass 1 with motion cues", first), ("cameras and depth", dense), ("masks", masks), ("pass 2", second)):
+        for name, run in (
+            ("pass 1 with motion cues", first),
+            ("cameras and depth", dense),
+            ("masks", masks),
+            ("pass 2", second),
+        ):
             seconds, peak = timed(run, device, repeats=2)
             rate = f"{tera / seconds:.1f} TFLOP/s of {tera:.0f} TFLOP" if name.startswith("pass 1") else ""
-            rows.append(f"| {name}{', compiled' if compiled else ''} | {frames} x {size[0]}x{size[1]} | {seconds:.2f} s | {peak:.1f} GiB | {rate} |")
+            rows.append(
+                row(f"{name}{', compiled' if compiled else ''}", f"{frames} x {size[0]}x{size[1]}", seconds, peak, rate)
+            )
     return rows
 
 
@@ -91,21 +113,23 @@ def bench_renderer(device: str, width: int = 1920, height: int = 1080) -> list[s
     pixels = (torch.stack((x, y), -1).flatten(0, 1) * 1.02 + 3.3).to(device)
     z = (2 + torch.rand(len(pixels), generator=generator)).to(device)
     colours = torch.rand(len(pixels), 3, generator=generator).to(device)
+    of = f"{width}x{height}"
     floor_bytes = 5 * len(pixels) * (8 + 8 + 4) + 12 * width * height * 4
     rows = []
     with torch.inference_mode():
         seconds, peak = timed(lambda: depth_buffer(pixels, z, (height, width)), device)
-        rows.append(f"| depth buffer | {width}x{height} | {1000 * seconds:.1f} ms | {peak:.1f} GiB | {floor_bytes / seconds / 1e9:.0f} GB/s of its least traffic |")
+        traffic = f"{floor_bytes / seconds / 1e9:.0f} GB/s of its least traffic"
+        rows.append(row("depth buffer", of, seconds, peak, traffic))
         seconds, peak = timed(lambda: composite(pixels, z, colours, (height, width), 1.5), device)
-        rows.append(f"| discs, radius 1.5 px, 12 a pixel | {width}x{height} | {1000 * seconds:.1f} ms | {peak:.1f} GiB | {1 / seconds:.1f} frames/s |")
+        rows.append(row("discs, radius 1.5 px, 12 a pixel", of, seconds, peak, f"{1 / seconds:.1f} frames/s"))
         try:
             from vs3r_engine.methods.pytorch3d import rasterized
 
             seconds, peak = timed(lambda: rasterized(pixels, z, colours, (height, width), 1.5), device, repeats=1)
         except ImportError:
-            rows.append(f"| PyTorch3D, same points | {width}x{height} | not installed | | |")
+            rows.append(f"| PyTorch3D, same points | {of} | not installed | | |")
         else:
-            rows.append(f"| PyTorch3D, same points | {width}x{height} | {1000 * seconds:.1f} ms | {peak:.1f} GiB | {1 / seconds:.1f} frames/s |")
+            rows.append(row("PyTorch3D, same points", of, seconds, peak, f"{1 / seconds:.1f} frames/s"))
     return rows
 
 
@@ -132,12 +156,16 @@ def main() -> None:
     options = parser.parse_args()
     device = choose_device(options.device).name
     name = torch.cuda.get_device_name() if device == "cuda" else device
-    print(f"| Deep path on {name}, torch {torch.__version__} | size | time | peak memory | rate |\n|---|---|---|---|---|")
+    print(
+        f"| Deep path on {name}, torch {torch.__version__} | size | time | peak memory | rate |\n|---|---|---|---|---|"
+    )
     shape, size = (checkpoint.SMALL, (112, 70)) if options.small else (VggtShape(), (518, 294))
-    for row in (*bench_window(device, options.frames, size, shape),
-                *(bench_window(device, options.frames, size, shape, compiled=True) if device == "cuda" else ()),
-                *bench_renderer(device, *((192, 108) if options.small else ()))):
-        print(row, flush=True)
+    for line in (
+        *bench_window(device, options.frames, size, shape),
+        *(bench_window(device, options.frames, size, shape, compiled=True) if device == "cuda" else ()),
+        *bench_renderer(device, *((192, 108) if options.small else ())),
+    ):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import torch
 
 from vs3r_engine.errors import InputError, WeightsMissing
 from vs3r_engine.methods import weights
+from vs3r_engine.methods.tensors import load_tensors
 from vs3r_engine.methods.vggt4d import NAMES
 from vs3r_engine.methods.vggt4d.network import Vggt, VggtShape
 
@@ -16,14 +17,27 @@ PREPARED = "network.safetensors"
 LONGEST_SIDE_PX = 518
 """The side the network was trained on, 37 patches."""
 SMALL_SIDE_PX = 154
-SMALL = VggtShape(dim=96, depth=6, heads=4, encoder_depth=2, encoder_heads=4, camera_depth=1, camera_heads=4, dpt_layers=(1, 2, 3, 5),
-                  dpt_channels=(16, 24, 32, 32), dpt_features=24, suppressed_layers=2, cue_layers=((1, 2), (4,), (3, 4, 5), 0))
+SMALL = VggtShape(
+    dim=96,
+    depth=6,
+    heads=4,
+    encoder_depth=2,
+    encoder_heads=4,
+    camera_depth=1,
+    camera_heads=4,
+    dpt_layers=(1, 2, 3, 5),
+    dpt_channels=(16, 24, 32, 32),
+    dpt_features=24,
+    suppressed_layers=2,
+    cue_layers=((1, 2), (4,), (3, 4, 5), 0),
+)
 """A network of the same build that a CPU runs in milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A network ready to run, and what to tell about its weights: their name, licence and whether commercial use is allowed.
+    """A network ready to run, and what to tell about its weights: their name, licence and whether commercial use is
+    allowed.
 
     longest_side_px: of the pictures it is made for.
     """
@@ -47,11 +61,21 @@ def load(source: str, device: str) -> Loaded:
     if seed is not None:
         shape = SMALL if seed[1] else VggtShape()
         longest = SMALL_SIDE_PX if seed[1] else LONGEST_SIDE_PX
-        return Loaded(_ready(random_network(shape, seed[0]), device), source, "none (random numbers, for tests)", "yes", longest)
+        return Loaded(
+            _ready(random_network(shape, seed[0]), device), source, "none (random numbers, for tests)", "yes", longest
+        )
     if source != "installed" and source not in NAMES:
-        raise InputError("bad-weights", f"{source!r} does not name weights of this network.", f"Write installed, {', '.join(NAMES)}.")
+        raise InputError(
+            "bad-weights", f"{source!r} does not name weights of this network.", f"Write installed, {', '.join(NAMES)}."
+        )
     entry, directory = weights.installed(*(NAMES if source == "installed" else (source,)))
-    return Loaded(_ready(built(state_of(directory), VggtShape()), device), entry.name, entry.licence, entry.commercial, LONGEST_SIDE_PX)
+    return Loaded(
+        _ready(built(state_of(directory), VggtShape()), device),
+        entry.name,
+        entry.licence,
+        entry.commercial,
+        LONGEST_SIDE_PX,
+    )
 
 
 def checked_weights(source: str) -> None:
@@ -64,9 +88,9 @@ def state_of(directory: Path) -> dict[str, torch.Tensor]:
     """The state dict of an installed entry, through the one documented key filter."""
     prepared = directory / PREPARED
     if prepared.exists():
-        return weights.load_tensors(prepared)
+        return load_tensors(prepared)
     files = sorted(p for p in directory.iterdir() if p.suffix in (".safetensors", ".pt"))
-    return filtered(weights.load_tensors(files[0]))
+    return filtered(load_tensors(files[0]))
 
 
 def filtered(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -85,13 +109,17 @@ def built(state: dict[str, torch.Tensor], shape: VggtShape) -> Vggt:
     try:
         network.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=True, assign=True)
     except RuntimeError as error:
-        raise WeightsMissing("weights-foreign", f"The file does not hold this network: {str(error).splitlines()[1].strip()[:200]}",
-                             "Fetch the weights the manifest names (`vs3r-engine weights list`).") from error
+        raise WeightsMissing(
+            "weights-foreign",
+            f"The file does not hold this network: {str(error).splitlines()[1].strip()[:200]}",
+            "Fetch the weights the manifest names (`vs3r-engine weights list`).",
+        ) from error
     return network
 
 
 def random_network(shape: VggtShape, seed: int) -> Vggt:
-    """A network of random numbers whose cameras stay near the origin with about 60 degrees of view; equal seeds, equal networks."""
+    """A network of random numbers whose cameras stay near the origin with about 60 degrees of view; equal seeds, equal
+    networks."""
     with torch.device("meta"):
         network = Vggt(shape)
     state = {}
@@ -114,7 +142,8 @@ def random_network(shape: VggtShape, seed: int) -> Vggt:
 
 
 def prepare(directory: Path, tell: weights.Told) -> Path:
-    """Write the entry's network alone, as safetensors, beside it: it loads without the track head and without a pickle."""
+    """Write the entry's network alone, as safetensors, beside it: it loads without the track head and without a
+    pickle."""
     from safetensors.torch import save_file
 
     state = state_of(directory)

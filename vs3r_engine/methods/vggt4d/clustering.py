@@ -21,7 +21,11 @@ def kmeans(points: Tensor, clusters: int, seed: int = 42, iterations: int = 100)
     nearest = _squared(points, centres)[:, 0]
     while len(centres) < clusters and nearest.max() > 0:
         ranks = nearest.double().cumsum(0)
-        chosen = int(torch.searchsorted(ranks, ranks[-1] * torch.rand((), generator=generator, dtype=torch.float64).to(ranks.device)))
+        chosen = int(
+            torch.searchsorted(
+                ranks, ranks[-1] * torch.rand((), generator=generator, dtype=torch.float64).to(ranks.device)
+            )
+        )
         centres = torch.cat((centres, points[min(chosen, len(points) - 1)][None]))
         nearest = torch.minimum(nearest, _squared(points, centres[-1:])[:, 0])
 
@@ -52,7 +56,11 @@ def otsu_thresholds(values: Tensor, classes: int, bins: int = 256) -> Tensor | N
     """The classes - 1 ascending thresholds that maximise the between-class variance of the histogram; class i is
     threshold[i - 1] < value <= threshold[i]. None where fewer than `classes` bins are filled."""
     low, high = values.min().item(), values.max().item()
-    histogram = torch.histc(values.float(), bins, low, high).double().cpu() if high > low else torch.zeros(0, dtype=torch.float64)
+    histogram = (
+        torch.histc(values.float(), bins, low, high).double().cpu()
+        if high > low
+        else torch.zeros(0, dtype=torch.float64)
+    )
     if int((histogram > 0).sum()) < classes:
         return None
     centre = low + (torch.arange(bins, dtype=torch.float64) + 0.5) * ((high - low) / bins)
@@ -76,8 +84,8 @@ def otsu_thresholds(values: Tensor, classes: int, bins: int = 256) -> Tensor | N
 
 
 def moving_threshold(values: Tensor) -> float | None:
-    """The last Otsu threshold of 2, 3 or 4 classes, whichever separates the class means most: variance of the means over the root
-    of the number of classes. None where all values are alike."""
+    """The last Otsu threshold of 2, 3 or 4 classes, whichever separates the class means most: variance of the means
+    over the root of the number of classes. None where all values are alike."""
     best_score, best = -1.0, None
     for classes in (2, 3, 4):
         thresholds = otsu_thresholds(values, classes)

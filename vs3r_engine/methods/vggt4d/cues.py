@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Motion cues: how unlike the other frames each patch behaves inside the network's global attention. Queries and keys are
-reduced as the layers run; a mean of inner products is the inner product with the mean, so only two cues need a product."""
+"""Motion cues: how unlike the other frames each patch behaves inside the network's global attention. Queries and keys
+are reduced as the layers run; a mean of inner products is the inner product with the mean, so only two cues need a
+product."""
 
 import torch
 from torch import Tensor
@@ -11,8 +12,8 @@ _OFFSETS = (-6, -4, -2, 2, 4, 6)
 
 
 def sources(frames: int, reference: int) -> list[int]:
-    """The frames a reference is compared with: two, four and six before and after, where they exist; the direct neighbours in
-    windows too short for that; none in a window of one frame."""
+    """The frames a reference is compared with: two, four and six before and after, where they exist; the direct
+    neighbours in windows too short for that; none in a window of one frame."""
     far = [reference + offset for offset in _OFFSETS if 0 <= reference + offset < frames]
     return far or [other for other in (reference - 1, reference + 1) if 0 <= other < frames]
 
@@ -44,8 +45,8 @@ class MotionCues:
                 self._waiting = []
 
     def fused(self) -> Tensor:
-        """[frames, patches] in [0, 1] per frame, large where something moves by itself: (1 - m1)(1 - v1) m2 (1 - m3) v3, all
-        min-max normalised per frame. Zero in a window of one frame."""
+        """[frames, patches] in [0, 1] per frame, large where something moves by itself: (1 - m1)(1 - v1) m2 (1 - m3)
+        v3, all min-max normalised per frame. Zero in a window of one frame."""
         if len(self._averaging) == 1:
             return torch.zeros_like(self._maps["m3"])
         m1, v1, m2, m3, v3 = (normalised(self._maps[name]) for name in ("m1", "v1", "m2", "m3", "v3"))
@@ -57,17 +58,25 @@ class MotionCues:
         return torch.einsum("hrnd,hrd->rn", a.float(), of_sources) / len(a)
 
     def _spread(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
-        """[frames, patches]: standard deviation over source patches of <a, b'> averaged over layers, heads and source frames: one product
-        of the concatenated heads per reference frame."""
+        """[frames, patches]: standard deviation over source patches of <a, b'> averaged over layers, heads and source
+        frames: one product of the concatenated heads per reference frame."""
         heads, frames = sum(len(layer) for layer in a), a[0].shape[1]
         spread = []
         for reference in range(frames):
             chosen = sources(frames, reference) or [reference]
             here = torch.cat([layer[:, reference].float() for layer in a])
-            there = torch.cat([sum(layer[:, s].float() for s in chosen) / len(chosen) for layer in b])
+            there = torch.cat([_mean([layer[:, s] for s in chosen]) for layer in b])
             products = here.transpose(0, 1).flatten(1) @ there.transpose(0, 1).flatten(1).T / heads
             spread.append(products.std(1) if products.shape[1] > 1 else products[:, 0] * 0)
         return torch.stack(spread)
+
+
+def _mean(tensors: list[Tensor]) -> Tensor:
+    """Their mean in float32, one at a time: a stack of them would be several times as large."""
+    total = tensors[0].float()
+    for tensor in tensors[1:]:
+        total = total + tensor.float()
+    return total / len(tensors)
 
 
 def normalised(cue: Tensor) -> Tensor:

@@ -78,7 +78,9 @@ class Scratch(nn.Module):
             setattr(self, f"layer{i}_rn", nn.Conv2d(wide, features, 3, padding=1, bias=False))
             setattr(self, f"refinenet{i}", Fusion(features, has_skip=i < len(channels)))
         self.output_conv1 = nn.Conv2d(features, features // 2, 3, padding=1)
-        self.output_conv2 = nn.Sequential(nn.Conv2d(features // 2, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, outputs, 1))
+        self.output_conv2 = nn.Sequential(
+            nn.Conv2d(features // 2, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, outputs, 1)
+        )
 
 
 class DptHead(nn.Module):
@@ -92,18 +94,25 @@ class DptHead(nn.Module):
         self.outputs = outputs
         self.norm = nn.LayerNorm(dim)
         self.projects = nn.ModuleList(nn.Conv2d(dim, wide, 1) for wide in channels)
-        self.resize_layers = nn.ModuleList((
-            nn.ConvTranspose2d(channels[0], channels[0], 4, stride=4),
-            nn.ConvTranspose2d(channels[1], channels[1], 2, stride=2),
-            nn.Identity(),
-            nn.Conv2d(channels[3], channels[3], 3, stride=2, padding=1),
-        ))
+        self.resize_layers = nn.ModuleList(
+            (
+                nn.ConvTranspose2d(channels[0], channels[0], 4, stride=4),
+                nn.ConvTranspose2d(channels[1], channels[1], 2, stride=2),
+                nn.Identity(),
+                nn.Conv2d(channels[3], channels[3], 3, stride=2, padding=1),
+            )
+        )
         self.scratch = Scratch(channels, features, outputs)
 
-    def forward(self, layers: list[Tensor], grid: tuple[int, int], size: tuple[int, int], frames_at_once: int = 8) -> tuple[Tensor, Tensor]:
-        """layers: four [frames, patches, dim]. Returns values [frames, h, w, outputs - 1] and confidence [frames, h, w]."""
-        pieces = [self._dense([layer[i:i + frames_at_once] for layer in layers], grid, size)
-                  for i in range(0, len(layers[0]), frames_at_once)]
+    def forward(
+        self, layers: list[Tensor], grid: tuple[int, int], size: tuple[int, int], frames_at_once: int = 8
+    ) -> tuple[Tensor, Tensor]:
+        """layers: four [frames, patches, dim]. Returns values [frames, h, w, outputs - 1] and confidence [frames, h,
+        w]."""
+        pieces = [
+            self._dense([layer[i : i + frames_at_once] for layer in layers], grid, size)
+            for i in range(0, len(layers[0]), frames_at_once)
+        ]
         values, confidence = zip(*pieces, strict=True)
         return torch.cat(values), torch.cat(confidence)
 
@@ -126,7 +135,8 @@ class DptHead(nn.Module):
 
 
 def position_map(like: Tensor, aspect: float) -> Tensor:
-    """[channels, h, w] sines and cosines of where each cell is in a picture of this width/height ratio, on the unit-diagonal square."""
+    """[channels, h, w] sines and cosines of where each cell is in a picture of this width/height ratio, on the
+    unit-diagonal square."""
     channels, height, width = like.shape[-3:]
     diagonal = math.hypot(aspect, 1)
     span_x, span_y = aspect / diagonal * (width - 1) / width, 1 / diagonal * (height - 1) / height

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The transformer blocks VGGT is made of: attention with optional query/key norm and 2D rotary positions, MLP, layer scale.
-Attribute names are the public checkpoints' state-dict keys."""
+"""The transformer blocks VGGT is made of: attention with optional query/key norm and 2D rotary positions, MLP, layer
+scale. Attribute names are the public checkpoints' state-dict keys."""
 
 from dataclasses import dataclass
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rotary:
-    """cos and sin, [tokens, head_dim] float32, of every token's rotary angles: first half of a head rotates by row, second by
-    column."""
+    """cos and sin, [tokens, head_dim] float32, of every token's rotary angles: first half of a head rotates by row,
+    second by column."""
 
     cos: Tensor
     sin: Tensor

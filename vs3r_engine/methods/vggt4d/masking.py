@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The semantic dynamic mask M of a window: motion cues are clustered by appearance, thresholded, and confirmed by projecting
-each moving cluster into the other frames."""
+"""The semantic dynamic mask M of a window: motion cues are clustered by appearance, thresholded, and confirmed by
+projecting each moving cluster into the other frames."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,7 +15,8 @@ from vs3r_engine.methods.vggt4d.cues import normalised
 APPEARANCE_CLUSTERS = 64
 SPACE_CLUSTERS = 30
 CONTRADICTION = 0.1
-"""A cluster moves when static surroundings contradict it by more than this, in the network's depth unit plus colour in [0, 1]."""
+"""A cluster moves when static surroundings contradict it by more than this, in the network's depth unit plus colour in
+[0, 1]."""
 VISIBLE_MARGIN = 0.01
 LEAST_COMPARABLE = 0.05
 
@@ -26,7 +27,8 @@ class WindowEvidence:
 
     images: [frames, 3, h, w] in [0, 1]. depth: [frames, h, w] in the network's unit (first cameras about 1 away).
     K: [frames, 3, 3] corner-origin pixels. world_from_camera: [frames, 4, 4].
-    features: [frames, patches, dim] appearance. cue: [frames, patches], large where something moves. grid: (rows, columns).
+    features: [frames, patches, dim] appearance. cue: [frames, patches], large where something moves. grid: (rows,
+    columns).
     """
 
     images: Tensor
@@ -39,23 +41,29 @@ class WindowEvidence:
 
 
 class Masker(Protocol):
-    """Says what moves by itself in a window. A part of its own, so that other reconstructors can bring other evidence."""
+    """Says what moves by itself in a window. A part of its own, so that other reconstructors can bring other
+    evidence."""
 
     def mask(self, evidence: WindowEvidence) -> Tensor:
         """[frames, h, w] bool at the images' size, True = moves."""
         ...
 
 
+def _size(evidence: WindowEvidence) -> tuple[int, int]:
+    return evidence.images.shape[-2], evidence.images.shape[-1]
+
+
 class CueMasker:
     """The published masker. Never fails for small windows, empty masks or fewer points than clusters."""
 
     def mask(self, evidence: WindowEvidence) -> Tensor:
-        coarse = coarse_mask(evidence.cue, evidence.features, evidence.grid, evidence.images.shape[-2:])
+        coarse = coarse_mask(evidence.cue, evidence.features, evidence.grid, _size(evidence))
         return refined_mask(coarse, evidence)
 
 
 def coarse_mask(cue: Tensor, features: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """[frames, *size] bool: every patch takes the mean cue of the patches that look like it, and the highest class moves.
+    """[frames, *size] bool: every patch takes the mean cue of the patches that look like it, and the highest class
+    moves.
 
     Source: VGGT4D's clustering; 64 clusters, threshold over the window.
     """
@@ -101,7 +109,8 @@ def _world_points(evidence: WindowEvidence, frame: int) -> Tensor:
 def inliers(points: Tensor, neighbours: int = 20, deviations: float = 2.5, reach: int = 3) -> Tensor:
     """[h, w] bool: points whose mean distance to their nearest neighbours is not exceptional in this picture.
 
-    points: [h, w, 3]. Neighbours are looked for among the (2 reach + 1)^2 pixels around, where the nearest points of a depth
+    points: [h, w, 3]. Neighbours are looked for among the (2 reach + 1)^2 pixels around, where the nearest points of a
+    depth
     map are, instead of in a search tree: no copy to the host and no further package.
     """
     height, width = points.shape[:2]
@@ -111,17 +120,22 @@ def inliers(points: Tensor, neighbours: int = 20, deviations: float = 2.5, reach
     for dy in range(2 * reach + 1):
         for dx in range(2 * reach + 1):
             window = (slice(dy, dy + height), slice(dx, dx + width))
-            distances.append(sum((there[window] - here) ** 2 for there, here in zip(padded, axes, strict=True)))
+            x, y, z = (there[window] - here for there, here in zip(padded, axes, strict=True))
+            distances.append(x * x + y * y + z * z)
     # Beyond the border the distance is infinite: there are fewer neighbours to choose from.
-    nearest = torch.stack(distances, -1).topk(neighbours, dim=-1, largest=False, sorted=False).values.sqrt().movedim(-1, 0)
+    nearest = (
+        torch.stack(distances, -1).topk(neighbours, dim=-1, largest=False, sorted=False).values.sqrt().movedim(-1, 0)
+    )
     known = nearest.isfinite()
     mean = nearest.masked_fill(~known, 0).sum(0) / known.sum(0)
     return (mean > 0) & (mean < mean.mean() + deviations * mean.std())
 
 
-def _contradicted(points: Tensor, colours: Tensor, label: Tensor, frame: int, coarse: Tensor, evidence: WindowEvidence) -> Tensor:
-    """[clusters] bool: True where a cluster of world points does not fit the static parts of the other frames, or is hardly ever
-    seen there."""
+def _contradicted(
+    points: Tensor, colours: Tensor, label: Tensor, frame: int, coarse: Tensor, evidence: WindowEvidence
+) -> Tensor:
+    """[clusters] bool: True where a cluster of world points does not fit the static parts of the other frames, or is
+    hardly ever seen there."""
     frames, height, width = evidence.depth.shape
     clusters = int(label.max()) + 1
     samples, loss = (torch.zeros(clusters, dtype=torch.float64, device=points.device) for _ in range(2))
@@ -134,9 +148,16 @@ def _contradicted(points: Tensor, colours: Tensor, label: Tensor, frame: int, co
         pixel = camera[:, :2] / z.clamp(min=1e-6)[:, None] * evidence.K[j, (0, 1), (0, 1)] + evidence.K[j, :2, 2]
         seen = (z > 0) & (pixel > 0).all(1) & (pixel[:, 0] < width) & (pixel[:, 1] < height)
         place = (pixel / pixel.new_tensor((width, height)) * 2 - 1)[None, None]
-        there = F.grid_sample(torch.cat((evidence.images[j], coarse[j][None].to(points.dtype)))[None], place, mode="bilinear",
-                              padding_mode="border", align_corners=False)[0, :, 0]
-        depth = F.grid_sample(evidence.depth[j][None, None], place, mode="nearest", padding_mode="border", align_corners=False)[0, 0, 0]
+        there = F.grid_sample(
+            torch.cat((evidence.images[j], coarse[j][None].to(points.dtype)))[None],
+            place,
+            mode="bilinear",
+            padding_mode="border",
+            align_corners=False,
+        )[0, :, 0]
+        depth = F.grid_sample(
+            evidence.depth[j][None, None], place, mode="nearest", padding_mode="border", align_corners=False
+        )[0, 0, 0]
         comparable = seen & (z - VISIBLE_MARGIN < depth) & (there[3] <= 0.5)
         difference = (z - depth).abs() + (there[:3].T - colours).abs().sum(1) / 3
         samples.index_add_(0, label, comparable.double())

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VGGT as plain torch modules whose state-dict keys and shapes equal the public checkpoints': frames in, tokens, cameras,
-depth and points out. Source: the paper's reference [10] and its base network; see ARCHITECTURE.md."""
+"""VGGT as plain torch modules whose state-dict keys and shapes equal the public checkpoints': frames in, tokens,
+cameras, depth and points out. Source: the paper's reference [10] and its base network; see ARCHITECTURE.md."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,13 +39,18 @@ class VggtShape:
     dpt_channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)
     dpt_features: int = 256
     suppressed_layers: int = 5
-    cue_layers: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int] = ((3, 4, 5, 6, 7), (18, 19), (17, 18, 19, 20, 21), 0)
+    cue_layers: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int] = (
+        (3, 4, 5, 6, 7),
+        (18, 19),
+        (17, 18, 19, 20, 21),
+        0,
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tokens:
-    """What the alternating blocks answer. layers: by number, [frames, SPECIAL_TOKENS + patches, 2 dim] (frame block's output,
-    global block's output). grid: (rows, columns) of patches."""
+    """What the alternating blocks answer. layers: by number, [frames, SPECIAL_TOKENS + patches, 2 dim] (frame block's
+    output, global block's output). grid: (rows, columns) of patches."""
 
     layers: dict[int, Tensor]
     grid: tuple[int, int]
@@ -81,7 +86,12 @@ class PatchEncoder(nn.Module):
         rows, columns = images.shape[-2] // PATCH_PX, images.shape[-1] // PATCH_PX
         place = self.pos_embed[:, 1:]
         if (rows, columns) != (37, 37):
-            place = F.interpolate(place.unflatten(1, (37, 37)).permute(0, 3, 1, 2).float(), size=(rows, columns), mode="bicubic", antialias=True)
+            place = F.interpolate(
+                place.unflatten(1, (37, 37)).permute(0, 3, 1, 2).float(),
+                size=(rows, columns),
+                mode="bicubic",
+                antialias=True,
+            )
             place = place.flatten(2).transpose(1, 2)
         x = self.patch_embed(images)
         x = x + place.to(x.dtype)
@@ -89,7 +99,7 @@ class PatchEncoder(nn.Module):
         x = torch.cat((first.expand(len(x), -1, -1).to(x.dtype), x), 1)
         for block in self.blocks:
             x = block(x)
-        return self.norm(x)[:, 1 + REGISTERS:]
+        return self.norm(x)[:, 1 + REGISTERS :]
 
 
 class Aggregator(nn.Module):
@@ -106,19 +116,27 @@ class Aggregator(nn.Module):
         self.global_blocks = nn.ModuleList(Block(shape.dim, shape.heads, norms=True) for _ in range(shape.depth))
 
     def encode(self, images: Tensor, frames_at_once: int = 16) -> Tensor:
-        """images: [frames, 3, h, w] in [0, 1], sides multiples of PATCH_PX. Returns patch features [frames, patches, dim]."""
+        """images: [frames, 3, h, w] in [0, 1], sides multiples of PATCH_PX. Returns patch features [frames, patches,
+        dim]."""
         mean = images.new_tensor((0.485, 0.456, 0.406))[:, None, None]
         spread = images.new_tensor((0.229, 0.224, 0.225))[:, None, None]
         return torch.cat([self.patch_embed((piece - mean) / spread) for piece in images.split(frames_at_once)])
 
-    def forward(self, features: Tensor, grid: tuple[int, int], layers: tuple[int, ...], dynamic_patches: Tensor | None = None,
-                observe: Observer | None = None) -> Tokens:
+    def forward(
+        self,
+        features: Tensor,
+        grid: tuple[int, int],
+        layers: tuple[int, ...],
+        dynamic_patches: Tensor | None = None,
+        observe: Observer | None = None,
+    ) -> Tokens:
         """The outputs of the asked layers.
 
         Args:
             features: [frames, patches, dim] of `encode`.
             layers: numbers of the layer pairs to keep; blocks after the last are not run.
-            dynamic_patches: [frames, patches] bool; nobody attends to True patches in the first `suppressed_layers` layers.
+            dynamic_patches: [frames, patches] bool; nobody attends to True patches in the first `suppressed_layers`
+                layers.
             observe: told the patch tokens' queries and keys of every global block.
         """
         frames, patches = features.shape[:2]
@@ -136,7 +154,9 @@ class Aggregator(nn.Module):
             here = keep if i < self.shape.suppressed_layers else None
             x = within = self.frame_blocks[i](x, rotary, here)
             watch = None if observe is None else _of_patches(observe, i, frames)
-            x = self.global_blocks[i](x.flatten(0, 1)[None], rotary_all, None if here is None else here.flatten()[None], watch)
+            x = self.global_blocks[i](
+                x.flatten(0, 1)[None], rotary_all, None if here is None else here.flatten()[None], watch
+            )
             x = x[0].unflatten(0, (frames, SPECIAL_TOKENS + patches))
             if i in layers:
                 kept[i] = torch.cat((within, x), -1)
@@ -154,7 +174,7 @@ def _of_patches(observe: Observer, layer: int, frames: int) -> Callable[[Tensor,
 class Vggt(nn.Module):
     """The whole network. Heads answer in float32 whatever the blocks ran in."""
 
-    def __init__(self, shape: VggtShape = VggtShape()) -> None:  # noqa: B008 - frozen
+    def __init__(self, shape: VggtShape = VggtShape()) -> None:
         super().__init__()
         self.shape = shape
         self.aggregator = Aggregator(shape)
@@ -173,7 +193,8 @@ class Vggt(nn.Module):
         return values[..., 0], confidence
 
     def points(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """World points [frames, h, w, 3] (first camera's axes), and their confidence. Depth and camera are more exact."""
+        """World points [frames, h, w, 3] (first camera's axes), and their confidence. Depth and camera are more
+        exact."""
         return self._dense(self.point_head, tokens)
 
     def _dense(self, head: DptHead, tokens: Tokens) -> tuple[Tensor, Tensor]:

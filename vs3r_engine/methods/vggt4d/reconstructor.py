@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's Reconstructor: two passes of VGGT over sliding windows, motion mined from its attention in between (section 3.2,
-eq. 1). The network's conventions end here: camera-from-world is inverted, its pixels become corner-origin pixels."""
+"""The paper's Reconstructor: two passes of VGGT over sliding windows, motion mined from its attention in between
+(section 3.2, eq. 1). The network's conventions end here: camera-from-world is inverted, its pixels become corner-origin
+pixels."""
 
 import functools
 from collections.abc import Iterable, Iterator
@@ -25,7 +26,8 @@ from vs3r_engine.settings import Settings
 from vs3r_engine.stages.join import WindowCutter, bridged, joined, steady_focal
 
 BYTES_PER_PATCH = 300_000
-"""Activations per patch token; the network's authors report 0.22 MB (11.4 GB for 50 frames of 888 patches), our cues come on top."""
+"""Activations per patch token; the network's authors report 0.22 MB (11.4 GB for 50 frames of 888 patches), our cues
+come on top."""
 FIXED_BYTES = 1_500_000_000
 """What a window needs whatever its length: the dense heads' eight frames at once."""
 LEAST_CONTRAST = 0.004
@@ -38,7 +40,9 @@ class Vggt4dReconstructor:
     Holds one window of frames; its network is loaded once per process. Not for several threads at once.
     """
 
-    def __init__(self, settings: Settings, device: str, *, masker: Masker | None = None, longest_side_px: int | None = None) -> None:
+    def __init__(
+        self, settings: Settings, device: str, *, masker: Masker | None = None, longest_side_px: int | None = None
+    ) -> None:
         """longest_side_px: of the network's picture; None = what its weights are made for.
 
         Raises: DeviceError; WeightsMissing where the weights of `settings.analysis.weights` are not here.
@@ -65,7 +69,11 @@ class Vggt4dReconstructor:
             loaded = _loaded(settings.weights, self._device.name)
         cutter: WindowCutter | None = None
         findings: dict[str, float | str] = {
-            "device": self._device.name, "weights": loaded.name, "weights_licence": loaded.licence, "weights_commercial": loaded.commercial}
+            "device": self._device.name,
+            "weights": loaded.name,
+            "weights_licence": loaded.licence,
+            "weights_commercial": loaded.commercial,
+        }
         frames = iter(frames)
         first = next(frames, None)
         if first is None:
@@ -78,23 +86,31 @@ class Vggt4dReconstructor:
         was_shrunk = False
         while (window := cutter.window()) is not None:
             try:
-                with memory_errors(f"A window of {len(window.frames)} frames", "Set analysis.window_frames lower, or use analysis.method=geometric."):
+                with memory_errors(
+                    f"A window of {len(window.frames)} frames",
+                    "Set analysis.window_frames lower, or use analysis.method=geometric.",
+                ):
                     found = self.window(loaded.network, window, size)
             except OutOfMemory:
                 if was_shrunk or cutter.window_frames <= 2:
                     raise
                 was_shrunk = True
                 cutter.shrink()
-                findings["window_note"] = f"out of memory with {len(window.frames)} frames at once, {cutter.window_frames} from there on"
+                findings["window_note"] = (
+                    f"out of memory with {len(window.frames)} frames at once, {cutter.window_frames} from there on"
+                )
                 _release(self._device.name)
                 continue
             cutter.done()
             findings["window_frames"] = cutter.window_frames
-            yield Reconstruction(found.trajectory, found.depth, found.confidence, found.semantic_mask, found.diagnostics, dict(findings))
+            yield Reconstruction(
+                found.trajectory, found.depth, found.confidence, found.semantic_mask, found.diagnostics, dict(findings)
+            )
 
     @torch.inference_mode()
     def window(self, network: Vggt, window: SceneWindow, size: tuple[int, int]) -> Reconstruction:
-        """One window by itself, in the network's own gauge and scale. size: (width, height) of the network's picture."""
+        """One window by itself, in the network's own gauge and scale. size: (width, height) of the network's
+        picture."""
         frames = window.frames
         images = torch.stack([prepared(frame, size, self._device.name) for frame in frames])
         grid = (size[1] // PATCH_PX, size[0] // PATCH_PX)
@@ -107,7 +123,11 @@ class Vggt4dReconstructor:
         depth, confidence = network.depth(tokens)
         del tokens
         K, world_from_camera = decoded(encoding, size)
-        is_bad = (images.mean(1).flatten(1).std(1) < LEAST_CONTRAST) | ~depth.flatten(1).isfinite().all(1) | ~encoding.isfinite().all(1)
+        is_bad = (
+            (images.mean(1).flatten(1).std(1) < LEAST_CONTRAST)
+            | ~depth.flatten(1).isfinite().all(1)
+            | ~encoding.isfinite().all(1)
+        )
         evidence = WindowEvidence(images, depth, K, world_from_camera, features.float(), cues.fused(), grid)
         mask = self._masker.mask(evidence) & ~is_bad[:, None, None]
         if bool(mask.any()):
@@ -116,21 +136,23 @@ class Vggt4dReconstructor:
                 tokens = network.aggregator(features, grid, (last,), dynamic_patches=patches)
             _, world_from_camera = decoded(network.cameras(tokens), size)
         width, height = frames[0].width, frames[0].height
-        K = K.cpu().double().numpy()
-        K[:, 0] *= width / size[0]
-        K[:, 1] *= height / size[1]
+        clip_K = K.cpu().double().numpy()
+        clip_K[:, 0] *= width / size[0]
+        clip_K[:, 1] *= height / size[1]
         if self._settings.focal_mm > 0:
-            K[:, (0, 1), (0, 1)] = self._settings.focal_mm / 36.0 * max(width, height)
-        path = Trajectory(window.first_frame, width, height, K, world_from_camera.cpu().double().numpy())
+            clip_K[:, (0, 1), (0, 1)] = self._settings.focal_mm / 36.0 * max(width, height)
+        path = Trajectory(window.first_frame, width, height, clip_K, world_from_camera.cpu().double().numpy())
         found = Reconstruction(path, depth.cpu().numpy(), (1 - 1 / confidence).cpu().numpy(), mask.cpu().numpy())
         return bridged(found, is_bad.cpu().numpy())
 
 
 def network_size(width: int, height: int, longest_side_px: int = checkpoint.LONGEST_SIDE_PX) -> tuple[int, int]:
-    """(width, height) of the network's picture: the longest side is `longest_side_px`, the other in proportion, both multiples of a
-    patch. The whole picture is used, also upright ones, of which the published preparation keeps a square."""
+    """(width, height) of the network's picture: the longest side is `longest_side_px`, the other in proportion, both
+    multiples of a patch. The whole picture is used, also upright ones, of which the published preparation keeps a
+    square."""
     scale = longest_side_px / max(width, height)
-    return tuple(max(PATCH_PX, round(side * scale / PATCH_PX) * PATCH_PX) for side in (width, height))
+    columns, rows = (max(1, round(side * scale / PATCH_PX)) for side in (width, height))
+    return columns * PATCH_PX, rows * PATCH_PX
 
 
 def fitting_window(wanted: int, size: tuple[int, int], free_bytes: int) -> int:
@@ -141,8 +163,12 @@ def fitting_window(wanted: int, size: tuple[int, int], free_bytes: int) -> int:
     patches = size[0] * size[1] // PATCH_PX**2
     fits = int((free_bytes - FIXED_BYTES) // (patches * BYTES_PER_PATCH))
     if fits < 2:
-        raise OutOfMemory("out-of-memory", f"{free_bytes / 1e9:.1f} GB are free; the network needs {(FIXED_BYTES + 2 * patches * BYTES_PER_PATCH) / 1e9:.1f} GB.",
-                          "Close other programs, or use analysis.method=geometric.")
+        needed = FIXED_BYTES + 2 * patches * BYTES_PER_PATCH
+        raise OutOfMemory(
+            "out-of-memory",
+            f"{free_bytes / 1e9:.1f} GB are free; the network needs {needed / 1e9:.1f} GB.",
+            "Close other programs, or use analysis.method=geometric.",
+        )
     return min(wanted, fits)
 
 
@@ -152,22 +178,34 @@ def prepared(frame: Frame, size: tuple[int, int], device: str) -> Tensor:
     if frame.width > 4 * width:
         frame = frame.resized(2 * width, 2 * height)
     rgb = torch.from_numpy(np.ascontiguousarray(frame.to_rgb(), np.float32)).to(device).permute(2, 0, 1)
-    return F.interpolate(rgb[None], size=(height, width), mode="bicubic", antialias=True, align_corners=False)[0].clamp(0, 1)
+    return F.interpolate(rgb[None], size=(height, width), mode="bicubic", antialias=True, align_corners=False)[0].clamp(
+        0, 1
+    )
 
 
 def decoded(encoding: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """K [frames, 3, 3] for the network's picture and world_from_camera [frames, 4, 4] of pose encodings [frames, 9].
 
-    The principal point is the picture's centre, in corner-origin pixels exactly (width / 2, height / 2). Fields of view are kept
-    within 3 to 150 degrees.
+    The principal point is the picture's centre, in corner-origin pixels exactly (width / 2, height / 2). Fields of view
+    are kept within 3 to 150 degrees.
     """
     frames = len(encoding)
     encoding = torch.nan_to_num(encoding.float())
     x, y, z, w = F.normalize(encoding[:, 3:7] + encoding.new_tensor((0, 0, 0, 1e-12)), dim=1).unbind(1)
-    camera_from_world = torch.stack((
-        1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w),
-        2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w),
-        2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)), 1).view(frames, 3, 3)
+    camera_from_world = torch.stack(
+        (
+            1 - 2 * (y * y + z * z),
+            2 * (x * y - z * w),
+            2 * (x * z + y * w),
+            2 * (x * y + z * w),
+            1 - 2 * (x * x + z * z),
+            2 * (y * z - x * w),
+            2 * (x * z - y * w),
+            2 * (y * z + x * w),
+            1 - 2 * (x * x + y * y),
+        ),
+        1,
+    ).view(frames, 3, 3)
     world_from_camera = torch.eye(4, device=encoding.device).repeat(frames, 1, 1)
     world_from_camera[:, :3, :3] = camera_from_world.transpose(1, 2)
     world_from_camera[:, :3, 3] = -(camera_from_world.transpose(1, 2) @ encoding[:, :3, None])[..., 0]
