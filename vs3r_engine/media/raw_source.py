@@ -62,8 +62,8 @@ class RawFramesSource(VideoSource):
                 raise MediaError(
                     "media-damaged", f"The uploaded frame {frame_index} cannot be read.", "Upload it again."
                 ) from error
-            planes: tuple[np.ndarray, ...] = tuple(np.ascontiguousarray(samples[..., at], info.layout.dtype) for at in planes_at)
-            yield Frame(frame_index, planes, info.layout, info.colour)
+            planes = [np.ascontiguousarray(samples[..., at], info.layout.dtype) for at in planes_at]
+            yield Frame(frame_index, tuple(planes), info.layout, info.colour)
 
     def close(self) -> None:
         """Files are open only while they are read."""

@@ -293,7 +293,7 @@ class FrameDesk:
         self.dispatch()
 
     def _look_ahead(self, key: FrameKey, count: int, session: str) -> None:
-        """The `count` frames after `key` are in line, behind all that was asked for, in place of this session's others."""
+        """The `count` frames after `key` are in line behind all that was asked for; this session's old ones are not."""
         for old in [old for old, owner in self._ahead.items() if owner == session]:
             del self._ahead[old]
         known = (self._rendered, self._wants, self._at_work, self._failed)

@@ -5,10 +5,13 @@ The reading thread takes orders, cancels and probes at once; the main thread com
 """
 
 import importlib
+import importlib.util
 import logging
 import os
 import queue
+import shutil
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Iterator
@@ -60,7 +63,7 @@ class Worker:
 
     def run(self) -> None:
         threading.Thread(target=self._read, name="orders", daemon=True).start()
-        self.send(Ready("cpu"))
+        self.send(Ready(device_name()))
         while True:
             try:
                 order = self._orders.get(block=self._job is None)
@@ -180,6 +183,18 @@ class Worker:
         else:
             width, height, pixels = found
             self.send(FrameDone(order.key, width, height), pixels)
+
+
+def device_name() -> str:
+    """What networks run on here by default: the GPU's name, "mps", or "cpu". Loads torch only where a GPU is likely."""
+    has_driver = sys.platform == "darwin" or shutil.which("nvidia-smi") is not None
+    if not has_driver or importlib.util.find_spec("torch") is None:
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name(0)
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def translated(error: Exception) -> VS3RError:
