@@ -82,7 +82,10 @@ def _band(
     layers[cell, rank] = opacity
     behind = torch.cat((layers.new_ones(len(layers), 1), (1 - layers).cumprod(1)[:, :-1]), 1)
     share = (layers * behind)[cell, rank]
-    picture = colours.new_zeros(height * width, colours.shape[1]).index_add_(0, cell, share[:, None] * colours[point])
+    # Added layer by layer, not in place: equal points must give equal pictures on a GPU too.
+    layered = colours.new_zeros(height * width, per_pixel, colours.shape[1])
+    layered[cell, rank] = share[:, None] * colours[point]
+    picture = layered.sum(1)
     return picture.view(height, width, -1), (count > 0).view(height, width)
 
 

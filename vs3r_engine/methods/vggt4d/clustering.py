@@ -4,6 +4,7 @@
 import itertools
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -32,7 +33,7 @@ def kmeans(points: Tensor, clusters: int, seed: int = 42, iterations: int = 100)
     label = _squared(points, centres).argmin(1)
     for _ in range(iterations):
         count = torch.bincount(label, minlength=len(centres))
-        total = torch.zeros_like(centres).index_add_(0, label, points)
+        total = sums_by_label(points, label, len(centres))
         centres = torch.where(count[:, None] > 0, total / count.clamp(min=1)[:, None], centres)
         previous, label = label, _squared(points, centres).argmin(1)
         if torch.equal(previous, label):
@@ -48,8 +49,13 @@ def _squared(points: Tensor, centres: Tensor) -> Tensor:
 def cluster_means(values: Tensor, label: Tensor) -> Tensor:
     """Each value replaced by the mean of its cluster; [n]."""
     count = torch.bincount(label)
-    total = torch.zeros(len(count), dtype=values.dtype, device=values.device).index_add_(0, label, values)
-    return (total / count.clamp(min=1))[label]
+    return (sums_by_label(values[:, None], label, len(count))[:, 0] / count.clamp(min=1))[label]
+
+
+def sums_by_label(values: Tensor, label: Tensor, labels: int) -> Tensor:
+    """[labels, d] sums of [n, d] values. As a product, because adding in place is done in any order on a GPU, and equal inputs
+    must give equal masks."""
+    return F.one_hot(label, labels).to(values.dtype).T @ values
 
 
 def otsu_thresholds(values: Tensor, classes: int, bins: int = 256) -> Tensor | None:

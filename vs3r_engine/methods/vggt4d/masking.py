@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vs3r_engine.methods.vggt4d.clustering import cluster_means, kmeans, moving_threshold
+from vs3r_engine.methods.vggt4d.clustering import cluster_means, kmeans, moving_threshold, sums_by_label
 from vs3r_engine.methods.vggt4d.cues import normalised
 
 APPEARANCE_CLUSTERS = 64
@@ -138,7 +138,7 @@ def _contradicted(
     hardly ever seen there."""
     frames, height, width = evidence.depth.shape
     clusters = int(label.max()) + 1
-    samples, loss = (torch.zeros(clusters, dtype=torch.float64, device=points.device) for _ in range(2))
+    sums = torch.zeros(clusters, 2, device=points.device)
     for j in range(frames):
         if j == frame:
             continue
@@ -160,8 +160,9 @@ def _contradicted(
         )[0, 0, 0]
         comparable = seen & (z - VISIBLE_MARGIN < depth) & (there[3] <= 0.5)
         difference = (z - depth).abs() + (there[:3].T - colours).abs().sum(1) / 3
-        samples.index_add_(0, label, comparable.double())
-        loss.index_add_(0, label, torch.where(comparable, difference, 0).double())
+        both = torch.stack((comparable.float(), torch.where(comparable, difference, 0)), 1)
+        sums += sums_by_label(both, label, clusters)
+    samples, loss = sums.unbind(1)
     hardly_seen = samples < LEAST_COMPARABLE * (frames - 1) * torch.bincount(label, minlength=clusters)
     return hardly_seen | (loss / samples.clamp(min=1) > CONTRADICTION)
 
