@@ -83,7 +83,7 @@ def test_every_layout_of_a_hosts_images(spec_host, engine, tmp_path, layout):
 def test_rows_and_columns_are_where_the_engine_put_them(spec_host, engine, tmp_path):
     """Uploaded pixels come back from the fake engine as they are, so that position, order and alpha can be seen."""
     rng = np.random.default_rng(2)
-    frames = rng.random((4, 6, 10, 4)).astype(np.float32)
+    frames = rng.random((4, 18, 22, 4)).astype(np.float32)
     frames[..., 3] = rng.uniform(0.3, 1, frames.shape[:3])
     for layout in (Layout(np.float32, 4, 12, True, (-3, 5), premultiplied=True), Layout(np.float32, 4)):
         host_frames = frames * np.where([True, True, True, False], frames[..., 3:], 1) if layout.premultiplied else frames
@@ -166,7 +166,7 @@ def test_four_threads_in_random_order_get_their_own_frames(host, engine, tmp_pat
 
 
 def test_an_interactive_render_shows_the_original_and_progress_within_its_budget(spec_host, engine, tmp_path):
-    instance = effect(spec_host, make_media(tmp_path / "a.json", step_s=0.3), picture=gray(size=(120, 360)))
+    instance = effect(spec_host, make_media(tmp_path / "a.json", step_s=0.3), picture=gray(size=(120, 240)))
     begun_s = time.monotonic()
     status, pixels = instance.render(Arguments(42, interactive=True))
     assert status == OK and time.monotonic() - begun_s < 0.6
