@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.synthetic import CATEGORIES, make_clip
+from tests.synthetic_scene import Quad, cast
 from vs3r_engine.camera import inverse, project, unproject
 
 
@@ -142,3 +143,25 @@ def test_150_frames_of_960x540_take_under_a_minute_on_two_cores(tmp_path):
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 60, (
         "CPU seconds, two cores have 120 in a minute"
     )
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_an_edge_in_the_world_is_seen_where_its_projection_is(axis):
+    texture = np.full((64, 64, 4), 255, np.uint8)
+    texture[:, :32, :3] = 0
+    # Black up to 0.13 m, white beyond, 2 m away, from a camera that stands 0.02 m off.
+    quad = Quad(
+        np.array([-3.87, -3.87, 2.0]),
+        np.array([8.0, 0, 0]),
+        np.array([0, 8.0, 0]),
+        (texture.transpose(1, 0, 2).copy() if axis else texture,),
+        is_room=True,
+    )
+    K = np.array([[90, 0, 48.0], [0, 90, 27.0], [0, 0, 1]])
+    world_from_camera = np.eye(4)
+    world_from_camera[axis, 3] = 0.02
+    rgb, depth, _ = cast([quad], np.tile(world_from_camera, (54, 1, 1)), np.tile(K, (54, 1, 1)), np.zeros(54), width=96)
+    black_px = (1 - rgb[..., 0]).sum(axis=1 - axis)
+    expected = project(np.array([0.11, 0.11, 2.0]), K)[axis]
+    np.testing.assert_allclose(black_px, expected, atol=0.03)
+    np.testing.assert_allclose(depth, 2.0, rtol=1e-5)
