@@ -21,12 +21,9 @@ def kmeans(points: Tensor, clusters: int, seed: int = 42, iterations: int = 100)
     centres = points[int(torch.randint(len(points), (1,), generator=generator))][None]
     nearest = _squared(points, centres)[:, 0]
     while len(centres) < clusters and nearest.max() > 0:
-        ranks = nearest.double().cumsum(0)
-        chosen = int(
-            torch.searchsorted(
-                ranks, ranks[-1] * torch.rand((), generator=generator, dtype=torch.float64).to(ranks.device)
-            )
-        )
+        # Metal has no double precision.
+        ranks = (nearest if nearest.device.type == "mps" else nearest.double()).cumsum(0)
+        chosen = int(torch.searchsorted(ranks, ranks[-1] * float(torch.rand((), generator=generator))))
         centres = torch.cat((centres, points[min(chosen, len(points) - 1)][None]))
         nearest = torch.minimum(nearest, _squared(points, centres[-1:])[:, 0])
 
@@ -53,8 +50,8 @@ def cluster_means(values: Tensor, label: Tensor) -> Tensor:
 
 
 def sums_by_label(values: Tensor, label: Tensor, labels: int) -> Tensor:
-    """[labels, d] sums of [n, d] values. As a product, because adding in place is done in any order on a GPU, and equal inputs
-    must give equal masks."""
+    """[labels, d] sums of [n, d] values. As a product, because adding in place is done in any order on a GPU, and equal
+    inputs must give equal masks."""
     return F.one_hot(label, labels).to(values.dtype).T @ values
 
 
@@ -63,7 +60,7 @@ def otsu_thresholds(values: Tensor, classes: int, bins: int = 256) -> Tensor | N
     threshold[i - 1] < value <= threshold[i]. None where fewer than `classes` bins are filled."""
     low, high = values.min().item(), values.max().item()
     histogram = (
-        torch.histc(values.float(), bins, low, high).double().cpu()
+        torch.histc(values.float(), bins, low, high).cpu().double()
         if high > low
         else torch.zeros(0, dtype=torch.float64)
     )

@@ -87,12 +87,13 @@ class PatchEncoder(nn.Module):
         place = self.pos_embed[:, 1:]
         if (rows, columns) != (37, 37):
             place = F.interpolate(
-                place.unflatten(1, (37, 37)).permute(0, 3, 1, 2).float(),
+                # Metal does not resample with antialiasing.
+                _off_metal(place.unflatten(1, (37, 37)).permute(0, 3, 1, 2).float()),
                 size=(rows, columns),
                 mode="bicubic",
                 antialias=True,
             )
-            place = place.flatten(2).transpose(1, 2)
+            place = place.flatten(2).transpose(1, 2).to(images.device)
         x = self.patch_embed(images)
         x = x + place.to(x.dtype)
         first = torch.cat((self.cls_token + self.pos_embed[:, :1], self.register_tokens), 1)
@@ -100,6 +101,10 @@ class PatchEncoder(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.norm(x)[:, 1 + REGISTERS :]
+
+
+def _off_metal(tensor: Tensor) -> Tensor:
+    return tensor.cpu() if tensor.device.type == "mps" else tensor
 
 
 class Aggregator(nn.Module):

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from fractions import Fraction
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -177,10 +176,10 @@ def prepared(frame: Frame, size: tuple[int, int], device: str) -> Tensor:
     width, height = size
     if frame.width > 4 * width:
         frame = frame.resized(2 * width, 2 * height)
-    rgb = torch.from_numpy(np.ascontiguousarray(frame.to_rgb(), np.float32)).to(device).permute(2, 0, 1)
-    return F.interpolate(rgb[None], size=(height, width), mode="bicubic", antialias=True, align_corners=False)[0].clamp(
-        0, 1
-    )
+    # Metal does not resample with antialiasing.
+    rgb = torch.from_numpy(frame.to_rgb()).to("cpu" if device == "mps" else device).permute(2, 0, 1)[None]
+    small = F.interpolate(rgb, size=(height, width), mode="bicubic", antialias=True, align_corners=False)[0]
+    return small.clamp(0, 1).to(device)
 
 
 def decoded(encoding: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
