@@ -10,17 +10,21 @@ import cv2
 import numpy as np
 
 from vs3r_engine.methods.temporal.anchors import Anchor
-from vs3r_engine.methods.temporal.cells import SMALL_PER_CELL, Cells, smoothed
+from vs3r_engine.methods.temporal.cells import SMALL_PER_CELL, Cells, blurred
 from vs3r_engine.methods.warp import remapped
 
-POOLED_AROUND = (1.0, 0.05, 0.002)
+POOLED_NEAR = (1.0, 0.05, 0.002)
 """What evidence counts from next to a cell (within 2), from its wider surroundings (within 7) and from everywhere."""
+POOLED_WIDE = (0.05, 0.2, 0.1)
+"""The same for a first look, which is to find what all have in common."""
 CAMERA_NOISE = 0.02
 """Mean squared gradient, in 8-bit levels per small pixel, that says nothing: geometry is trusted instead."""
+MOVING_EVIDENCE = 0.05
+"""What a pixel says that is taken to move: masks reach too far, and what disagrees is discounted anyway."""
 LEAST_ROBUST_LEVELS = 2.0
-ITERATIONS = 3
-COARSE_ITERATIONS = 2
 MAX_SHIFT_SMALL_PX = 8.0
+WORTHWHILE = 0.2
+"""Share of the mismatch that a shift must take away to be believed whole."""
 EXPOSURE_PEDESTAL = 24.0
 """8-bit levels added before brightness is compared as a ratio, so that black does not decide."""
 MAX_GAIN = 1.4
@@ -32,8 +36,8 @@ class Template:
 
     index: [n] into the flattened small picture, grouped by cell; n is a multiple of 64, filled up with pixels of no
     weight. occupied: [m] cells they lie in, flattened, and starts [m], where each one's pixels begin. at_cells:
-    [n / 64, 64, 2] float32 the same places as cell indices. weight: [n]. picture: [planes, n]. detail, smooth: [3, n]
-    luma and its two gradients per small pixel, as it is and blurred.
+    [n / 64, 64, 2] float32 the same places as cell indices. weight: [n]. picture: [planes, n]. levels: [3, n] each, luma
+    and its two gradients per small pixel, from the most blurred (see LEVELS) to the picture itself.
     """
 
     index: np.ndarray
@@ -42,8 +46,7 @@ class Template:
     at_cells: np.ndarray
     weight: np.ndarray
     picture: np.ndarray
-    detail: np.ndarray
-    smooth: np.ndarray
+    levels: tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,9 +77,8 @@ def template_of(
     weight[cells.height // cells.small_px:] = 0
     weight[:, cells.width // cells.small_px:] = 0
     if still is not None:
-        weight *= still
+        weight *= np.maximum(still, MOVING_EVIDENCE)
     luma = np.ascontiguousarray(picture[..., 0])
-    soft = smoothed(luma)
     height, width = luma.shape
     # Every other pixel, like the black fields of a chessboard, says as much as all of them.
     weight[::2, ::2] = weight[1::2, 1::2] = 0
@@ -95,7 +97,7 @@ def template_of(
     weight[count:] = 0
     pixels = np.ascontiguousarray(picture.reshape(-1, picture.shape[2])[index].T)
     return Template(index, cell[starts], starts, at_cells.reshape(-1, 64, 2), weight, pixels,
-                    _with_gradients(luma, index), _with_gradients(soft, index))
+                    tuple(_with_gradients(level, index) for level in blurred(luma)))
 
 
 def aligned(
@@ -112,17 +114,16 @@ def aligned(
     weight = template.weight * ((expected >= bounds[:, 0]) & (expected <= bounds[:, 1] - 1)).all(axis=-1)
     for i, anchor in enumerate(anchors):
         if anchor.still is not None:
-            weight[i] *= _read(anchor.still, expected[i])
+            weight[i] *= np.maximum(_read(anchor.still, expected[i]), MOVING_EVIDENCE)
     shift, gain = np.zeros((count, *shape, 2), np.float32), np.ones((count, *shape), np.float32)
     terms = np.empty((8, *weight.shape), np.float32)
-    for iteration in range(ITERATIONS):
-        is_coarse = iteration < COARSE_ITERATIONS
-        luma, gradient_x, gradient_y = template.smooth if is_coarse else template.detail
-        shift_here = np.stack([_read(s, template.at_cells) for s in shift]) if iteration else np.zeros_like(expected)
+    for level, (luma, gradient_x, gradient_y) in enumerate(template.levels):
+        pools = POOLED_NEAR if level else POOLED_WIDE
+        shift_here = np.stack([_read(s, template.at_cells) for s in shift]) if level else np.zeros_like(expected)
         at = expected + shift_here
-        seen = np.stack([_read(a.smooth if is_coarse else a.luma, p) for a, p in zip(anchors, at, strict=True)])
-        if iteration == 0:
-            gain = _ratio(*_pooled(template, np.stack([luma * weight, seen * weight, weight]), shape))
+        seen = np.stack([_read(a.levels[level], p) for a, p in zip(anchors, at, strict=True)])
+        if level == 0:
+            gain = _ratio(*_pooled(template, np.stack([luma * weight, seen * weight, weight]), shape, pools))
         gain_here = np.stack([_read(g, template.at_cells) for g in gain])
         difference = luma + EXPOSURE_PEDESTAL - (seen + EXPOSURE_PEDESTAL) * gain_here
         trusted = np.multiply(weight, _robust(difference, weight), out=terms[7])
@@ -133,18 +134,18 @@ def aligned(
         products = ((x, gradient_x), (x, gradient_y), (y, gradient_y), (x, left), (y, left), (luma, trusted), (seen, trusted))
         for row, (a, b) in enumerate(products):
             np.multiply(a, b, out=terms[row])
-        *equations, wanted, found, known = _pooled(template, terms, shape)
+        *equations, wanted, found, known = _pooled(template, terms, shape, pools)
         shift, gain = _solved(*equations), _ratio(wanted, found, known)
-    at = expected + np.stack([_read(s, template.at_cells) for s in shift])
-    return _matched(template, anchors, at, weight, shift, is_chroma)
+    return _matched(template, anchors, expected, weight, shift, is_chroma)
 
 
 def _matched(
-    template: Template, anchors: Sequence[Anchor], at: np.ndarray, weight: np.ndarray, shift: np.ndarray,
+    template: Template, anchors: Sequence[Anchor], expected: np.ndarray, weight: np.ndarray, shift: np.ndarray,
     is_chroma: tuple[bool, ...]
 ) -> Aligned:
-    """Every plane's exposure with the shift found, and what differs even so."""
+    """Every plane's exposure with the shift found, what differs even so, and the shift as far as it is worth it."""
     shape, planes = shift.shape[1:3], len(is_chroma)
+    at = expected + np.stack([_read(s, template.at_cells) for s in shift])
     seen = np.stack([_read(a.small, p).reshape(-1, planes).T for a, p in zip(anchors, at, strict=True)], 1)
     picture = template.picture[:, None]
     trusted = weight * _robust(picture[0] - seen[0], weight)
@@ -158,9 +159,14 @@ def _matched(
             gain[..., i] = _ratio(wanted[i], found[i], known)
             bias[..., i] = EXPOSURE_PEDESTAL * (gain[..., i] - 1)
     gain_here = np.stack([_read(g, template.at_cells) for g in np.ascontiguousarray(gain[..., 0])])
-    matched = (seen[0] + EXPOSURE_PEDESTAL) * gain_here - EXPOSURE_PEDESTAL
-    differs, known = _pooled(template, np.stack([np.abs(picture[0] - matched) * weight, weight]), shape)
-    return Aligned(shift, gain, bias, differs / (known + 1e-9))
+    unshifted = np.stack([_read(a.levels[-1], p) for a, p in zip(anchors, expected, strict=True)])
+    matched, unmoved = ((s + EXPOSURE_PEDESTAL) * gain_here - EXPOSURE_PEDESTAL for s in (seen[0], unshifted))
+    terms = np.stack([np.abs(picture[0] - matched) * weight, np.abs(picture[0] - unmoved) * weight, weight])
+    shifted, geometric, known = _pooled(template, terms, shape)
+    # Where geometry was right already, a shift is but noise.
+    worth = np.clip((1 - shifted / (geometric + 1e-9)) / WORTHWHILE, 0, 1)
+    mismatch = (geometric + worth * (shifted - geometric)) / (known + 1e-9)
+    return Aligned(shift * worth[..., None], gain, bias, mismatch)
 
 
 def unaligned(cells: Cells, anchor_count: int, plane_count: int) -> Aligned:
@@ -187,7 +193,9 @@ def _robust(difference: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.square(difference / np.maximum(2 * typical, LEAST_ROBUST_LEVELS)))
 
 
-def _pooled(template: Template, values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def _pooled(
+    template: Template, values: np.ndarray, shape: tuple[int, int], pools: tuple[float, float, float] = POOLED_NEAR
+) -> np.ndarray:
     """[k, anchors, rows, columns]: sums of values [k, anchors, n] at the template's pixels over windows around every
     cell."""
     flat = values.reshape(-1, values.shape[-1])
@@ -196,7 +204,7 @@ def _pooled(template: Template, values: np.ndarray, shape: tuple[int, int]) -> n
     local = cv2.blur(sums.reshape(*shape, -1), (3, 3), borderType=cv2.BORDER_CONSTANT)
     local = cv2.blur(local, (3, 3), borderType=cv2.BORDER_CONSTANT)
     wide = cv2.blur(local, (11, 11), borderType=cv2.BORDER_CONSTANT)
-    near, around, everywhere = POOLED_AROUND
+    near, around, everywhere = pools
     total = (near * local + around * wide).reshape(len(sums), -1) + everywhere * sums.mean(axis=0)
     return np.ascontiguousarray(total.T).reshape(*values.shape[:-1], *shape)
 

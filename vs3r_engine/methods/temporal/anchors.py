@@ -9,7 +9,7 @@ import numpy as np
 
 from vs3r_engine.camera import inverse
 from vs3r_engine.lens import rays_of_pixels
-from vs3r_engine.methods.temporal.cells import Cells, smoothed
+from vs3r_engine.methods.temporal.cells import Cells, blurred
 from vs3r_engine.methods.warp import picture_bounds
 from vs3r_engine.scene import Target, View
 from vs3r_engine.stages.complete import Views
@@ -20,14 +20,13 @@ from vs3r_engine.stages.render import displaced, inverse_depth
 class Anchor:
     """A source frame and what is asked of it again and again.
 
-    small: [h, w, planes] its small picture; luma: [h, w] the first plane of it, smooth: that blurred. still: [h, w] small, 0 on and close to what moves by itself, or None where
+    small: [h, w, planes] its small picture; levels: its first plane, `blurred`. still: [h, w] small, 0 on and close to what moves by itself, or None where
     nothing does. nearness: median 1 / depth. bounds: as `picture_bounds`.
     """
 
     view: View
     small: np.ndarray
-    luma: np.ndarray
-    smooth: np.ndarray
+    levels: tuple[np.ndarray, ...]
     still: np.ndarray | None
     nearness: float
     bounds: np.ndarray
@@ -75,9 +74,9 @@ class Anchors:
 
 def _made(view: View, cells: Cells) -> Anchor:
     small = cells.small_picture(view.frame)
-    luma = np.ascontiguousarray(small[..., 0])
+    levels = blurred(np.ascontiguousarray(small[..., 0]))
     nearness = float(np.median(inverse_depth(view.depth)))
-    return Anchor(view, small, luma, smoothed(luma), cells.still(view.dynamic_mask), nearness, picture_bounds(view.frame))
+    return Anchor(view, small, levels, cells.still(view.dynamic_mask), nearness, picture_bounds(view.frame))
 
 
 def prior_weight(distance_frames: np.ndarray, quarter_frames: int, reach_frames: int) -> np.ndarray:

@@ -96,6 +96,7 @@ def is_chroma(layout: PixelLayout) -> tuple[bool, ...]:
     return tuple(layout.model == "yuv" and i > 0 for i in range(picture_planes(layout)))
 
 
-def smoothed(image: np.ndarray) -> np.ndarray:
-    """The image as a first, coarse look at it sees it."""
-    return cv2.GaussianBlur(image, (0, 0), 2.0)
+def blurred(image: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The image as ever closer looks at it see it, the last one as it is."""
+    soft = cv2.GaussianBlur(image, (0, 0), 2.0)
+    return cv2.blur(cv2.blur(soft, (7, 7)), (5, 5)), soft, image

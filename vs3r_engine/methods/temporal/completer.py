@@ -27,7 +27,7 @@ QUARTER_S = 1 / 6
 LEAST_SHARE = 0.5
 """Of what the anchor that counts most for a place counts: those that would count for less count for nothing, so that few
 are warped and blended. The others lose as much, so that nothing jumps when one crosses the line."""
-MOVING_SHARE = 1e-4
+MOVING_SHARE = 0.0
 """What an anchor counts where something moves in it: enough to be taken where no other anchor shows the place at all,
 since that is where masks are wrong more often than something moved through the picture for the whole reach."""
 MOST_ANCHORS = 6
@@ -58,11 +58,17 @@ class Layer:
 class TemporalCompleter:
     """Fills holes from the frames around; see `Completer`."""
 
+    whole_shots = False
+
     def __init__(self, settings: FillSettings, rate: Fraction) -> None:
         self.reach_frames = round(settings.radius_s * rate)
         self._step_frames = max(1, round(rate / ANCHORS_PER_SECOND))
         self._quarter_frames = max(1, round(rate * Fraction(QUARTER_S)))
         self._small_width_px = SMALL_WIDTH_PX // 2 if settings.quality == "draft" else SMALL_WIDTH_PX
+
+    def keeps(self, frame_index: int) -> bool:
+        """Anchors are kept."""
+        return frame_index % self._step_frames == 0
 
     def complete(self, rendered: Iterable[Rendered], views: Views) -> Iterator[Frame]:
         """See `Completer.complete`."""
@@ -97,12 +103,15 @@ class TemporalCompleter:
         """The anchors that would have a part in the filling as far as rough geometry tells, and what each counts."""
         if not around:
             return []
-        rows, columns = np.nonzero(hole_cells)
-        pixels = (np.stack([columns, rows], -1)[::max(1, len(rows) // 100)] + 0.5) * cells.cell_px
-        pixels = np.minimum(pixels, (cells.width, cells.height))
-        seen = rough_positions(target, around, pixels)
-        margin = np.minimum(seen, (cells.width, cells.height) - seen).min(axis=-1)
-        reached = np.nan_to_num(np.clip(margin / cells.cell_px + 0.5, 0, 1))
+        rows, columns = (places[::max(1, len(places) // 100)] for places in np.nonzero(hole_cells))
+        # The middle of a cell, or the picture's own edge: what lies out there is hardest to find.
+        x, y = (columns + 0.5) * cells.cell_px, (rows + 0.5) * cells.cell_px
+        x[columns == 0], y[rows == 0] = 0, 0
+        x[columns == cells.columns - 1], y[rows == cells.rows - 1] = cells.width, cells.height
+        seen = rough_positions(target, around, np.stack([x, y], -1))
+        bounds = np.stack([anchor.bounds for anchor in around])
+        margin = np.minimum(seen - bounds[:, :1], bounds[:, 1:] - seen).min(axis=-1)
+        reached = np.nan_to_num(np.clip(margin / feather_px(cells.width), 0, 1))
         distance = np.array([anchor.frame_index - target.frame_index for anchor in around])
         counts = prior_weight(distance, self._quarter_frames, self.reach_frames) * (1e-4 + reached.mean(axis=1) ** 4)
         parts = _shares(counts[:, None] * reached).sum(axis=1)
