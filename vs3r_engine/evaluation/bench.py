@@ -48,9 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "skipped": {s.label: s.missing for s in chosen if s.missing},
             "stabilizers": {s.name: s.label for s in chosen if not s.missing},
             "settings": list(options.set),
+            "reused": bool(options.reuse),
         }
         if not options.speed_only:
-            outcome |= compare(clips, chosen, keep, options.jobs)
+            outcome |= compare(clips, chosen, keep, options.jobs, reuse=options.reuse)
         if not options.no_speed:
             outcome["speed"] = speed(
                 next((c for c in clips if "720" in c.stem), clips[0]), chosen, keep, options.repeat
@@ -89,6 +90,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="clips measured at once")
     parser.add_argument("--repeat", type=int, default=2, help="interleaved repetitions of the speed comparison")
+    parser.add_argument("--reuse", action="store_true", help="with --keep: do not run baselines again that ran before")
     parser.add_argument("--speed-only", action="store_true")
     parser.add_argument("--no-speed", action="store_true")
     return parser.parse_args(arguments)
@@ -104,20 +106,32 @@ def clips_in(folder: Path) -> list[Path]:
     return clips
 
 
-def compare(clips: Sequence[Path], chosen: Sequence[Stabilizer], keep: Path, jobs: int) -> dict[str, Any]:
-    """Run every stabilizer on every clip, one after another on the idle machine, then measure everything."""
+def compare(
+    clips: Sequence[Path], chosen: Sequence[Stabilizer], keep: Path, jobs: int, *, reuse: bool = False
+) -> dict[str, Any]:
+    """Run every stabilizer on every clip, one after another on the idle machine, then measure everything.
+
+    reuse: take baselines' results and costs that an earlier run left in `keep`.
+    """
+    kept = keep / "costs.json"
+    earlier: dict[str, dict[str, Any]] = json.loads(kept.read_text()) if reuse and kept.exists() else {}
     costs: dict[str, dict[str, Any]] = {}
     failures: dict[str, dict[str, str]] = {}
     for clip in clips:
         costs[clip.stem], failures[clip.stem] = {}, {}
         for stabilizer in (s for s in chosen if not s.missing):
             output = keep / clip.stem / f"{stabilizer.name}.mp4"
+            known = earlier.get(clip.stem, {}).get(stabilizer.name)
+            if known and output.exists() and stabilizer.name != OURS:
+                costs[clip.stem][stabilizer.name] = known
+                continue
             _say(f"{clip.stem}: {stabilizer.label}")
             try:
                 cost = run(stabilizer, clip.resolve(), output.resolve(), (keep / "scratch").resolve())
                 costs[clip.stem][stabilizer.name] = asdict(cost)
             except VS3RError as error:
                 failures[clip.stem][stabilizer.name] = error.message
+            kept.write_text(json.dumps(earlier | costs))
     tasks = [
         (clip, {name: keep / clip.stem / f"{name}.mp4" for name in costs[clip.stem]}, keep / "measured")
         for clip in clips

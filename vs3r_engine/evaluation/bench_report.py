@@ -24,6 +24,8 @@ def report(outcome: Outcome, picture: str | None) -> str:
         + f"Python {machine['python']}. Every stabilizer ran in the same run on the same clips and wrote H.264 with "
         "x264 `veryfast`, CRF 18, no sound.\n",
     ]
+    if outcome.get("reused"):
+        parts.append("The baselines' results and costs are those of an earlier run on this machine.\n")
     parts += [f"Skipped: {label}. {reason}\n" for label, reason in outcome["skipped"].items()]
     if "clips" in outcome:
         if picture:
