@@ -12,6 +12,8 @@ import numpy as np
 
 ROTATION, ROTATION_ZOOM, ROTATION_TRANSLATION = "rotation", "rotation+zoom", "rotation+translation"
 
+_GOOD_SHARE_LOST = 0.06
+
 _CAMERA_COLUMNS = {ROTATION: [0, 1, 2], ROTATION_ZOOM: [0, 1, 2, 6], ROTATION_TRANSLATION: [0, 1, 2, 3, 4, 5]}
 
 
@@ -70,15 +72,22 @@ def adjusted(window: Window, sightings: Sightings, model: str, iterations: int, 
     return window, np.sqrt(_squared(sightings.xy - pixels))
 
 
-def begun(window: Window, sightings: Sightings) -> tuple[Window, np.ndarray]:
+def begun(window: Window, sightings: Sightings, is_quick: bool = False) -> tuple[Window, np.ndarray]:
     """The window with translations and depths found from nothing, as `adjusted` returns it.
 
     Over a long window the right answer may lie behind wrong ones, over a short one nothing may have moved far enough to
-    tell. So both ways are tried, at once and growing from a third of the window, and the better one is taken.
+    tell. So the window grows from a third, and where that explains too little (unless is_quick), the whole is tried at once as well.
     """
+    grown = _grown(window, sightings)
+    if is_quick or _share_lost(grown[1], sightings) < _GOOD_SHARE_LOST:
+        return grown
     at_once = adjusted(window, sightings, ROTATION_TRANSLATION, 14, first_scale_px=4.0)
-    growing = _grown(window, sightings)
-    return min(at_once, growing, key=lambda found: float((sightings.seen * (1.0 - 1.0 / (1.0 + found[1] ** 2))).sum()))
+    return min(grown, at_once, key=lambda found: _share_lost(found[1], sightings))
+
+
+def _share_lost(error: np.ndarray, sightings: Sightings) -> float:
+    """Share of the sightings that a Geman-McClure loss of one pixel gives up."""
+    return float((sightings.seen * (1.0 - 1.0 / (1.0 + error**2))).sum() / max(sightings.seen.sum(), 1e-9))
 
 
 def _grown(window: Window, sightings: Sightings) -> tuple[Window, np.ndarray]:
@@ -237,8 +246,10 @@ def rotations_from_vectors(vectors: np.ndarray) -> np.ndarray:
 
 
 def _tangents(direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two [m, 3] unit vectors across each direction."""
-    helper = np.where(np.abs(direction[:, :1]) < 0.9, [[1.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]])
-    first = np.cross(direction, helper)
-    first /= np.linalg.norm(first, axis=1, keepdims=True)
-    return first, np.cross(direction, first)
+    """Two unit vectors [m, 3] across each unit direction, without a branch (Duff et al., JCGT 2017)."""
+    x, y, z = direction.T
+    sign = np.where(z < 0, -1.0, 1.0)
+    a = -1.0 / (sign + z)
+    b = x * y * a
+    return (np.stack([1.0 + sign * x * x * a, sign * b, -sign * x], axis=1),
+            np.stack([b, sign + y * y * a, -y], axis=1))

@@ -18,7 +18,8 @@ _LOWEST_INLIER_SHARE = 0.25
 _RESTART_AFTER_FRAMES = 3
 """Bad frames in a row after which a textured picture is taken as the new start; the motion across the gap stays unknown."""
 _LONGEST_GAP_FRAMES = 12
-_GUIDE_WIDTH_PX = 64
+_LINEAR_SHRINK = 1.6
+"""Up to this factor, linear interpolation loses no detail that tracks need."""
 
 
 @dataclass(slots=True, eq=False)
@@ -63,7 +64,7 @@ class Chain:
 
     def link(self, frame: Frame) -> Link:
         """The next frame's link."""
-        picture = cv2.resize(frame.luma8(), self._small, interpolation=cv2.INTER_AREA)
+        picture = self._analysed(frame.luma8())
         index = frame.frame_index
         if self._tracker.picture is None:
             self._tracker.begin(picture)
@@ -81,6 +82,16 @@ class Chain:
                 self._bad_in_a_row, self._expected = 0, (np.eye(3), 0.0)
                 return self._without_motion(index, "start")
         return self._without_motion(index, "bad")
+
+    def _analysed(self, picture: np.ndarray) -> np.ndarray:
+        """The picture at the analysed size. Halving and then a little linear shrinking costs a fraction of one exact area
+        average."""
+        while picture.shape[1] >= 2 * self._small[0] and picture.shape[0] >= 2 * self._small[1]:
+            picture = cv2.resize(picture, (picture.shape[1] // 2, picture.shape[0] // 2), interpolation=cv2.INTER_AREA)
+        if (picture.shape[1], picture.shape[0]) == self._small:
+            return picture
+        is_near = picture.shape[1] <= _LINEAR_SHRINK * self._small[0]
+        return cv2.resize(picture, self._small, interpolation=cv2.INTER_LINEAR if is_near else cv2.INTER_AREA)
 
     def refocus(self, focal_px: float, links: list[Link]) -> None:
         """From now on with another focal length (of the clip's pixels); `links` so far are changed to agree."""

@@ -32,6 +32,8 @@ _NEAR = 0.2
 _NEIGHBOUR = 1.15
 """The valley's depth is measured at this ratio to either side of its bottom."""
 _WORST_COST = 3.0
+_POOR_COST = 1.2
+"""Lowest cost of a quick scan over which it is done again with more patience."""
 _LEAST_TURN_RAD = 0.12
 _LEAST_SPREAD = 0.2
 
@@ -56,7 +58,11 @@ def calibrated(links: list[Link], assumed_px: float, long_side_px: float) -> Cal
     lowest = 0
     for scan in scans:
         if not kept:
-            lowest = int(np.argmin([scan.cost(log_focal) for log_focal in tried]))
+            costs = [scan.cost(log_focal, is_quick=True) for log_focal in tried]
+            if min(costs) > _POOR_COST:
+                scan.forget()
+                costs = [scan.cost(log_focal) for log_focal in tried]
+            lowest = int(np.argmin(costs))
         else:
             scan.cost(tried[lowest])
         if scan.says_something():
@@ -107,13 +113,17 @@ class _Scan:
         tracks = tracks[life[tracks] >= 0.4 * len(links)][:2 * _TRACKS:2]
         return cls(links, Sightings(xy[:, tracks], seen[:, tracks]), assumed_px) if len(tracks) >= _FEWEST_TRACKS else None
 
-    def cost(self, log_focal: float) -> float:
+    def forget(self) -> None:
+        """Drops all explanations."""
+        self._solved = {}
+
+    def cost(self, log_focal: float, is_quick: bool = False) -> float:
         """Mean robust cost of a track with this focal length (log of analysed pixels)."""
         known = self._solved.get(log_focal)
         if known is None:
             nearest = min(self._solved, key=lambda other: abs(other - log_focal), default=None)
             if nearest is None or abs(nearest - log_focal) > _NEAR:
-                window, error = begun(self._window(*self._start, self._assumed, log_focal), self._sightings)
+                window, error = begun(self._window(*self._start, self._assumed, log_focal), self._sightings, is_quick)
             else:
                 near = self._solved[nearest][0]
                 window = self._window(near.rotation, near.translation, near.inverse_depth, nearest, log_focal)
