@@ -22,6 +22,8 @@ from vs3r_engine.service import protocol as p
 from vs3r_engine.service.rendezvous import Launch, connection_file, launch_file, read_connection, write_private
 
 START_S = 30.0
+SILENCE_S = 6.0
+"""How long an engine whose process runs may stay silent before another takes its place."""
 STOP_S = 10.0
 RESTARTS = 10
 """Times a job's engine may be lost before the job is given up."""
@@ -33,7 +35,9 @@ class EngineState(enum.StrEnum):
     ABSENT = "absent"
     """No engine runs, as far as is known."""
     STARTING = "starting"
-    """Its process runs and does not answer yet."""
+    """Its process was started and does not answer yet."""
+    SILENT = "silent"
+    """Its process runs, and does not answer although it did once."""
     RUNNING = "running"
     """It answers."""
     LOST = "lost"
@@ -81,7 +85,7 @@ class Launcher:
                 client.close()
                 raise
         except EngineLost:
-            self.state = EngineState.STARTING
+            self.state = EngineState.SILENT
             return None
         except ProtocolError:
             self.state = EngineState.REFUSED
@@ -95,6 +99,9 @@ class Launcher:
         Raises: SetupError `engine-not-started` (with what it said), `engine-absent` for one that is not ours to start.
         """
         client = self.find()
+        until_s = time.monotonic() + SILENCE_S
+        while client is None and self.state is EngineState.SILENT and time.monotonic() < until_s:
+            client = self.find()
         if client is not None:
             return client
         if not self._is_ours:
@@ -103,6 +110,7 @@ class Launcher:
                 f"The engine of {self._file} does not answer.",
                 "Start it there, or leave --engine out.",
             )
+        self._end_silent()
         errors = self._file.with_name(f"start-{os.getpid()}.log")
         process = self._start(errors)
         try:
@@ -129,7 +137,7 @@ class Launcher:
         """No engine runs any more. False where none ran."""
         client = self.find()
         if client is None:
-            return False
+            return self._end_silent()
         with client:
             connection = client.connection
             client.shutdown()
@@ -167,6 +175,18 @@ class Launcher:
                     if losses > RESTARTS or not self._is_ours:
                         raise
             yield Event("engine", text="The engine was lost; it is started again and the job continues.")
+
+    def _end_silent(self) -> bool:
+        """An engine of ours on this machine that does not answer is no more. False where there is none."""
+        connection = read_connection(self._file)
+        is_here = connection is not None and connection.server_key is None and is_running(connection)
+        if not is_here or not self._is_ours or self.state is not EngineState.SILENT:
+            return False
+        assert connection is not None
+        with contextlib.suppress(psutil.Error):
+            psutil.Process(connection.pid).kill()
+        self.state = EngineState.ABSENT
+        return True
 
     def _start(self, errors: Path) -> subprocess.Popen:
         """The engine's process, outliving this one unless tied to it."""

@@ -187,6 +187,18 @@ def test_a_frozen_engine_is_noticed_within_5_s(directory):
         assert client.hello().protocol == p.VERSION
 
 
+def test_an_engine_that_froze_for_good_is_replaced(directory):
+    launcher = launcher_for(directory)
+    with launcher.ensure() as client:
+        frozen = client.connection.pid
+    os.kill(frozen, signal.SIGSTOP)
+    begun_s = time.monotonic()
+    with launcher.ensure() as client:
+        assert client.connection.pid != frozen and client.hello().protocol == p.VERSION
+    assert time.monotonic() - begun_s < 20
+    wait_until(lambda: not is_running(frozen))
+
+
 def test_an_engine_that_keeps_dying_is_given_up(directory, tmp_path, monkeypatch):
     monkeypatch.setattr("host_bridge.launcher.RESTARTS", 1)
     with pytest.raises(EngineLost, match="engine-lost"):

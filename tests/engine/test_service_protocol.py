@@ -148,7 +148,7 @@ anything = st.recursive(
 
 @pytest.mark.parametrize("type", sorted(ALL_REQUESTS))
 @given(data=st.data())
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 def test_a_damaged_body_is_a_body_or_a_typed_error(type, data):
     """Missing, extra, wrong-typed, huge, NaN, negative fields, anywhere in the body."""
     body = json.loads(json.dumps(valid_bodies()[type]))
@@ -181,7 +181,7 @@ def test_a_damaged_body_is_a_body_or_a_typed_error(type, data):
     | st.text(max_size=200).map(str.encode)
     | anything.map(lambda value: json.dumps(value).encode())
 )
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 def test_any_bytes_are_a_request_or_a_typed_error(data):
     try:
         p.decode_request(data)

@@ -62,7 +62,7 @@ class RawFramesSource(VideoSource):
                 raise MediaError(
                     "media-damaged", f"The uploaded frame {frame_index} cannot be read.", "Upload it again."
                 ) from error
-            planes = [np.ascontiguousarray(samples[..., at], info.layout.dtype) for at in planes_at]
+            planes: list[np.ndarray] = [np.ascontiguousarray(samples[..., at], info.layout.dtype) for at in planes_at]
             yield Frame(frame_index, tuple(planes), info.layout, info.colour)
 
     def close(self) -> None:

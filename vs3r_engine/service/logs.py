@@ -4,7 +4,9 @@
 import json
 import logging
 import logging.handlers
+import os
 import time
+from functools import partial
 from pathlib import Path
 
 import platformdirs
@@ -42,11 +44,18 @@ class JsonLines(logging.Formatter):
         )
 
 
+class PrivateFile(logging.handlers.RotatingFileHandler):
+    """A rotating file that only the user can read."""
+
+    def _open(self):
+        opener = partial(os.open, mode=0o600)
+        return open(self.baseFilename, self.mode, encoding=self.encoding, opener=opener)
+
+
 def engine_log(engine: str, file: Path) -> logging.Logger:
     """The logger of this engine, writing to `file` (0600)."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    file.touch(mode=0o600)
-    handler = logging.handlers.RotatingFileHandler(file, maxBytes=FILE_BYTES, backupCount=FILES - 1, encoding="utf-8")
+    handler = PrivateFile(file, maxBytes=FILE_BYTES, backupCount=FILES - 1, encoding="utf-8")
     handler.setFormatter(JsonLines(engine))
     logger = logging.getLogger("vs3r.engine")
     for old in list(logger.handlers):
