@@ -226,8 +226,12 @@ def _default_output(path: str) -> str:
 def _say_findings(findings: dict[str, Any], quiet: bool) -> None:
     from host_bridge.progress import findings_text
 
-    if not quiet and (text := findings_text(findings)):
+    if quiet:
+        return
+    if text := findings_text(findings):
         print(text, file=sys.stderr)
+    for note in findings.get("notes") or ():
+        print(f"note: {note}", file=sys.stderr)
 
 
 # --- jobs and the engine ---------------------------------------------------------------------------------------------

@@ -149,6 +149,21 @@ def test_frames_of_the_wire_are_the_frames_of_the_file_whatever_was_asked_before
             np.testing.assert_allclose(pixels, filed[index], atol=1e-6, err_msg=f"frame {index}")
 
 
+def test_uploaded_frames_become_a_file(environment, tmp_path):
+    synthetic = make_clip("regular", frames=12, width=160, height=96)
+    frames = [(synthetic.frame(index).to_rgb() * 255).round().clip(0, 255).astype("uint8") for index in range(12)]
+    with Launcher(environment).ensure() as client:
+        body = p.PutFrames("clip", 160, 96, [p.UploadedFrame(100 + i, "uint8", "rgb") for i in range(12)], "25")
+        client.put_frames(body, [frame.tobytes() for frame in frames])
+        choice = p.SettingsChoice(values={"output.codec": "ffv1"})
+        job = client.submit(p.Stabilize(p.Source(upload="clip", range=(102, 110)), str(tmp_path / "out.mkv"), choice))
+        wait_until(lambda: client.status(job.job_id).job.is_final, 60)
+        report = client.status(job.job_id).job
+        assert report.state == "done", report.error
+        assert report.result["render_range"] == [102, 110]
+        assert client.probe(p.Source(path=str(tmp_path / "out.mkv"))).available_range == (0, 8)
+
+
 def test_uploaded_frames_are_analysed_and_stabilized_like_a_file(environment):
     import numpy as np
 

@@ -234,7 +234,7 @@ def _mxf_can_hold(stream: Any) -> bool:
 def open_companions(info: MediaInfo, encoding: Encoding, render_range: FrameRange,
                     begin_s: Fraction) -> Iterator[Companions]:
     """The source's other streams, ready to be copied while the context lasts. Raises: MediaError `output-audio`."""
-    if info.sequence is not None:
+    if info.sequence is not None or info.container == "raw":
         yield Companions(None, info, encoding, render_range, begin_s)
         return
     with av.open(f"file:{info.clip.path}", metadata_errors="replace") as source:
