@@ -3,7 +3,6 @@
 them and not to the picture. A tile array is [tiles, pixels]: one cell's pixels in a row, top row first."""
 
 import functools
-from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -27,7 +26,7 @@ class Tiles:
         return len(self.rows)
 
     def only(self, chosen: np.ndarray) -> "Tiles":
-        """The tiles at these places among these [k] (int or bool)."""
+        """The tiles at these places [k] among these."""
         part = object.__new__(Tiles)
         part.rows, part.columns, part.shape = self.rows[chosen], self.columns[chosen], self.shape
         part.cell_px, part.layout = self.cell_px, self.layout
@@ -109,11 +108,10 @@ def cells_of(mask: np.ndarray, cell_px: int) -> np.ndarray:
     return lines.reshape(height // cell_px, width // cell_px, -1).any(axis=-1)
 
 
-def plane_positions(positions: Sequence[np.ndarray], layout: PixelLayout, plane: int) -> tuple[np.ndarray, np.ndarray]:
+def plane_positions(x: np.ndarray, y: np.ndarray, layout: PixelLayout, plane: int) -> tuple[np.ndarray, np.ndarray]:
     """(x, y) float32 indices into a plane from corner-origin luma positions (x, y)."""
     is_chroma = layout.model == "yuv" and plane in (1, 2)
     shift_x, shift_y = (layout.chroma_shift_x, layout.chroma_shift_y) if is_chroma else (0, 0)
-    x, y = positions
     return (x - np.float32(0.5)) * np.float32(0.5**shift_x), y * np.float32(0.5**shift_y) - np.float32(0.5)
 
 

@@ -21,9 +21,9 @@ INTERPOLATION = cv2.INTER_CUBIC
 """Mean gradient energy against the source on 9 hand-held clips, under random sub-pixel shifts and 1 degree of roll:
 linear 0.75, cubic 0.96, Lanczos4 0.98, for 6, 18 and 62 CPU-ms per 1080p plane."""
 
+KERNEL_REACH_PX = 2
 LOST_PX = -1e5
 """Where a pixel is looked for whose ray points away from a camera: outside of every picture."""
-MOST_DIRTY_PX = 4
 
 
 class WarpRenderer:
@@ -39,7 +39,7 @@ class WarpRenderer:
         positions = np.nan_to_num(source_positions(target, current, pixels), nan=LOST_PX)
         maps = _PlaneMaps(positions, frame)
         planes = tuple(resampled(plane, maps.of(i), frame.layout) for i, plane in enumerate(frame.planes))
-        hole_mask, holes = _uncovered(positions, frame)
+        hole_mask, holes = _uncovered(positions, current)
         current_mask = ~hole_mask
         for neighbour in sorted(neighbours, key=lambda view: abs(view.frame.frame_index - frame.frame_index)):
             if not len(holes):
@@ -74,31 +74,14 @@ def remapped(image: np.ndarray, at: np.ndarray | tuple[np.ndarray, np.ndarray], 
     """cv2.remap with a border that repeats. at: [h, w, 2] indices (x, y), or one array [h, w] each."""
     # The second map may be None, which OpenCV's type stubs do not know; an empty one reads uninitialised memory (5.0).
     x, y = at if isinstance(at, tuple) else (at, None)
-    return cv2.remap(image, x, y, interpolation, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+    return cv2.remap(image, x, y, interpolation, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[arg-type, call-overload]
 
 
-def picture_bounds(frame: Frame) -> np.ndarray:
-    """[2, 2] corner-origin (left, top), (right, bottom) of the picture without dirty edges.
-
-    Many videos have a row or column or two at their border that are black or half so, left over from scaling or a
-    letterbox; moved into the picture they would be visible. An edge is dirty where it is less than half as bright as the
-    picture just inside.
-    """
-    layout = frame.layout
-    luma = frame.luma() if layout.model != "rgb" else frame.planes[1]
-    height, width = luma.shape
-    bounds = np.array([[0.0, 0.0], [width, height]])
-    if min(height, width) < 8 * MOST_DIRTY_PX:
-        return bounds
-    black = 0.0 if frame.colour.full_range or layout.model == "rgb" else layout.peak * 16 / 255
-    edge = 2 * MOST_DIRTY_PX
-    for axis, rows in ((1, (luma[:edge], luma[:-edge - 1:-1])), (0, (luma[:, :edge].T, luma[:, :-edge - 1:-1].T))):
-        for side, inward in enumerate(rows):
-            means = np.maximum(inward.mean(axis=1, dtype=np.float32) - black, 0)
-            dirty = np.flatnonzero(means[:MOST_DIRTY_PX] < 0.5 * means[MOST_DIRTY_PX:].mean())
-            if len(dirty):
-                bounds[side, axis] += (dirty[-1] + 1) * (1 - 2 * side)
-    return bounds
+def picture_bounds(view: View) -> np.ndarray:
+    """[2, 2] corner-origin (left, top), (right, bottom) of where the view's frame can be read."""
+    # Next to lines without picture the kernel would still reach into them.
+    left, top, right, bottom = (inset + KERNEL_REACH_PX if inset else 0 for inset in view.inset_px)
+    return np.array([[left, top], [view.frame.width - right, view.frame.height - bottom]], np.float64)
 
 
 class _PlaneMaps:
@@ -126,12 +109,14 @@ class _PlaneMaps:
         return self._maps[shift_x, shift_y]
 
 
-def _uncovered(positions: np.ndarray, frame: Frame) -> tuple[np.ndarray, Tiles]:
-    """([h, w] bool, True where the frame shows nothing; the cells in which that is so)."""
-    (left, top), (right, bottom) = picture_bounds(frame)
+def _uncovered(positions: np.ndarray, view: View) -> tuple[np.ndarray, Tiles]:
+    """([h, w] bool, True where the view shows nothing; the cells in which that is so)."""
+    frame = view.frame
+    (left, top), (right, bottom) = picture_bounds(view)
     inside = ((positions > (left, top)) & (positions < (right, bottom))).all(axis=-1)
     # Between vertices that are all inside, everything is: only the other cells are looked at pixel by pixel.
-    doubtful = Tiles(cv2.erode(inside.astype(np.uint8), np.ones((3, 3), np.uint8))[1:-1, 1:-1] == 0, CELL_PX, frame.layout)
+    surely = cv2.erode(np.where(inside, np.uint8(1), np.uint8(0)), np.ones((3, 3), np.uint8))[1:-1, 1:-1] > 0
+    doubtful = Tiles(~surely, CELL_PX, frame.layout)
     rows, columns = doubtful.shape
     hole_mask = np.zeros((rows * CELL_PX, columns * CELL_PX), bool)
     if len(doubtful):
@@ -139,7 +124,7 @@ def _uncovered(positions: np.ndarray, frame: Frame) -> tuple[np.ndarray, Tiles]:
         doubtful.write((x < left) | (x > right) | (y < top) | (y > bottom), hole_mask, 0)
     hole_mask[frame.height:] = False
     hole_mask[:, frame.width:] = False
-    holes = doubtful.only(doubtful.read(hole_mask, 0).any(axis=1))
+    holes = doubtful.only(np.flatnonzero(doubtful.read(hole_mask, 0).any(axis=1)))
     return np.ascontiguousarray(hole_mask[:frame.height, :frame.width]), holes
 
 
@@ -155,18 +140,18 @@ def _add_static(
     positions = np.full((2, *needed.shape), LOST_PX)
     positions[:, needed] = np.nan_to_num(source_positions(target, view, pixels[needed]), nan=LOST_PX).T
     x, y = holes.spread(positions)
-    (left, top), (right, bottom) = picture_bounds(frame)
+    (left, top), (right, bottom) = picture_bounds(view)
     missing = holes.read(padded(hole_mask.view(np.uint8), (holes.shape[0] * CELL_PX, holes.shape[1] * CELL_PX), 0), 0) > 0
     found = missing & (x >= left) & (x <= right) & (y >= top) & (y <= bottom)
     if view.dynamic_mask.any():
         mask_height, mask_width = view.dynamic_mask.shape
         at = x * np.float32(mask_width / frame.width) - 0.5, y * np.float32(mask_height / frame.height) - 0.5
         found &= remapped(view.dynamic_mask.astype(np.uint8), at, cv2.INTER_NEAREST) == 0
-    useful = found.any(axis=1)
-    if useful.any():
+    useful = np.flatnonzero(found.any(axis=1))
+    if len(useful):
         chosen, found_here = holes.only(useful), found[useful]
         for i, plane in enumerate(planes):
-            at = plane_positions(chosen.spread(positions, i), frame.layout, i)
+            at = plane_positions(*chosen.spread(positions, i), frame.layout, i)
             chosen.put(resampled(frame.planes[i], at, frame.layout), plane, i, chosen.subsampled(found_here, i))
         chosen.put(np.zeros_like(found_here), hole_mask, 0, found_here)
-    return holes.only((missing & ~found).any(axis=1))
+    return holes.only(np.flatnonzero((missing & ~found).any(axis=1)))

@@ -76,7 +76,7 @@ def _made(view: View, cells: Cells) -> Anchor:
     small = cells.small_picture(view.frame)
     levels = blurred(np.ascontiguousarray(small[..., 0]))
     nearness = float(np.median(inverse_depth(view.depth)))
-    return Anchor(view, small, levels, cells.still(view.dynamic_mask), nearness, picture_bounds(view.frame))
+    return Anchor(view, small, levels, cells.still(view.dynamic_mask), nearness, picture_bounds(view))
 
 
 def prior_weight(distance_frames: np.ndarray, quarter_frames: int, reach_frames: int) -> np.ndarray:

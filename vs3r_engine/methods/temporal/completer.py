@@ -70,6 +70,10 @@ class TemporalCompleter:
         """Anchors are kept."""
         return frame_index % self._step_frames == 0
 
+    def keeps(self, frame_index: int) -> bool:
+        """See `Completer.keeps`."""
+        return frame_index % self._step_frames == 0
+
     def complete(self, rendered: Iterable[Rendered], views: Views) -> Iterator[Frame]:
         """See `Completer.complete`."""
         anchors = Anchors(views, self._step_frames, self.reach_frames)
@@ -252,7 +256,7 @@ def _filling(layers: Sequence[Layer], tiles: Tiles) -> tuple[list[np.ndarray], n
                 weight = np.clip(margin, 0, 1)
                 weight *= share
                 total[layer.tiles] += weight
-            at = plane_positions((x, y), layout, group[0])
+            at = plane_positions(x, y, layout, group[0])
             for i in group:
                 plane = layer.anchor.view.frame.planes[i]
                 if i in matched:
