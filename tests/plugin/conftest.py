@@ -45,7 +45,7 @@ def build() -> Path:
 
 @pytest.fixture(scope="session")
 def bundle(build) -> Path:
-    return build / "openfx" / "VS3R.ofx.bundle" if (build / "openfx" / "VS3R.ofx.bundle").exists() else build / "VS3R.ofx.bundle"
+    return build / "VS3R.ofx.bundle"
 
 
 @pytest.fixture(scope="session")

@@ -129,7 +129,7 @@ class HostImage:
             "OfxImagePropRegionOfDefinition": [x, y, x + width, y + height], "OfxImagePropRowBytes": -self._row if layout.is_negative else self._row,
             "OfxImageEffectPropPixelDepth": DEPTH_NAMES[np.dtype(layout.dtype)],
             "OfxImageEffectPropComponents": "OfxImageComponentRGBA" if layout.channels == 4 else "OfxImageComponentRGB",
-            "OfxImageEffectPropPreMultiplication": "OfxImageAlphaPremultiplied" if layout.premultiplied else "OfxImageAlphaUnpremultiplied",
+            "OfxImageEffectPropPreMultiplication": "OfxImageAlphaPremultiplied" if layout.premultiplied else "OfxImageAlphaUnPremultiplied",
             "OfxImagePropPixelAspectRatio": layout.pixel_aspect, "OfxImageEffectPropRenderScale": [1.0, 1.0],
         }.items():
             self.properties.set(name, value)

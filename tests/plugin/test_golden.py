@@ -15,8 +15,7 @@ WRITTEN = ["request-hello", "request-probe", "request-frame", "request-status", 
 
 
 def run(build, *words, text=None):
-    found = next(path for path in (build / "openfx" / "protocol_check", build / "protocol_check") if path.exists())
-    return subprocess.run([str(found), *map(str, words)], input=text, capture_output=True, text=True, check=True).stdout
+    return subprocess.run([str(build / "openfx" / "protocol_check"), *map(str, words)], input=text, capture_output=True, text=True, check=True).stdout
 
 
 def test_requests_are_written_as_python_writes_them(build, tmp_path):

@@ -188,7 +188,7 @@ constexpr const char *kContextFilter = "OfxImageEffectContextFilter", *kContextG
 constexpr const char *kDepthByte = "OfxBitDepthByte", *kDepthShort = "OfxBitDepthShort", *kDepthHalf = "OfxBitDepthHalf",
                      *kDepthFloat = "OfxBitDepthFloat";
 constexpr const char *kComponentRgba = "OfxImageComponentRGBA", *kComponentRgb = "OfxImageComponentRGB";
-constexpr const char *kPremultiplied = "OfxImageAlphaPremultiplied", *kUnpremultiplied = "OfxImageAlphaUnpremultiplied",
+constexpr const char *kPremultiplied = "OfxImageAlphaPremultiplied", *kUnpremultiplied = "OfxImageAlphaUnPremultiplied",
                      *kOpaque = "OfxImageOpaque";
 constexpr const char *kSafetyFull = "OfxImageEffectRenderFullySafe";
 constexpr const char *kChangeUserEdited = "OfxChangeUserEdited";
