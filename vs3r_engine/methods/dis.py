@@ -28,8 +28,16 @@ class DisFlow:
         """[h, w, 2] float32 pixels from `frame` to `next_frame`."""
         first, second = frame.luma8(), next_frame.luma8()
         height, width = first.shape
-        factor = max(1, -(-_SMALLEST_SIDE_PX // min(width, height)))
-        if factor > 1:
-            first, second = (cv2.resize(p, None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR) for p in (first, second))
-        flow = self._dis.calc(np.ascontiguousarray(first), np.ascontiguousarray(second), None)
-        return cv2.resize(flow, (width, height), interpolation=cv2.INTER_AREA) / factor if factor > 1 else flow
+        flow = self._dis.calc(*(_enlarged(picture) for picture in (first, second)), None)
+        if flow.shape[:2] != (height, width):
+            factor = flow.shape[1] / width
+            flow = cv2.resize(flow, (width, height), interpolation=cv2.INTER_AREA) / np.float32(factor)
+        return flow
+
+
+def _enlarged(picture: np.ndarray) -> np.ndarray:
+    """The picture, large enough for DIS."""
+    factor = max(1, -(-_SMALLEST_SIDE_PX // min(picture.shape)))
+    if factor == 1:
+        return np.ascontiguousarray(picture)
+    return cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR)
