@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Eq. 4-5 on exact scenes: what a still scene predicts, and what contradicts it."""
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.synthetic import make_clip
+from vs3r_engine.frame import Frame, PixelLayout
+from vs3r_engine.methods.dis import DisFlow
+from vs3r_engine.scene import Reconstruction
+from vs3r_engine.settings import AnalysisSettings
+from vs3r_engine.stages.mask import dynamic_mask, explains_better, flow_mask, masks_of, rigid_flow, threshold_of_sensitivity
+
+
+@pytest.fixture(scope="module")
+def crowd():
+    return make_clip("crowd", frames=10, width=256, height=144, seed=4)
+
+
+def reconstruction_of(clip, semantic=None) -> Reconstruction:
+    depth = np.stack([clip.truth(i)[0] for i in range(len(clip))])
+    return Reconstruction(clip.trajectory, depth, np.ones_like(depth), semantic)
+
+
+def test_rigid_flow_is_the_true_flow_of_static_points():
+    clip = make_clip("parallax", frames=2, width=256, height=144, seed=1)
+    depth, moves = clip.truth(0)
+    path = clip.trajectory
+    predicted = rigid_flow(depth, path.camera(0), path.camera(1))
+    points = clip.static_points_world
+    seen, later = clip.seen(points, 0), clip.seen(points, 1)
+    ok = np.isfinite(seen).all(1) & np.isfinite(later).all(1)
+    rows, columns = np.floor(seen[ok]).astype(int)[:, ::-1].T
+    # The pixel nearest a point lies up to 0.7 px from it; on smooth surfaces the flow differs by far less.
+    error = np.linalg.norm(predicted[rows, columns] - (later - seen)[ok], axis=1)
+    assert np.median(error) < 0.01
+
+
+def test_rigid_flow_is_unknown_where_depth_is():
+    clip = make_clip("regular", frames=2, width=64, height=36, seed=1)
+    depth = clip.truth(0)[0].copy()
+    depth[:10] = np.nan
+    predicted = rigid_flow(depth, clip.trajectory.camera(0), clip.trajectory.camera(1))
+    assert np.isnan(predicted[:10]).all() and np.isfinite(predicted[10:]).all()
+
+
+def test_flow_that_disagrees_by_more_than_tau_moves_and_unknown_flow_does_not():
+    observed, rigid = np.zeros((2, 3, 2), np.float32), np.zeros((2, 3, 2), np.float32)
+    observed[0, 0], observed[0, 1], observed[1, 1], rigid[1, 2] = (3, 4), (3, 3.9), np.nan, np.nan
+    assert flow_mask(observed, rigid, 4.95).tolist() == [[True, False, False], [False, False, False]]
+
+
+def test_the_masks_of_people_walking_overlap_the_truth(crowd):
+    flow = DisFlow()
+    masks = masks_of(reconstruction_of(crowd), [flow.prepared(frame) for frame in crowd.frames], flow, AnalysisSettings())
+    truth = np.stack([crowd.truth(i)[1] for i in range(len(crowd))])
+    assert truth.mean() > 0.03
+    assert (masks & truth).sum() / (masks | truth).sum() >= 0.6
+
+
+def test_a_still_scene_does_not_move():
+    clip = make_clip("parallax", frames=8, width=256, height=144, seed=2)
+    flow = DisFlow()
+    masks = masks_of(reconstruction_of(clip), [flow.prepared(frame) for frame in clip.frames], flow, AnalysisSettings())
+    assert masks.mean() < 0.02
+
+
+def test_a_plain_sky_does_not_move_when_the_camera_does():
+    """DIS finds nothing to follow in it and reports standing still, against a prediction of motion."""
+    rng = np.random.default_rng(0)
+    picture = cv2.GaussianBlur(rng.integers(0, 256, (200, 300)).astype(np.float32), (0, 0), 2) * 3 - 255
+    picture[:80] = 180
+    frames = [Frame(i, (np.clip(picture[i * 3:i * 3 + 144, i * 4:i * 4 + 256], 0, 255).astype(np.uint8),), PixelLayout("gray", 8)) for i in range(2)]
+    found = DisFlow().flow(*frames)
+    predicted = np.full_like(found, (-4.0, -3.0))
+    says = flow_mask(found, predicted, 0.5)
+    assert says[:60].mean() > 0.3  # what would be taken for motion
+    assert (says & explains_better(found, predicted, *frames)).mean() < 0.01
+
+
+def test_the_hybrid_mask_is_the_union_and_semantic_alone_is_the_network_s(crowd):
+    semantic = np.zeros((len(crowd), 36, 64), bool)
+    semantic[:, :9, :16] = True
+    piece, flow = reconstruction_of(crowd, semantic), DisFlow()
+    frames = [flow.prepared(frame) for frame in crowd.frames]
+    alone = masks_of(piece, frames, flow, AnalysisSettings(mask="semantic"))
+    assert alone[:, :36, :64].all() and not alone[:, 36:].any()
+    hybrid, by_flow = masks_of(piece, frames, flow, AnalysisSettings()), masks_of(reconstruction_of(crowd), frames, flow, AnalysisSettings())
+    assert np.array_equal(hybrid, alone | by_flow)
+    assert np.array_equal(dynamic_mask(None, by_flow[0]), by_flow[0])
+
+
+def test_sensitivity_halves_the_threshold_every_quarter():
+    assert threshold_of_sensitivity(75, 256) == threshold_of_sensitivity(50, 256) / 2
