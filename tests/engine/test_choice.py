@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 from synthetic import make_clip  # noqa: E402
 
 from vs3r_engine.errors import DeviceError, WeightsMissing  # noqa: E402
-from vs3r_engine.methods import parts, weights  # noqa: E402
+from vs3r_engine.methods import choice, weights  # noqa: E402
 from vs3r_engine.methods.geometric.reconstructor import GeometricReconstructor  # noqa: E402
 from vs3r_engine.methods.rectified import RectifiedReconstructor  # noqa: E402
 from vs3r_engine.methods.splat import SplatRenderer  # noqa: E402
@@ -26,54 +26,54 @@ def settings(**values):
 
 
 def test_automatic_choices_say_why():
-    chosen = parts.reconstructor(Settings())
+    chosen = choice.choose_reconstructor(Settings())
     assert isinstance(chosen.part, GeometricReconstructor) and (chosen.name, chosen.reason) == (
         "geometric",
         "no weights are installed",
     )
-    assert parts.flow(Settings()).name == "dis" and parts.flow(Settings()).reason == "no weights are installed"
-    renderer = parts.renderer(Settings())
+    assert choice.choose_flow(Settings()).name == "dis" and choice.choose_flow(Settings()).reason == "no weights are installed"
+    renderer = choice.choose_renderer(Settings())
     assert isinstance(renderer.part, WarpRenderer) and renderer.reason == "the depth is smooth"
 
 
 def test_weights_without_a_gpu_do_not_start_a_network_by_themselves(tmp_path, monkeypatch):
     (tmp_path / "model.safetensors").write_bytes(b"x")
     weights.import_files("vggt-1b", tmp_path)
-    monkeypatch.setattr(parts, "_gpu", lambda: None)
-    assert parts.method_name(Settings()) == ("geometric", "no GPU is there")
-    monkeypatch.setattr(parts, "_gpu", lambda: "cuda")
-    assert parts.method_name(Settings())[0] == "vggt4d"
-    assert parts.method_name(settings(analysis__device="cpu"))[0] == "geometric"
+    monkeypatch.setattr(choice, "_gpu", lambda: None)
+    assert choice.method_name(Settings()) == ("geometric", "no GPU is there")
+    monkeypatch.setattr(choice, "_gpu", lambda: "cuda")
+    assert choice.method_name(Settings())[0] == "vggt4d"
+    assert choice.method_name(settings(analysis__device="cpu"))[0] == "geometric"
 
 
 def test_what_is_asked_for_by_name_is_never_replaced():
     with pytest.raises(WeightsMissing):
-        parts.reconstructor(settings(analysis__method="vggt4d"))
+        choice.choose_reconstructor(settings(analysis__method="vggt4d"))
     if not torch.cuda.is_available():
         with pytest.raises(DeviceError):
-            parts.reconstructor(
+            choice.choose_reconstructor(
                 settings(analysis__method="vggt4d", analysis__weights="random:1:small", analysis__device="cuda")
             )
-    chosen = parts.reconstructor(settings(analysis__method="vggt4d", analysis__weights="random:1:small"))
+    chosen = choice.choose_reconstructor(settings(analysis__method="vggt4d", analysis__weights="random:1:small"))
     assert isinstance(chosen.part, Vggt4dReconstructor) and chosen.reason == "asked for"
 
 
 def test_dense_depth_is_rendered_by_points_and_lens_profiles_wrap_the_reconstructor(tmp_path):
     for values in ({"analysis__method": "vggt4d", "analysis__weights": "random:1:small"}, {"frame__renderer": "splat"}):
-        assert isinstance(parts.renderer(settings(**values)).part, SplatRenderer)
-    assert isinstance(parts.renderer(settings(frame__lens="fisheye")).part, WarpRenderer)
+        assert isinstance(choice.choose_renderer(settings(**values)).part, SplatRenderer)
+    assert isinstance(choice.choose_renderer(settings(frame__lens="fisheye")).part, WarpRenderer)
     path = tmp_path / "lens.json"
     path.write_text(
         json.dumps({"model": "fisheye", "width": 320, "height": 180, "fx": 200, "fy": 200, "cx": 160, "cy": 90})
     )
-    chosen = parts.reconstructor(settings(analysis__input_lens=str(path)))
+    chosen = choice.choose_reconstructor(settings(analysis__input_lens=str(path)))
     assert isinstance(chosen.part, RectifiedReconstructor)
 
 
 def test_far_frames_are_looked_at_only_by_wide_lenses():
-    assert parts.offsets(Settings(), "splat") == (-1, 1) and parts.offsets(Settings(), "warp") == ()
+    assert choice.offsets(Settings(), "splat") == (-1, 1) and choice.offsets(Settings(), "warp") == ()
     for renderer in ("warp", "splat"):
-        assert parts.offsets(settings(frame__lens="equirectangular"), renderer) == (-1, 1, -10, 10)
+        assert choice.offsets(settings(frame__lens="equirectangular"), renderer) == (-1, 1, -10, 10)
 
 
 def test_an_analysis_remembers_the_clips_lens(tmp_path):
@@ -108,13 +108,13 @@ def test_the_papers_path_runs_on_random_weights(category):
         analysis__window_frames=4,
         analysis__overlap_frames=1,
     )
-    frames, flow = clip.frames, parts.flow(chosen).part
-    for piece in parts.reconstructor(chosen).part.reconstruct(iter(frames), Fraction(30)):
+    frames, flow = clip.frames, choice.choose_flow(chosen).part
+    for piece in choice.choose_reconstructor(chosen).part.reconstruct(iter(frames), Fraction(30)):
         path = piece.trajectory
         first = path.first_frame
         seen = [frames[first + i] for i in range(len(path))]
         masks = masks_of(piece, [flow.prepared(f) for f in seen], flow, chosen.analysis)
         calm = smooth(path, [FrameRange(first, len(path))], Fraction(30), chosen.path)
         views = [View(f, path.camera(f.frame_index), None, piece.depth[i], masks[i]) for i, f in enumerate(seen)]
-        rendered = parts.renderer(chosen).part.render(Target(first, calm.camera(first), None), views[0], views[1:2])
+        rendered = choice.choose_renderer(chosen).part.render(Target(first, calm.camera(first), None), views[0], views[1:2])
         assert rendered.frame.planes[0].shape == (90, 160)
