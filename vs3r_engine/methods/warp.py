@@ -21,7 +21,11 @@ INTERPOLATION = cv2.INTER_CUBIC
 """Mean gradient energy against the source on 9 hand-held clips, under random sub-pixel shifts and 1 degree of roll:
 linear 0.75, cubic 0.96, Lanczos4 0.98, for 6, 18 and 62 CPU-ms per 1080p plane."""
 
-KERNEL_REACH_PX = 2
+KERNEL_REACH_PX = 3
+SHARPENING = 0.09
+"""What a warped plane is pushed away from its own 3 x 3 mean, to put back the finest detail that the kernel loses on
+average over sub-pixel positions. Energy against the source on the same clips, mean (worst): gradients 0.96 (0.85) before
+and 1.03 (0.96) after, Laplacian 0.88 (0.73) and 0.99 (0.85). 1.0 CPU-ms per 8-bit 1080p plane."""
 LOST_PX = -1e5
 """Where a pixel is looked for whose ray points away from a camera: outside of every picture."""
 
@@ -38,7 +42,8 @@ class WarpRenderer:
         pixels = vertices(width, height, CELL_PX)
         positions = np.nan_to_num(source_positions(target, current, pixels), nan=LOST_PX)
         maps = _PlaneMaps(positions, frame)
-        planes = tuple(resampled(plane, maps.of(i), frame.layout) for i, plane in enumerate(frame.planes))
+        planes = tuple(
+            _sharpened(resampled(plane, maps.of(i), frame.layout), i, frame.layout) for i, plane in enumerate(frame.planes))
         hole_mask, holes = _uncovered(positions, current)
         current_mask = ~hole_mask
         for neighbour in sorted(neighbours, key=lambda view: abs(view.frame.frame_index - frame.frame_index)):
@@ -68,6 +73,15 @@ def resampled(plane: np.ndarray, at: np.ndarray | tuple[np.ndarray, np.ndarray],
     if 8 < layout.bit_depth < 16:
         np.minimum(out, int(layout.peak), out=out)
     return out
+
+
+def _sharpened(plane: np.ndarray, number: int, layout: PixelLayout) -> np.ndarray:
+    """A warped plane with the detail its kernel lost; chroma and alpha as they are, in them nobody sees it."""
+    if number >= layout.plane_count - layout.has_alpha or (layout.model == "yuv" and number > 0):
+        return plane
+    mean = cv2.blur(plane, (3, 3), borderType=cv2.BORDER_REPLICATE)
+    sharp = cv2.addWeighted(plane, 1 + SHARPENING, mean, -SHARPENING, 0)
+    return np.minimum(sharp, int(layout.peak), out=sharp) if 8 < layout.bit_depth < 16 else sharp
 
 
 def remapped(image: np.ndarray, at: np.ndarray | tuple[np.ndarray, np.ndarray], interpolation: int) -> np.ndarray:
