@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Puts VS3R.ofx.bundle where hosts look for it, checks it, takes it away again. Standard library only.
 
-    python3 installers/install_plugin.py install BUNDLE            for you; set OFX_PLUGIN_PATH as it says
-    sudo python3 installers/install_plugin.py install BUNDLE --all-users
-    python3 installers/install_plugin.py verify | uninstall        the same place
+python3 installers/install_plugin.py install BUNDLE            for you; set OFX_PLUGIN_PATH as it says
+sudo python3 installers/install_plugin.py install BUNDLE --all-users
+python3 installers/install_plugin.py verify | uninstall        the same place
 """
 
 import argparse
@@ -28,12 +28,18 @@ def plugin_folder(all_users: bool, platform: str = sys.platform) -> Path:
 
 def checksums(bundle: Path) -> dict[str, str]:
     """SHA-256 of every file, by its path inside the bundle."""
-    return {file.relative_to(bundle).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-            for file in sorted(bundle.rglob("*")) if file.is_file()}
+    return {
+        file.relative_to(bundle).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(bundle.rglob("*"))
+        if file.is_file()
+    }
 
 
 def install(bundle: Path, folder: Path) -> Path:
-    """The bundle lies in `folder`, whole or not at all; an older one is replaced. Raises: ValueError for what is no bundle, OSError."""
+    """The bundle lies in `folder`, whole or not at all; an older one is replaced.
+
+    Raises: ValueError for what is no bundle, OSError.
+    """
     name = json.loads(MANIFEST.read_text())["plugin"]["bundle"]
     if bundle.name != name or not list(bundle.glob("Contents/*/VS3R.ofx")):
         raise ValueError(f"{bundle} is no {name}. Build it: cmake -S plugin -B build && cmake --build build")
@@ -54,8 +60,11 @@ def problems(folder: Path) -> list[str]:
     if not receipt.exists():
         return [f"The plug-in is not installed in {folder}."]
     wanted, found = json.loads(receipt.read_text()), checksums(folder / "VS3R.ofx.bundle")
-    return [f"{name} is {'missing' if name not in found else 'changed'}." for name in wanted if found.get(name) != wanted[name]] + \
-        [f"{name} does not belong there." for name in found if name not in wanted]
+    return [
+        f"{name} is {'missing' if name not in found else 'changed'}."
+        for name in wanted
+        if found.get(name) != wanted[name]
+    ] + [f"{name} does not belong there." for name in found if name not in wanted]
 
 
 def uninstall(folder: Path) -> None:
@@ -69,7 +78,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("verb", choices=("install", "verify", "uninstall"))
     parser.add_argument("bundle", type=Path, nargs="?")
     parser.add_argument("--prefix", type=Path, help="the plug-in folder, where it is another than the usual one")
-    parser.add_argument("--all-users", action="store_true", help="the folder that every host searches; needs an administrator")
+    parser.add_argument(
+        "--all-users", action="store_true", help="the folder that every host searches; needs an administrator"
+    )
     given = parser.parse_args(arguments)
     folder = given.prefix or plugin_folder(given.all_users)
     try:

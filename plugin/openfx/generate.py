@@ -27,50 +27,57 @@ def header() -> str:
     for name in PRESETS:
         values = preset(name).values()
         presets.append(f"    {{{text(name)}, {values['path.smoothness']!r}, {values['path.strength']!r}}},")
-    return "\n".join([
-        "// SPDX-License-Identifier: Apache-2.0",
-        "// Written by generate.py from vs3r_engine/settings.py. Do not edit.",
-        "#pragma once",
-        "",
-        "namespace vs3r::settings {",
-        "",
-        f"constexpr const char* kProductVersion = {text(__version__)};",
-        f"constexpr unsigned kMajor = {__version__.split('.')[0]}, kMinor = {__version__.split('.')[1]};",
-        "",
-        "struct Number {",
-        "  const char *key, *label, *help, *unit;",
-        "  double initial, low, high;",
-        "};",
-        "struct Choice {",
-        "  const char *key, *label, *help;",
-        "  int initial, count;",
-        "  const char* values[4];",
-        "};",
-        "struct Preset {",
-        "  const char* name;",
-        "  double smoothness, strength;",
-        "};",
-        "",
-        *(number(name, by_key[key]) for name, key in NUMBERS.items()),
-        *(choice(name, by_key[key]) for name, key in CHOICES.items()),
-        "constexpr Preset kPresets[] = {  // the first is the default",
-        *presets,
-        "};",
-        "",
-        "}  // namespace vs3r::settings",
-        "",
-    ])
+    return "\n".join(
+        [
+            "// SPDX-License-Identifier: Apache-2.0",
+            "// Written by generate.py from vs3r_engine/settings.py. Do not edit.",
+            "#pragma once",
+            "",
+            "namespace vs3r::settings {",
+            "",
+            f"constexpr const char* kProductVersion = {text(__version__)};",
+            f"constexpr unsigned kMajor = {__version__.split('.')[0]}, kMinor = {__version__.split('.')[1]};",
+            "",
+            "struct Number {",
+            "  const char *key, *label, *help, *unit;",
+            "  double initial, low, high;",
+            "};",
+            "struct Choice {",
+            "  const char *key, *label, *help;",
+            "  int initial, count;",
+            "  const char* values[4];",
+            "};",
+            "struct Preset {",
+            "  const char* name;",
+            "  double smoothness, strength;",
+            "};",
+            "",
+            *(number(name, by_key[key]) for name, key in NUMBERS.items()),
+            *(choice(name, by_key[key]) for name, key in CHOICES.items()),
+            "constexpr Preset kPresets[] = {  // the first is the default",
+            *presets,
+            "};",
+            "",
+            "}  // namespace vs3r::settings",
+            "",
+        ]
+    )
 
 
 def number(name: str, of: Descriptor) -> str:
-    return (f"constexpr Number {name} = {{{text(of.key)}, {text(of.label)}, {text(of.help)}, {text(of.unit)}, "
-            f"{of.default!r}, {of.low!r}, {of.high!r}}};")
+    return (
+        f"constexpr Number {name} = {{{text(of.key)}, {text(of.label)}, {text(of.help)}, {text(of.unit)}, "
+        f"{of.default!r}, {of.low!r}, {of.high!r}}};"
+    )
 
 
 def choice(name: str, of: Descriptor) -> str:
     values = ", ".join(map(text, of.choices))
-    return (f"constexpr Choice {name} = {{{text(of.key)}, {text(of.label)}, {text(of.help)}, {of.choices.index(of.default)}, "
-            f"{len(of.choices)}, {{{values}}}}};")
+    return (
+        f"constexpr Choice {name} = {{{text(of.key)}, {text(of.label)}, {text(of.help)}, "
+        f"{of.choices.index(of.default)}, "
+        f"{len(of.choices)}, {{{values}}}}};"
+    )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def _content() -> str:
     """Names the sources and how they are compiled."""
-    files = sorted([*(ROOT / "plugin").glob("CMakeLists.txt"), *(ROOT / "plugin" / "openfx").rglob("*"), Path(__file__).with_name("protocol_check.cpp")])
+    files = sorted(
+        [
+            *(ROOT / "plugin").glob("CMakeLists.txt"),
+            *(ROOT / "plugin" / "openfx").rglob("*"),
+            Path(__file__).with_name("protocol_check.cpp"),
+        ]
+    )
     digest = hashlib.sha256(os.environ.get("CXX", "").encode())
     for file in files:
         if file.is_file() and file.suffix != ".pyc":
@@ -28,14 +34,20 @@ def _content() -> str:
 
 @pytest.fixture(scope="session")
 def build() -> Path:
-    """The build folder, with `VS3R.ofx.bundle` and `protocol_check` in it. VS3R_PLUGIN_BUILD names one made elsewhere."""
+    """The build folder, with `VS3R.ofx.bundle` and `protocol_check` in it.
+
+    VS3R_PLUGIN_BUILD names one made elsewhere.
+    """
     if given := os.environ.get("VS3R_PLUGIN_BUILD"):
         return Path(given)
     if not shutil.which("cmake") or not (shutil.which("c++") or shutil.which("g++")):
         pytest.skip("the plug-in is not built: cmake or a C++ compiler is missing")
     folder = Path(tempfile.gettempdir()) / f"vs3r-plugin-{os.getuid()}-{_content()}"
     if not (folder / "done").exists():
-        for command in (["cmake", "-S", str(ROOT / "plugin"), "-B", str(folder), "-DVS3R_CHECKS=ON"], ["cmake", "--build", str(folder), "-j", "2"]):
+        for command in (
+            ["cmake", "-S", str(ROOT / "plugin"), "-B", str(folder), "-DVS3R_CHECKS=ON"],
+            ["cmake", "--build", str(folder), "-j", "2"],
+        ):
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stdout + done.stderr
             assert "warning" not in done.stderr, done.stderr

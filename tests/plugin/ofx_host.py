@@ -14,7 +14,12 @@ from typing import Any
 import numpy as np
 
 OK, FAILED, ERR_UNKNOWN, BAD_HANDLE, BAD_INDEX, ERR_VALUE, REPLY_NO, REPLY_DEFAULT = 0, 1, 3, 9, 10, 11, 13, 14
-DEPTHS = {"OfxBitDepthByte": np.uint8, "OfxBitDepthShort": np.uint16, "OfxBitDepthHalf": np.float16, "OfxBitDepthFloat": np.float32}
+DEPTHS = {
+    "OfxBitDepthByte": np.uint8,
+    "OfxBitDepthShort": np.uint16,
+    "OfxBitDepthHalf": np.float16,
+    "OfxBitDepthFloat": np.float32,
+}
 DEPTH_NAMES = {np.dtype(dtype): name for name, dtype in DEPTHS.items()}
 GUARD = 256
 GUARD_BYTE = 0xA5
@@ -22,12 +27,22 @@ GUARD_BYTE = 0xA5
 
 @dataclass(frozen=True)
 class Mode:
-    """How a kind of host behaves. names_file: it tells path and frame. temporal: other frames than the current one can be had."""
+    """How a kind of host behaves. names_file: it tells path and frame. temporal: it hands out other frames too."""
 
     name: str
     temporal: bool = True
-    suites: frozenset = frozenset({"OfxPropertySuite", "OfxImageEffectSuite", "OfxParameterSuite", "OfxMemorySuite", "OfxMultiThreadSuite",
-                                   "OfxMessageSuite", "OfxProgressSuite", "OfxTimeLineSuite"})
+    suites: frozenset = frozenset(
+        {
+            "OfxPropertySuite",
+            "OfxImageEffectSuite",
+            "OfxParameterSuite",
+            "OfxMemorySuite",
+            "OfxMultiThreadSuite",
+            "OfxMessageSuite",
+            "OfxProgressSuite",
+            "OfxTimeLineSuite",
+        }
+    )
     message_versions: tuple[int, ...] = (1, 2)
     progress_versions: tuple[int, ...] = (1, 2)
     has_changes: bool = True
@@ -41,25 +56,37 @@ class Mode:
 MODES = {
     "spec": Mode("org.vs3r.TestHost"),
     "resolve": Mode("DaVinciResolve", names_file=True, message_versions=(1,), progress_versions=(1,)),
-    "mlt": Mode("MLT", temporal=False, has_changes=False, skips_secret=True, is_background=1, progress_versions=(),
-                skipped_types=("OfxParamTypeCustom", "OfxParamTypePage", "OfxParamTypePushButton")),
+    "mlt": Mode(
+        "MLT",
+        temporal=False,
+        has_changes=False,
+        skips_secret=True,
+        is_background=1,
+        progress_versions=(),
+        skipped_types=("OfxParamTypeCustom", "OfxParamTypePage", "OfxParamTypePushButton"),
+    ),
 }
 
-KNOWN = frozenset("""
-OfxPropName OfxPropLabel OfxPropShortLabel OfxPropLongLabel OfxPropType OfxPropTime OfxPropInstanceData OfxPropChangeReason OfxPropVersion
-OfxPropPluginDescription OfxPropAPIVersion OfxImageEffectPluginPropGrouping OfxImageEffectPropContext OfxImageEffectPropSupportedContexts
-OfxImageEffectPropSupportedPixelDepths OfxImageEffectPropSupportedComponents OfxImageEffectPropSupportsMultiResolution
-OfxImageEffectPropSupportsTiles OfxImageEffectPropTemporalClipAccess OfxImageEffectPluginRenderThreadSafety
-OfxImageEffectPluginPropHostFrameThreading OfxImageEffectPluginPropSingleInstance OfxImageEffectFrameVarying
-OfxImageEffectHostPropIsBackground OfxImageEffectPropRenderWindow OfxImageEffectPropRenderScale
-OfxImageEffectPropInteractiveRenderStatus OfxImageEffectPropThumbnailRender OfxImageClipPropConnected OfxImageEffectPropFrameRange
-OfxImageEffectPropFrameRate OfxImageEffectPropPixelDepth OfxImageEffectPropComponents OfxImageEffectPropPreMultiplication
-OfxImagePropPixelAspectRatio OfxImagePropData OfxImagePropBounds OfxImagePropRegionOfDefinition OfxImagePropRowBytes
-OfxParamPropHint OfxParamPropDefault OfxParamPropAnimates OfxParamPropMin OfxParamPropMax OfxParamPropDisplayMin OfxParamPropDisplayMax
-OfxParamPropSecret OfxParamPropParent OfxParamPropPersistant OfxParamPropEvaluateOnChange OfxParamPropCanUndo OfxParamPropChoiceOption
-OfxParamPropStringMode OfxParamPropStringFilePathExists OfxParamPropScriptName OfxParamPropDigits OfxParamPropPageChild
-OfxParamPropGroupOpen OfxParamPropType OfxPropIsInteractive
-""".split())
+KNOWN = frozenset((
+    "OfxImageClipPropConnected", "OfxImageEffectFrameVarying", "OfxImageEffectHostPropIsBackground",
+    "OfxImageEffectPluginPropGrouping", "OfxImageEffectPluginPropHostFrameThreading",
+    "OfxImageEffectPluginPropSingleInstance", "OfxImageEffectPluginRenderThreadSafety",
+    "OfxImageEffectPropComponents", "OfxImageEffectPropContext", "OfxImageEffectPropFrameRange",
+    "OfxImageEffectPropFrameRate", "OfxImageEffectPropInteractiveRenderStatus", "OfxImageEffectPropPixelDepth",
+    "OfxImageEffectPropPreMultiplication", "OfxImageEffectPropRenderScale", "OfxImageEffectPropRenderWindow",
+    "OfxImageEffectPropSupportedComponents", "OfxImageEffectPropSupportedContexts",
+    "OfxImageEffectPropSupportedPixelDepths", "OfxImageEffectPropSupportsMultiResolution",
+    "OfxImageEffectPropSupportsTiles", "OfxImageEffectPropTemporalClipAccess", "OfxImageEffectPropThumbnailRender",
+    "OfxImagePropBounds", "OfxImagePropData", "OfxImagePropPixelAspectRatio", "OfxImagePropRegionOfDefinition",
+    "OfxImagePropRowBytes", "OfxParamPropAnimates", "OfxParamPropCanUndo", "OfxParamPropChoiceOption",
+    "OfxParamPropDefault", "OfxParamPropDigits", "OfxParamPropDisplayMax", "OfxParamPropDisplayMin",
+    "OfxParamPropEvaluateOnChange", "OfxParamPropGroupOpen", "OfxParamPropHint", "OfxParamPropMax",
+    "OfxParamPropMin", "OfxParamPropPageChild", "OfxParamPropParent", "OfxParamPropPersistant",
+    "OfxParamPropScriptName", "OfxParamPropSecret", "OfxParamPropStringFilePathExists", "OfxParamPropStringMode",
+    "OfxParamPropType", "OfxPropAPIVersion", "OfxPropChangeReason", "OfxPropInstanceData", "OfxPropIsInteractive",
+    "OfxPropLabel", "OfxPropLongLabel", "OfxPropName", "OfxPropPluginDescription", "OfxPropShortLabel",
+    "OfxPropTime", "OfxPropType", "OfxPropVersion",
+))
 """Every property name of the specification that may pass between this host and the plug-in."""
 VENDOR = frozenset({"OfxImageEffectPropSrcFilePath", "OfxImageEffectPropSrcFrame", "kOfxImageClipPropThumbnail"})
 """Names that only some hosts know: others answer that they are unknown."""
@@ -99,7 +126,7 @@ class Parameter:
 
 @dataclass
 class Layout:
-    """How the host lays its images out. origin: of the pixel at the lower left; padding in bytes; scale: of the buffers."""
+    """How the host lays its images out. origin: of the pixel at the lower left; padding: bytes after each row."""
 
     dtype: Any = np.float32
     channels: int = 4
@@ -119,25 +146,35 @@ class HostImage:
         self._row = self._packed + layout.padding
         self.memory = np.full(self._row * height + 2 * GUARD, GUARD_BYTE, np.uint8)
         if pixels is not None:
-            self._rows()[:] = np.ascontiguousarray(pixels.astype(layout.dtype, copy=False)).view(np.uint8).reshape(height, self._packed)
+            self._rows()[:] = (
+                np.ascontiguousarray(pixels.astype(layout.dtype, copy=False))
+                .view(np.uint8)
+                .reshape(height, self._packed)
+            )
         self.before = self.memory.copy() if pixels is not None else None
         x, y = layout.origin
         first = GUARD + (self._row * (height - 1) if layout.is_negative and height else 0)
         self.properties = Properties(host)
         for name, value in {
-            "OfxPropType": "OfxTypeImage", "OfxImagePropData": self.memory.ctypes.data + first, "OfxImagePropBounds": [x, y, x + width, y + height],
-            "OfxImagePropRegionOfDefinition": [x, y, x + width, y + height], "OfxImagePropRowBytes": -self._row if layout.is_negative else self._row,
+            "OfxPropType": "OfxTypeImage",
+            "OfxImagePropData": self.memory.ctypes.data + first,
+            "OfxImagePropBounds": [x, y, x + width, y + height],
+            "OfxImagePropRegionOfDefinition": [x, y, x + width, y + height],
+            "OfxImagePropRowBytes": -self._row if layout.is_negative else self._row,
             "OfxImageEffectPropPixelDepth": DEPTH_NAMES[np.dtype(layout.dtype)],
             "OfxImageEffectPropComponents": "OfxImageComponentRGBA" if layout.channels == 4 else "OfxImageComponentRGB",
-            "OfxImageEffectPropPreMultiplication": "OfxImageAlphaPremultiplied" if layout.premultiplied else "OfxImageAlphaUnPremultiplied",
-            "OfxImagePropPixelAspectRatio": layout.pixel_aspect, "OfxImageEffectPropRenderScale": [1.0, 1.0],
+            "OfxImageEffectPropPreMultiplication": "OfxImageAlphaPremultiplied"
+            if layout.premultiplied
+            else "OfxImageAlphaUnPremultiplied",
+            "OfxImagePropPixelAspectRatio": layout.pixel_aspect,
+            "OfxImageEffectPropRenderScale": [1.0, 1.0],
         }.items():
             self.properties.set(name, value)
 
     def _rows(self) -> np.ndarray:
         """A top-down view of the rows' bytes."""
         height = self.shape[0]
-        rows = self.memory[GUARD:len(self.memory) - GUARD].reshape(height, self._row)[:, :self._packed]
+        rows = self.memory[GUARD : len(self.memory) - GUARD].reshape(height, self._row)[:, : self._packed]
         return rows if self.layout.is_negative else rows[::-1]
 
     @property
@@ -147,9 +184,12 @@ class HostImage:
     def check(self) -> None:
         if self.before is not None and not np.array_equal(self.before, self.memory):
             self.host.violations.append("a source image was written to")
-        rows = self.memory[GUARD:len(self.memory) - GUARD].reshape(self.shape[0], self._row)
-        if (self.memory[:GUARD] != GUARD_BYTE).any() or (self.memory[len(self.memory) - GUARD:] != GUARD_BYTE).any() \
-                or (rows[:, self._packed:] != GUARD_BYTE).any():
+        rows = self.memory[GUARD : len(self.memory) - GUARD].reshape(self.shape[0], self._row)
+        if (
+            (self.memory[:GUARD] != GUARD_BYTE).any()
+            or (self.memory[len(self.memory) - GUARD :] != GUARD_BYTE).any()
+            or (rows[:, self._packed :] != GUARD_BYTE).any()
+        ):
             self.host.violations.append("bytes outside an image were written to")
 
 
@@ -181,14 +221,18 @@ class Instance:
 
     def __init__(self, host: "Host", state: dict[str, Any] | None = None, layout: Layout | None = None) -> None:
         self.host, self.layout = host, layout or Layout()
-        self.properties = Properties(host).set("OfxPropType", "OfxTypeImageEffectInstance").set("OfxPropInstanceData", 0)
+        self.properties = (
+            Properties(host).set("OfxPropType", "OfxTypeImageEffectInstance").set("OfxPropInstanceData", 0)
+        )
         self.properties.set("OfxImageEffectPropContext", "OfxImageEffectContextFilter")
         self.handle = host.register(self)
         self.parameters = {name: self._parameter(one) for name, one in host.descriptor.parameters.items()}
         self.clips = {name: HostClip(name, Properties(host)) for name in host.descriptor.clips}
         for clip in self.clips.values():
             clip.handle = host.register((self, clip))
-            clip.properties.set("OfxImageClipPropConnected", 0).set("OfxImageEffectPropFrameRange", [0.0, 0.0]).set("OfxImageEffectPropFrameRate", 25.0)
+            clip.properties.set("OfxImageClipPropConnected", 0).set("OfxImageEffectPropFrameRange", [0.0, 0.0]).set(
+                "OfxImageEffectPropFrameRate", 25.0
+            )
         for name, value in (state or {}).items():
             if name in self.parameters:
                 self.parameters[name].value = value
@@ -208,11 +252,15 @@ class Instance:
         one.handle = self.host.register((self, one))
         return one
 
-    def connect(self, picture: Callable[[float], np.ndarray | None], frames: tuple[int, int], rate: float = 25.0, path: str = "") -> None:
+    def connect(
+        self, picture: Callable[[float], np.ndarray | None], frames: tuple[int, int], rate: float = 25.0, path: str = ""
+    ) -> None:
         """Put a clip under the effect; `frames` are the first and last time."""
         clip = self.clips["Source"]
         clip.picture = picture
-        clip.properties.set("OfxImageClipPropConnected", 1).set("OfxImageEffectPropFrameRange", [float(x) for x in frames])
+        clip.properties.set("OfxImageClipPropConnected", 1).set(
+            "OfxImageEffectPropFrameRange", [float(x) for x in frames]
+        )
         clip.properties.set("OfxImageEffectPropFrameRate", rate)
         if path and self.host.mode.names_file:
             self.properties.set("OfxImageEffectPropSrcFilePath", path)
@@ -226,13 +274,25 @@ class Instance:
             self.parameters[name].value = value
         if not self.host.mode.has_changes:
             return REPLY_DEFAULT
-        self.host.act("OfxActionBeginInstanceChanged", self.handle, Properties(self.host, OfxPropChangeReason="OfxChangeUserEdited"))
-        arguments = Properties(self.host, OfxPropType="OfxTypeParameter", OfxPropName=name, OfxPropChangeReason="OfxChangeUserEdited", OfxPropTime=0.0)
+        self.host.act(
+            "OfxActionBeginInstanceChanged",
+            self.handle,
+            Properties(self.host, OfxPropChangeReason="OfxChangeUserEdited"),
+        )
+        arguments = Properties(
+            self.host,
+            OfxPropType="OfxTypeParameter",
+            OfxPropName=name,
+            OfxPropChangeReason="OfxChangeUserEdited",
+            OfxPropTime=0.0,
+        )
         arguments.set("OfxImageEffectPropRenderScale", [1.0, 1.0])
         self.reading_others = True
         status = self.host.act("OfxActionInstanceChanged", self.handle, arguments)
         self.reading_others = False
-        self.host.act("OfxActionEndInstanceChanged", self.handle, Properties(self.host, OfxPropChangeReason="OfxChangeUserEdited"))
+        self.host.act(
+            "OfxActionEndInstanceChanged", self.handle, Properties(self.host, OfxPropChangeReason="OfxChangeUserEdited")
+        )
         return status
 
     def sync(self) -> None:
@@ -241,8 +301,15 @@ class Instance:
     def saved(self) -> dict[str, Any]:
         """What a project file would hold."""
         self.sync()
-        return json.loads(json.dumps({name: one.value for name, one in self.parameters.items()
-                                      if one.properties.get("OfxParamPropPersistant", 1) and one.type != "OfxParamTypePushButton"}))
+        return json.loads(
+            json.dumps(
+                {
+                    name: one.value
+                    for name, one in self.parameters.items()
+                    if one.properties.get("OfxParamPropPersistant", 1) and one.type != "OfxParamTypePushButton"
+                }
+            )
+        )
 
     def identity(self, time: float = 0.0) -> str | None:
         out = Properties(self.host, OfxPropName="", OfxPropTime=time)
@@ -256,7 +323,9 @@ class Instance:
         height, width = asked.size or (source.shape[:2] if source is not None else (4, 4))
         image = HostImage(self.host, height, width, self.layout)
         x, y = self.layout.origin
-        arguments = Properties(self.host, OfxPropTime=float(asked.time), OfxImageEffectPropInteractiveRenderStatus=int(asked.interactive))
+        arguments = Properties(
+            self.host, OfxPropTime=float(asked.time), OfxImageEffectPropInteractiveRenderStatus=int(asked.interactive)
+        )
         arguments.set("OfxImageEffectPropRenderWindow", asked.window or [x, y, x + width, y + height])
         arguments.set("OfxImageEffectPropRenderScale", [1.0, 1.0])
         if asked.thumbnail:
@@ -289,9 +358,15 @@ class Descriptor:
 
 
 class _OfxPlugin(c.Structure):
-    _fields_ = (("api", c.c_char_p), ("api_version", c.c_int), ("identifier", c.c_char_p), ("major", c.c_uint), ("minor", c.c_uint),
-                ("set_host", c.CFUNCTYPE(None, c.c_void_p)),
-                ("main", c.CFUNCTYPE(c.c_int, c.c_char_p, c.c_void_p, c.c_void_p, c.c_void_p)))
+    _fields_ = (
+        ("api", c.c_char_p),
+        ("api_version", c.c_int),
+        ("identifier", c.c_char_p),
+        ("major", c.c_uint),
+        ("minor", c.c_uint),
+        ("set_host", c.CFUNCTYPE(None, c.c_void_p)),
+        ("main", c.CFUNCTYPE(c.c_int, c.c_char_p, c.c_void_p, c.c_void_p, c.c_void_p)),
+    )
 
 
 class _OfxHost(c.Structure):
@@ -299,7 +374,7 @@ class _OfxHost(c.Structure):
 
 
 class Host:
-    """One host program with the plug-in loaded and described. Use it in a `with`; leaving it checks for what was left open."""
+    """One host program with the plug-in loaded and described. Use it in a `with`, which ends with a check."""
 
     def __init__(self, library: Path, mode: str = "spec") -> None:
         self.mode = MODES[mode]
@@ -345,8 +420,12 @@ class Host:
             self._objects[handle] = thing
         return handle
 
-    def act(self, action: str, handle: int | None, inputs: Properties | None = None, outputs: Properties | None = None) -> int:
-        status = self.plugin.main(action.encode(), handle, inputs.handle if inputs else None, outputs.handle if outputs else None)
+    def act(
+        self, action: str, handle: int | None, inputs: Properties | None = None, outputs: Properties | None = None
+    ) -> int:
+        status = self.plugin.main(
+            action.encode(), handle, inputs.handle if inputs else None, outputs.handle if outputs else None
+        )
         self.actions.append((action, status))
         return status
 
@@ -358,7 +437,9 @@ class Host:
 
     def _suite(self, name: str, version: int, functions: list[Any]) -> None:
         self._kept += functions
-        self._suites[name, version] = (c.c_void_p * len(functions))(*[c.cast(one, c.c_void_p).value for one in functions])
+        self._suites[name, version] = (c.c_void_p * len(functions))(
+            *[c.cast(one, c.c_void_p).value for one in functions]
+        )
 
     def _build_suites(self) -> None:
         p, i, s, d = c.c_void_p, c.c_int, c.c_char_p, c.c_double
@@ -367,45 +448,94 @@ class Host:
             return lambda body: c.CFUNCTYPE(result, *arguments)(body)
 
         def setter(kind: Any) -> Any:
-            return function(i, p, s, i, kind)(lambda handle, name, index, value: self._set(handle, name.decode(), index, value))
+            return function(i, p, s, i, kind)(
+                lambda handle, name, index, value: self._set(handle, name.decode(), index, value)
+            )
 
         def setter_n(kind: Any) -> Any:
             return function(i, p, s, i, c.POINTER(kind))(
-                lambda handle, name, count, values: max((self._set(handle, name.decode(), k, values[k]) for k in range(count)), default=OK))
+                lambda handle, name, count, values: max(
+                    (self._set(handle, name.decode(), k, values[k]) for k in range(count)), default=OK
+                )
+            )
 
         def getter(kind: Any) -> Any:
-            return function(i, p, s, i, c.POINTER(kind))(lambda handle, name, index, out: self._get(handle, name.decode(), index, out, 0))
+            return function(i, p, s, i, c.POINTER(kind))(
+                lambda handle, name, index, out: self._get(handle, name.decode(), index, out, 0)
+            )
 
         def getter_n(kind: Any) -> Any:
             return function(i, p, s, i, c.POINTER(kind))(
-                lambda handle, name, count, out: max((self._get(handle, name.decode(), k, out, k) for k in range(count)), default=OK))
+                lambda handle, name, count, out: max(
+                    (self._get(handle, name.decode(), k, out, k) for k in range(count)), default=OK
+                )
+            )
 
         kinds = (p, s, d, i)
-        self._suite("OfxPropertySuite", 1, [
-            *map(setter, kinds), *map(setter_n, kinds), *map(getter, (p, p, d, i)), *map(getter_n, (p, p, d, i)),
-            function(i, p, s)(lambda handle, name: self._violation(f"reset {name}")),
-            function(i, p, s, c.POINTER(i))(self._dimension)])
-        self._suite("OfxImageEffectSuite", 1, [
-            function(i, p, c.POINTER(p))(self._effect_properties), function(i, p, c.POINTER(p))(self._parameter_set),
-            function(i, p, s, c.POINTER(p))(self._clip_define), function(i, p, s, c.POINTER(p), c.POINTER(p))(self._clip_handle),
-            function(i, p, c.POINTER(p))(lambda clip, out: self._give(out, self._objects[clip][1].properties.handle)),
-            function(i, p, d, p, c.POINTER(p))(self._clip_image), function(i, p)(self._release_image),
-            function(i, p, d, p)(lambda *_: self._violation("clipGetRegionOfDefinition")),
-            function(i, p)(lambda effect: int(self._objects[effect].aborted.is_set())),
-            *[function(i, p)(lambda *_: FAILED) for _ in range(4)]])
-        self._suite("OfxParameterSuite", 1, [
-            function(i, p, s, s, c.POINTER(p))(self._param_define), function(i, p, s, c.POINTER(p), c.POINTER(p))(self._param_handle),
-            function(i, p, c.POINTER(p))(lambda *_: FAILED), function(i, p, c.POINTER(p))(lambda *_: FAILED),
-            # Variadic: on this machine's calling convention pointers, integers and doubles arrive where these say.
-            function(i, p, p)(self._param_get), *[function(i, p)(lambda *_: FAILED) for _ in range(3)],
-            function(i, p, c.c_int64, d)(self._param_set), *[function(i, p)(lambda *_: FAILED) for _ in range(9)]])
+        self._suite(
+            "OfxPropertySuite",
+            1,
+            [
+                *map(setter, kinds),
+                *map(setter_n, kinds),
+                *map(getter, (p, p, d, i)),
+                *map(getter_n, (p, p, d, i)),
+                function(i, p, s)(lambda handle, name: self._violation(f"reset {name}")),
+                function(i, p, s, c.POINTER(i))(self._dimension),
+            ],
+        )
+        self._suite(
+            "OfxImageEffectSuite",
+            1,
+            [
+                function(i, p, c.POINTER(p))(self._effect_properties),
+                function(i, p, c.POINTER(p))(self._parameter_set),
+                function(i, p, s, c.POINTER(p))(self._clip_define),
+                function(i, p, s, c.POINTER(p), c.POINTER(p))(self._clip_handle),
+                function(i, p, c.POINTER(p))(
+                    lambda clip, out: self._give(out, self._objects[clip][1].properties.handle)
+                ),
+                function(i, p, d, p, c.POINTER(p))(self._clip_image),
+                function(i, p)(self._release_image),
+                function(i, p, d, p)(lambda *_: self._violation("clipGetRegionOfDefinition")),
+                function(i, p)(lambda effect: int(self._objects[effect].aborted.is_set())),
+                *[function(i, p)(lambda *_: FAILED) for _ in range(4)],
+            ],
+        )
+        self._suite(
+            "OfxParameterSuite",
+            1,
+            [
+                function(i, p, s, s, c.POINTER(p))(self._param_define),
+                function(i, p, s, c.POINTER(p), c.POINTER(p))(self._param_handle),
+                function(i, p, c.POINTER(p))(lambda *_: FAILED),
+                function(i, p, c.POINTER(p))(lambda *_: FAILED),
+                # Variadic: on this machine's calling convention pointers, integers and doubles arrive where these say.
+                function(i, p, p)(self._param_get),
+                *[function(i, p)(lambda *_: FAILED) for _ in range(3)],
+                function(i, p, c.c_int64, d)(self._param_set),
+                *[function(i, p)(lambda *_: FAILED) for _ in range(9)],
+            ],
+        )
         for version in self.mode.message_versions:
-            self._suite("OfxMessageSuite", version, [
-                function(i, p, s, s, s, s)(self._message), function(i, p, s, s, s, s)(self._message),
-                function(i, p)(lambda effect: self._message(effect, b"", b"", b"", b""))])
+            self._suite(
+                "OfxMessageSuite",
+                version,
+                [
+                    function(i, p, s, s, s, s)(self._message),
+                    function(i, p, s, s, s, s)(self._message),
+                    function(i, p)(lambda effect: self._message(effect, b"", b"", b"", b"")),
+                ],
+            )
         for version in self.mode.progress_versions:
-            start = function(i, p, s, s)(self._progress_start) if version == 2 else function(i, p, s)(self._progress_start)
-            self._suite("OfxProgressSuite", version, [start, function(i, p, d)(self._progress_update), function(i, p)(lambda *_: OK)])
+            start = (
+                function(i, p, s, s)(self._progress_start) if version == 2 else function(i, p, s)(self._progress_start)
+            )
+            self._suite(
+                "OfxProgressSuite",
+                version,
+                [start, function(i, p, d)(self._progress_update), function(i, p)(lambda *_: OK)],
+            )
 
     def _violation(self, text: str) -> int:
         self.violations.append(text)
@@ -435,7 +565,7 @@ class Host:
             self._violation(f"{name}[{index}] is set, which leaves a gap")
             return BAD_INDEX
         value = value.decode() if isinstance(value, bytes) else value
-        values[index:index + 1] = [value]
+        values[index : index + 1] = [value]
         return OK
 
     def _get(self, handle: int, name: str, index: int, out: Any, at: int) -> int:
@@ -485,7 +615,7 @@ class Host:
             pixels = clip.picture(time)
             if pixels is None:
                 return FAILED
-            image = HostImage(self, *pixels.shape[:2], instance.layout, pixels[..., :instance.layout.channels])
+            image = HostImage(self, *pixels.shape[:2], instance.layout, pixels[..., : instance.layout.channels])
         with self._lock:
             self.open_images[image.properties.handle] = image
         return self._give(out, image.properties.handle)

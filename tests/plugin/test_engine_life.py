@@ -20,7 +20,8 @@ from tests.plugin.test_render import effect, gray, index_of
 ROOT = Path(__file__).resolve().parents[2]
 START = """import subprocess, sys, time, pathlib
 directory = pathlib.Path(sys.argv[1])
-subprocess.Popen([sys.executable, "-m", "tests.fakes.engine", "--directory", str(directory), "--idle-exit", "5"], cwd=sys.argv[2], start_new_session=True)
+program = [sys.executable, "-m", "tests.fakes.engine", "--directory", str(directory), "--idle-exit", "5"]
+subprocess.Popen(program, cwd=sys.argv[2], start_new_session=True)
 for _ in range(1000):
     if (directory / "engine.json").exists(): sys.exit(0)
     time.sleep(0.02)
@@ -65,7 +66,9 @@ def test_an_engine_that_does_not_start_is_said_to(spec_host, places, tmp_path):
     assert instance.render(Arguments(1))[0] == FAILED and "vs3r doctor" in instance.messages[-1]
 
 
-@pytest.mark.parametrize(("change", "said"), [({"protocol": "2.0"}, "different versions"), ({"token": "wrong"}, "refuses")])
+@pytest.mark.parametrize(
+    ("change", "said"), [({"protocol": "2.0"}, "different versions"), ({"token": "wrong"}, "refuses")]
+)
 def test_an_engine_that_will_not_talk_is_explained(spec_host, running_engine, places, tmp_path, change, said):
     connection = json.loads((running_engine.directory / "engine.json").read_text())
     (places[0] / "engine.json").write_text(json.dumps(connection | change))
@@ -117,7 +120,11 @@ def test_two_hundred_instances_leave_no_memory_and_no_thread(library, engine, tm
 
     def resident_kib():
         gc.collect()
-        return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS")).split()[1])
+        return int(
+            next(
+                line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS")
+            ).split()[1]
+        )
 
     path = make_media(tmp_path / "a.json")
     with Host(library) as host:
@@ -135,7 +142,10 @@ def test_two_hundred_instances_leave_no_memory_and_no_thread(library, engine, tm
 
 def upload(host, frames, layout=None, first=10):
     instance = Instance(host, layout=layout)
-    instance.connect(lambda at: frames[int(at) - first] if 0 <= int(at) - first < len(frames) else None, (first, first + len(frames) - 1))
+    instance.connect(
+        lambda at: frames[int(at) - first] if 0 <= int(at) - first < len(frames) else None,
+        (first, first + len(frames) - 1),
+    )
     return instance
 
 
@@ -218,8 +228,12 @@ def test_values_survive_saving_and_presets_set_numbers(spec_host, engine):
 
 @pytest.mark.parametrize("size", [(16, 16), pytest.param((4320, 8192), marks=pytest.mark.slow)])
 def test_the_smallest_and_the_largest_pictures(spec_host, engine, tmp_path, size):
-    instance = effect(spec_host, make_media(tmp_path / "a.json", width=size[1], height=size[0]), Layout(np.uint8),
-                      lambda at: np.full((*size, 4), 9, np.uint8))
+    instance = effect(
+        spec_host,
+        make_media(tmp_path / "a.json", width=size[1], height=size[0]),
+        Layout(np.uint8),
+        lambda at: np.full((*size, 4), 9, np.uint8),
+    )
     status, pixels = instance.render(Arguments(99))
     assert status == OK and pixels.shape == (*size, 4) and (pixels == np.uint8([25, 0, 255, 255])).all()
 

@@ -37,11 +37,16 @@ def test_a_newer_one_replaces_it_and_changes_are_found(small_bundle, tmp_path, c
     (small_bundle / "Contents/Linux-x86-64/VS3R.ofx").write_bytes(b"two")
     (small_bundle / "Contents/Info.plist").unlink()
     install_plugin.install(small_bundle, folder)
-    assert (installed / "Contents/Linux-x86-64/VS3R.ofx").read_bytes() == b"two" and not (installed / "Contents/Info.plist").exists()
+    assert (installed / "Contents/Linux-x86-64/VS3R.ofx").read_bytes() == b"two" and not (
+        installed / "Contents/Info.plist"
+    ).exists()
     assert not install_plugin.problems(folder) and len(list(folder.iterdir())) == 2
     (installed / "Contents/Linux-x86-64/VS3R.ofx").write_bytes(b"three")
     (installed / "Contents/more").write_text("x")
-    assert install_plugin.problems(folder) == ["Contents/Linux-x86-64/VS3R.ofx is changed.", "Contents/more does not belong there."]
+    assert install_plugin.problems(folder) == [
+        "Contents/Linux-x86-64/VS3R.ofx is changed.",
+        "Contents/more does not belong there.",
+    ]
 
 
 def test_what_is_no_bundle_is_refused(tmp_path, capsys):
@@ -49,7 +54,13 @@ def test_what_is_no_bundle_is_refused(tmp_path, capsys):
     assert "cmake" in capsys.readouterr().err and not (tmp_path / "plugins").exists()
 
 
-@pytest.mark.parametrize(("platform", "all_users", "ends"), [("linux", True, "/usr/OFX/Plugins"), ("darwin", True, "/Library/OFX/Plugins"),
-                                                            ("linux", False, ".local/share/OFX/Plugins")])
+@pytest.mark.parametrize(
+    ("platform", "all_users", "ends"),
+    [
+        ("linux", True, "/usr/OFX/Plugins"),
+        ("darwin", True, "/Library/OFX/Plugins"),
+        ("linux", False, ".local/share/OFX/Plugins"),
+    ],
+)
 def test_the_usual_places(platform, all_users, ends):
     assert install_plugin.plugin_folder(all_users, platform).as_posix().endswith(ends)

@@ -60,9 +60,19 @@ def test_a_pasted_effect_belongs_to_the_clip_it_lies_on(resolve_host, engine, tm
     assert status == OK and index_of(pixels) == 4 and pixels.shape == (8, 8, 4) and pasted.value("smoothness") == 70.0
 
 
-LAYOUTS = [Layout(dtype, channels, padding, negative, origin) for dtype, channels, padding, negative, origin in [
-    (np.uint8, 4, 0, False, (0, 0)), (np.uint8, 3, 5, True, (-7, 3)), (np.uint16, 4, 32, True, (0, 0)), (np.uint16, 3, 0, False, (11, -5)),
-    (np.float16, 4, 8, False, (4, 4)), (np.float16, 3, 2, True, (0, 0)), (np.float32, 4, 16, True, (100, 50)), (np.float32, 3, 4, False, (-1, -1))]]
+LAYOUTS = [
+    Layout(dtype, channels, padding, negative, origin)
+    for dtype, channels, padding, negative, origin in [
+        (np.uint8, 4, 0, False, (0, 0)),
+        (np.uint8, 3, 5, True, (-7, 3)),
+        (np.uint16, 4, 32, True, (0, 0)),
+        (np.uint16, 3, 0, False, (11, -5)),
+        (np.float16, 4, 8, False, (4, 4)),
+        (np.float16, 3, 2, True, (0, 0)),
+        (np.float32, 4, 16, True, (100, 50)),
+        (np.float32, 3, 4, False, (-1, -1)),
+    ]
+]
 WHITE = {np.uint8: 255, np.uint16: 65535}
 
 
@@ -74,10 +84,15 @@ def test_every_layout_of_a_hosts_images(spec_host, engine, tmp_path, layout):
     white = WHITE.get(layout.dtype)
     expected = [0.5, -0.25, 1.5, 1] if white is None else [round(0.5 * white), 0, white, white]
     assert status == OK
-    np.testing.assert_allclose(pixels.astype(float), np.broadcast_to(np.array(expected, float)[:layout.channels], pixels.shape), rtol=1e-3, atol=1)
+    np.testing.assert_allclose(
+        pixels.astype(float),
+        np.broadcast_to(np.array(expected, float)[: layout.channels], pixels.shape),
+        rtol=1e-3,
+        atol=1,
+    )
     instance.edit("view", 1)
     status, pixels = instance.render(Arguments(500))
-    assert status == OK and np.array_equal(pixels, source[..., :layout.channels])
+    assert status == OK and np.array_equal(pixels, source[..., : layout.channels])
 
 
 def test_rows_and_columns_are_where_the_engine_put_them(spec_host, engine, tmp_path):
@@ -86,7 +101,9 @@ def test_rows_and_columns_are_where_the_engine_put_them(spec_host, engine, tmp_p
     frames = rng.random((4, 18, 22, 4)).astype(np.float32)
     frames[..., 3] = rng.uniform(0.3, 1, frames.shape[:3])
     for layout in (Layout(np.float32, 4, 12, True, (-3, 5), premultiplied=True), Layout(np.float32, 4)):
-        host_frames = frames * np.where([True, True, True, False], frames[..., 3:], 1) if layout.premultiplied else frames
+        host_frames = (
+            frames * np.where([True, True, True, False], frames[..., 3:], 1) if layout.premultiplied else frames
+        )
         instance = Instance(spec_host, layout=layout)
         instance.connect(lambda at, shown=host_frames: shown[int(at) - 10], (10, 13))
         instance.edit("analyze")
@@ -101,7 +118,7 @@ def test_only_the_render_window_is_written(spec_host, engine, tmp_path):
     whole = HostImage(spec_host, *SIZE, Layout()).pixels
     status, pixels = instance.render(Arguments(42, window=(4, 2, 20, 9)))
     inside = np.zeros(SIZE, bool)
-    inside[16 - 9:16 - 2, 4:20] = True
+    inside[16 - 9 : 16 - 2, 4:20] = True
     assert status == OK and np.array_equal(pixels[~inside], whole[~inside])
     assert (np.round(pixels[inside][:, 0] * 1000) == 42).all()
     for window in ((5, 5, 5, 9), (0, 0, 0, 0)):
@@ -198,7 +215,7 @@ def test_a_final_render_fails_with_a_message_rather_than_deliver_the_original(sp
     instance = effect(spec_host, make_media(tmp_path / "a.json", fail_at=5))
     assert instance.render(Arguments(5))[0] == FAILED and "on purpose" in instance.messages[-1]
     assert instance.render(Arguments(6))[0] == OK and instance.messages[-1] == ""
-    assert instance.render(Arguments(100))[0] == FAILED and "outside the range" in instance.messages[-1].replace("do not exist", "outside the range")
+    assert instance.render(Arguments(100))[0] == FAILED and "frame 100" in instance.messages[-1].lower()
     assert instance.render(Arguments(-3))[0] == FAILED and "before the first frame" in instance.messages[-1]
     missing = effect(spec_host, "/no/such.mov")
     assert missing.render(Arguments(0))[0] == FAILED and "/no/such.mov" in missing.messages[-1]

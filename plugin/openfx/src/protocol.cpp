@@ -14,7 +14,7 @@ std::string variable(const char* name) {
   return value ? value : "";
 }
 
-std::string home() { return variable("HOME"); }
+[[maybe_unused]] std::string home() { return variable("HOME"); }
 
 std::string joined(const std::string& root, const char* rest) { return root.empty() ? "" : root + rest; }
 
