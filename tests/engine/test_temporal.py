@@ -134,7 +134,7 @@ def test_breathing_exposure_leaves_no_step():
 
 
 def test_a_moving_object_in_another_frame_is_not_copied():
-    views, targets, truths = panorama.shaken(30)
+    views, targets, _ = panorama.shaken(30)
     marked = {}
     for i, view in views.items():
         luma = view.frame.planes[0].copy()
@@ -179,7 +179,7 @@ def test_every_layout_and_size_is_filled(name, size):
 
 
 def test_with_nothing_to_draw_on_the_picture_is_continued():
-    views, targets, _ = panorama.shaken(1)
+    views, _, _ = panorama.shaken(1)
     target = Target(0, panorama.camera(4, 2), None)
     outputs, rendered = run(views, {0: target}, [0])
     hole, luma = rendered[0].hole_mask, outputs[0].planes[0]
@@ -193,7 +193,7 @@ def test_with_nothing_to_draw_on_the_picture_is_continued():
 
 @pytest.mark.parametrize("radius_s", [0.0, 0.1, 1.0])
 def test_a_frame_that_is_nowhere_to_be_seen_is_still_a_picture(radius_s):
-    views, targets, _ = panorama.shaken(5)
+    views, _, _ = panorama.shaken(5)
     away = {i: Target(i, panorama.camera(150), None) for i in views}
     outputs, rendered = run(views, away, range(5), FillSettings(radius_s=radius_s))
     assert len(outputs) == 5 and rendered[2].hole_mask.all()
@@ -201,7 +201,7 @@ def test_a_frame_that_is_nowhere_to_be_seen_is_still_a_picture(radius_s):
 
 
 def test_a_cut_ends_what_is_drawn_on():
-    views, targets, truths = panorama.shaken(24)
+    views, targets, _ = panorama.shaken(24)
     black = {i: replace(v, frame=replace(v.frame, planes=tuple(np.zeros_like(p) for p in v.frame.planes))) for i, v in views.items()}
     # Frames from 12 on are another shot: the pipeline then answers None across the cut.
     shots = [{i: views[i] for i in range(12)}, {i: black[i] for i in range(12, 24)}]

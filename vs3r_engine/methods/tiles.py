@@ -37,8 +37,8 @@ class Tiles:
         return self.layout.plane_shape(plane, self.cell_px, self.cell_px)
 
     def spread(self, at_vertices: np.ndarray, plane: int = 0) -> np.ndarray:
-        """[k, tiles, pixels] float32: values [k, rows + 2, columns + 2] at the vertices (the centres of the cells and of
-        one ring around them) at every sample of a plane, bilinearly, chroma where it is sited."""
+        """[k, tiles, pixels] float32: values [k, rows + 2, columns + 2] at the vertices (the centres of the cells and
+        of one ring around them) at every sample of a plane, bilinearly, chroma where it is sited."""
         return self._between(at_vertices, _vertex_weights(self.layout, plane, self.cell_px), 1, 3)
 
     def spread_small(self, small: np.ndarray, plane: int, per_cell: int) -> np.ndarray:
@@ -74,7 +74,8 @@ class Tiles:
         """Put the values of [tiles, pixels] that `where` marks into plane `number` of any size."""
         rows, columns = self.size(number)
         tile, pixel = np.nonzero(where)
-        plane[self.rows[tile] * rows + pixel // columns, self.columns[tile] * columns + pixel % columns] = tiles[tile, pixel]
+        y, x = self.rows[tile] * rows + pixel // columns, self.columns[tile] * columns + pixel % columns
+        plane[y, x] = tiles[tile, pixel]
 
     def subsampled(self, tiles: np.ndarray, number: int) -> np.ndarray:
         """Luma tiles at a plane's samples: a chroma sample goes with the luma sample it is sited on."""
@@ -96,7 +97,7 @@ def padded(plane: np.ndarray, shape: tuple[int, int], value: float | None = None
     """A copy of a plane extended to `shape` by a value, or by its last pixels repeated."""
     rows, columns = plane.shape
     border = cv2.BORDER_REPLICATE if value is None else cv2.BORDER_CONSTANT
-    return cv2.copyMakeBorder(plane, 0, shape[0] - rows, 0, shape[1] - columns, border, value=0 if value is None else value)
+    return cv2.copyMakeBorder(plane, 0, shape[0] - rows, 0, shape[1] - columns, border, value=value or 0)
 
 
 def cells_of(mask: np.ndarray, cell_px: int) -> np.ndarray:
@@ -127,9 +128,10 @@ def _vertex_weights(layout: PixelLayout, plane: int, cell_px: int) -> np.ndarray
 
 @functools.lru_cache(maxsize=64)
 def _small_weights(layout: PixelLayout, plane: int, cell_px: int, per_cell: int) -> np.ndarray:
-    """[(per_cell + 2) ** 2, pixels]: what a cell's small samples and the ring around them count for each of its samples."""
+    """[(per_cell + 2) ** 2, pixels]: what a cell's small samples and the ring around them count for each sample."""
     rows, columns = layout.plane_shape(plane, cell_px, cell_px)
-    return _products((np.arange(columns) + 0.5) / columns * per_cell + 0.5, (np.arange(rows) + 0.5) / rows * per_cell + 0.5, per_cell + 2)
+    x, y = ((np.arange(count) + 0.5) / count * per_cell + 0.5 for count in (columns, rows))
+    return _products(x, y, per_cell + 2)
 
 
 def _products(x: np.ndarray, y: np.ndarray, count: int) -> np.ndarray:

@@ -24,8 +24,8 @@ linear 0.75, cubic 0.96, Lanczos4 0.98, for 6, 18 and 62 CPU-ms per 1080p plane.
 KERNEL_REACH_PX = 3
 SHARPENING = 0.09
 """What a warped plane is pushed away from its own 3 x 3 mean, to put back the finest detail that the kernel loses on
-average over sub-pixel positions. Energy against the source on the same clips, mean (worst): gradients 0.96 (0.85) before
-and 1.03 (0.96) after, Laplacian 0.88 (0.73) and 0.99 (0.85). 1.0 CPU-ms per 8-bit 1080p plane."""
+average over sub-pixel positions. Energy against the source on the same clips, mean (worst): gradients 0.96 (0.85)
+before and 1.03 (0.96) after, Laplacian 0.88 (0.73) and 0.99 (0.85). 1.0 CPU-ms per 8-bit 1080p plane."""
 LOST_PX = -1e5
 """Where a pixel is looked for whose ray points away from a camera: outside of every picture."""
 
@@ -42,8 +42,9 @@ class WarpRenderer:
         pixels = vertices(width, height, CELL_PX)
         positions = np.nan_to_num(source_positions(target, current, pixels), nan=LOST_PX)
         maps = _PlaneMaps(positions, frame)
+        layout = frame.layout
         planes = tuple(
-            _sharpened(resampled(plane, maps.of(i), frame.layout), i, frame.layout) for i, plane in enumerate(frame.planes))
+            _sharpened(resampled(plane, maps.of(i), layout), i, layout) for i, plane in enumerate(frame.planes))
         hole_mask, holes = _uncovered(positions, current)
         current_mask = ~hole_mask
         for neighbour in sorted(neighbours, key=lambda view: abs(view.frame.frame_index - frame.frame_index)):
@@ -54,7 +55,7 @@ class WarpRenderer:
 
 
 def vertices(width: int, height: int, cell_px: int) -> np.ndarray:
-    """[rows + 2, columns + 2, 2] corner-origin centres of the cells of a picture and of one ring of cells around them."""
+    """[rows + 2, columns + 2, 2] corner-origin centres of the cells of a picture and of a ring of cells around them."""
     x = cell_px * (np.arange(-(-width // cell_px) + 2) - 0.5)
     y = cell_px * (np.arange(-(-height // cell_px) + 2) - 0.5)
     return np.stack(np.meshgrid(x, y), -1)
@@ -150,12 +151,14 @@ def _add_static(
     frame = view.frame
     wanted = np.zeros(holes.shape, np.uint8)
     wanted[holes.rows, holes.columns] = 1
-    needed = cv2.dilate(cv2.copyMakeBorder(wanted, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0), np.ones((3, 3), np.uint8)) > 0
+    ringed = cv2.copyMakeBorder(wanted, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    needed = cv2.dilate(ringed, np.ones((3, 3), np.uint8)) > 0
     positions = np.full((2, *needed.shape), LOST_PX)
     positions[:, needed] = np.nan_to_num(source_positions(target, view, pixels[needed]), nan=LOST_PX).T
     x, y = holes.spread(positions)
     (left, top), (right, bottom) = picture_bounds(view)
-    missing = holes.read(padded(hole_mask.view(np.uint8), (holes.shape[0] * CELL_PX, holes.shape[1] * CELL_PX), 0), 0) > 0
+    full = holes.shape[0] * CELL_PX, holes.shape[1] * CELL_PX
+    missing = holes.read(padded(hole_mask.view(np.uint8), full, 0), 0) > 0
     found = missing & (x >= left) & (x <= right) & (y >= top) & (y <= bottom)
     if view.dynamic_mask.any():
         mask_height, mask_width = view.dynamic_mask.shape
@@ -165,7 +168,8 @@ def _add_static(
     if len(useful):
         chosen, found_here = holes.only(useful), found[useful]
         for i, plane in enumerate(planes):
-            at = plane_positions(*chosen.spread(positions, i), frame.layout, i)
+            there_x, there_y = chosen.spread(positions, i)
+            at = plane_positions(there_x, there_y, frame.layout, i)
             chosen.put(resampled(frame.planes[i], at, frame.layout), plane, i, chosen.subsampled(found_here, i))
         chosen.put(np.zeros_like(found_here), hole_mask, 0, found_here)
     return holes.only(np.flatnonzero((missing & ~found).any(axis=1)))

@@ -71,8 +71,8 @@ def source_positions(target: Target, view: View, pixels: np.ndarray) -> np.ndarr
 
 
 def displaced(directions: np.ndarray, offset: np.ndarray, nearness: np.ndarray | float) -> np.ndarray:
-    """[..., 3]: `directions` [..., 3] from a point `offset` away, bent to the same points as seen from the origin, where the
-    surface met has inverse z-depth `nearness`. What lies beside or behind is taken to be far away."""
+    """[..., 3]: `directions` [..., 3] from a point `offset` away, bent to the same points seen from the origin, where
+    the surface met has inverse z-depth `nearness`. What lies beside or behind is taken to be far away."""
     per_length = np.maximum(directions[..., 2], 0) * nearness / np.maximum(1 - offset[..., 2] * nearness, 0.05)
     return directions + offset * per_length[..., None]
 
@@ -122,7 +122,7 @@ def bilinear(samples: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 
 def inverse_depth(depth: np.ndarray) -> np.ndarray:
-    """[h, w] float64 1 / depth; unknown (NaN) or impossible depth becomes the median of the rest, 1 if all is unknown."""
+    """[h, w] float64 1 / depth; unknown (NaN) or impossible depth is the median of the rest, 1 if all is unknown."""
     known = np.isfinite(depth) & (depth > 0)
     if known.all():
         return 1.0 / depth.astype(np.float64)

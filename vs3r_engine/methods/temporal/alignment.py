@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Alignment: what geometry got slightly wrong between an anchor and the frame being completed, measured beside the holes
-and carried smoothly into them. Gauss-Newton on the small pixels of a band, with the normal equations pooled over ever
-wider windows: texture decides where there is some, and its surroundings decide where there is none."""
+"""Alignment: what geometry got slightly wrong between an anchor and the frame being completed, measured beside the
+holes and carried smoothly into them. Gauss-Newton on the small pixels of a band, with the normal equations pooled over
+ever wider windows: texture decides where there is some, and its surroundings decide where there is none."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,8 +36,8 @@ class Template:
 
     index: [n] into the flattened small picture, grouped by cell; n is a multiple of 64, filled up with pixels of no
     weight. occupied: [m] cells they lie in, flattened, and starts [m], where each one's pixels begin. at_cells:
-    [n / 64, 64, 2] float32 the same places as cell indices. weight: [n]. picture: [planes, n]. levels: [3, n] each, luma
-    and its two gradients per small pixel, from the most blurred (see LEVELS) to the picture itself.
+    [n / 64, 64, 2] float32 the same places as cell indices. weight: [n]. picture: [planes, n]. levels: [3, n] each,
+    luma and its two gradients per small pixel, as in `blurred`.
     """
 
     index: np.ndarray
@@ -51,10 +51,10 @@ class Template:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Aligned:
-    """How anchors are brought onto a template, per anchor and over cells [anchors, rows, columns] that span the picture.
+    """How anchors are brought onto a template: [anchors, rows, columns], over cells that span the picture.
 
-    shift_small_px: [..., 2] to add to where geometry expects a pixel in the anchor. gain, bias: [..., planes], such that
-    anchor * gain + bias matches the template, in 8-bit levels. mismatch: what then still differs, in 8-bit levels.
+    shift_small_px: [..., 2] to add to where geometry expects a pixel in the anchor. gain, bias: [..., planes], such
+    that anchor * gain + bias matches the template, in 8-bit levels. mismatch: what then still differs, in 8-bit levels.
     """
 
     shift_small_px: np.ndarray
@@ -68,18 +68,19 @@ def template_of(
 ) -> Template | None:
     """None where there is nothing to compare with.
 
-    picture: [h, w, planes]. holes: [h, w] share of each small pixel that is missing. still: [h, w] in [0, 1], 0 on what moves, or None.
+    picture: [h, w, planes]. holes: [h, w] share of each small pixel that is missing. still: [h, w] in [0, 1], 0 on
+    what moves, or None.
     """
     size = 2 * band_small_px + 1
     near = cv2.blur((holes > 0).astype(np.float32), (size, size), borderType=cv2.BORDER_CONSTANT)
-    whole = cv2.erode((holes == 0).view(np.uint8), np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    whole = cv2.dilate((holes > 0).view(np.uint8), np.ones((3, 3), np.uint8)) == 0
     weight = whole * np.minimum(near * np.float32(size), 1)
     weight[cells.height // cells.small_px:] = 0
     weight[:, cells.width // cells.small_px:] = 0
     if still is not None:
         weight *= np.maximum(still, MOVING_EVIDENCE)
     luma = np.ascontiguousarray(picture[..., 0])
-    height, width = luma.shape
+    width = luma.shape[1]
     # Every other pixel, like the black fields of a chessboard, says as much as all of them.
     weight[::2, ::2] = weight[1::2, 1::2] = 0
     y, x = np.divmod(np.flatnonzero(weight > 0.02), width)
@@ -101,11 +102,13 @@ def template_of(
 
 
 def aligned(
-    template: Template, anchors: Sequence[Anchor], positions: Sequence[np.ndarray], cells: Cells, is_chroma: tuple[bool, ...]
+    template: Template, anchors: Sequence[Anchor], positions: Sequence[np.ndarray], cells: Cells,
+    is_chroma: tuple[bool, ...]
 ) -> Aligned:
     """Every anchor on the template, each for itself.
 
-    positions: per anchor [h, w, 2] float32 indices into its small picture, where geometry expects the template's pixels.
+    positions: per anchor [h, w, 2] float32 indices into its small picture, where geometry expects the template's
+    pixels.
     is_chroma: per plane, whether it is matched by an offset (chroma) or by a ratio (brightness).
     """
     shape, count = (cells.rows, cells.columns), len(anchors)
@@ -131,7 +134,8 @@ def aligned(
         # step.
         left = difference + gradient_x * shift_here[..., 0] + gradient_y * shift_here[..., 1]
         x, y = gradient_x * trusted, gradient_y * trusted
-        products = ((x, gradient_x), (x, gradient_y), (y, gradient_y), (x, left), (y, left), (luma, trusted), (seen, trusted))
+        products = ((x, gradient_x), (x, gradient_y), (y, gradient_y), (x, left), (y, left), (luma, trusted),
+                    (seen, trusted))
         for row, (a, b) in enumerate(products):
             np.multiply(a, b, out=terms[row])
         *equations, wanted, found, known = _pooled(template, terms, shape, pools)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Anchors: the source frames that fillings are taken from. They sit at fixed indices, so that neighbouring output frames
-draw on the same ones, and how much each counts changes smoothly with time."""
+"""Anchors: the source frames that fillings are taken from. They sit at fixed indices, so that neighbouring output
+frames draw on the same ones, and how much each counts changes smoothly with time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ from vs3r_engine.stages.render import displaced, inverse_depth
 class Anchor:
     """A source frame and what is asked of it again and again.
 
-    small: [h, w, planes] its small picture; levels: its first plane, `blurred`. still: [h, w] small, 0 on and close to what moves by itself, or None where
-    nothing does. nearness: median 1 / depth. bounds: as `picture_bounds`.
+    small: [h, w, planes] its small picture. levels: its first plane, as in `blurred`. still: [h, w] small, 0 on and
+    close to what moves by itself, or None where nothing does. nearness: median 1 / depth. bounds: `picture_bounds`.
     """
 
     view: View
@@ -44,7 +44,7 @@ class Anchors:
         self._held: dict[int, Anchor | None] = {}
 
     def around(self, frame_index: int, cells: Cells) -> list[Anchor]:
-        """Those within reach of a frame and in its shot: every multiple of the step, and the shot's first and last frame."""
+        """Those within reach of a frame and in its shot: every multiple of the step, and the shot's two ends."""
         if self._reach and self._views.view(frame_index - 1) is None:
             self._held.clear()
         low, high = frame_index - self._reach, frame_index + self._reach
@@ -59,7 +59,8 @@ class Anchors:
                 if anchor is None:
                     # The shot ends within this step: its last frame stands in.
                     nearer = range(index + back, index + back * self._step, back)
-                    anchor = next((a for i in nearer if (i - frame_index) * back < 0 and (a := self._anchor(i, cells))), None)
+                    inner = (self._anchor(i, cells) for i in nearer if (i - frame_index) * back < 0)
+                    anchor = next((found_anchor for found_anchor in inner if found_anchor), None)
                     found += [anchor] if anchor else []
                     break
                 found.append(anchor)

@@ -52,8 +52,8 @@ class Cells:
         return self.rows * SMALL_PER_CELL, self.columns * SMALL_PER_CELL
 
     def small_picture(self, frame: Frame) -> np.ndarray:
-        """[h, w, planes] float32 on the 8-bit scale: every plane but alpha at one size, area-averaged; past the picture's
-        edge its last pixels are repeated."""
+        """[h, w, planes] float32 on the 8-bit scale: every plane but alpha at one size, area-averaged; past the
+        picture's edge its last pixels are repeated."""
         layout = frame.layout
         planes = [self.small_plane(plane, layout, i) for i, plane in enumerate(frame.planes[:picture_planes(layout)])]
         return np.dstack(planes).astype(np.float32) * np.float32(255.0 / layout.peak)
@@ -71,10 +71,11 @@ class Cells:
 
     def small_mask(self, full_mask: np.ndarray) -> np.ndarray:
         """[h, w] float32 share in [0, 1] of a mask of all cells, uint8 0 or 255."""
-        return cv2.resize(full_mask, self.small_shape[::-1], interpolation=cv2.INTER_AREA).astype(np.float32) * np.float32(1 / 255)
+        share = cv2.resize(full_mask, self.small_shape[::-1], interpolation=cv2.INTER_AREA)
+        return share.astype(np.float32) * np.float32(1 / 255)
 
     def still(self, dynamic_mask: np.ndarray) -> np.ndarray | None:
-        """[h, w] float32 in [0, 1]: 0 on and close to what a dynamic mask of any size marks, or None where it marks nothing."""
+        """[h, w] float32 in [0, 1]: 0 on and close to what a dynamic mask of any size marks; None if nothing."""
         if not dynamic_mask.any():
             return None
         rows, columns = dynamic_mask.shape
@@ -97,6 +98,6 @@ def is_chroma(layout: PixelLayout) -> tuple[bool, ...]:
 
 
 def blurred(image: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The image as ever closer looks at it see it, the last one as it is."""
+    """The image as ever closer looks see it: two blurs, over about 4 and 2 pixels, and then the image itself."""
     soft = cv2.GaussianBlur(image, (0, 0), 2.0)
     return cv2.blur(cv2.blur(soft, (7, 7)), (5, 5)), soft, image

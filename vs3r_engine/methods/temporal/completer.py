@@ -25,8 +25,8 @@ ANCHORS_PER_SECOND = 6
 QUARTER_S = 1 / 6
 """An anchor this much further away counts a quarter."""
 LEAST_SHARE = 0.5
-"""Of what the anchor that counts most for a place counts: those that would count for less count for nothing, so that few
-are warped and blended. The others lose as much, so that nothing jumps when one crosses the line."""
+"""Of what the anchor that counts most for a place counts: those that would count for less count for nothing, so that
+few are warped and blended. The others lose as much, so that nothing jumps when one crosses the line."""
 MOVING_SHARE = 0.0
 """What an anchor counts where something moves in it: enough to be taken where no other anchor shows the place at all,
 since that is where masks are wrong more often than something moved through the picture for the whole reach."""
@@ -42,9 +42,9 @@ TOLERATED_LEVELS = 10.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
-    """One anchor's part in a filling. tiles: [k] the numbers of those it is for. The rest is at the vertices of the whole
-    picture, [channels, rows, columns]: positions (x, y) in the anchor; weight, the margin to the anchor's own border in
-    seam widths, and the share; gain and bias per plane, in 8-bit levels.
+    """One anchor's part in a filling. tiles: [k] the numbers of those it is for. The rest is at the vertices of the
+    whole picture, [channels, rows, columns]: positions (x, y) in the anchor; weight, the margin to the anchor's own
+    border in seam widths, and the share; gain and bias per plane, in 8-bit levels.
     """
 
     anchor: Anchor
@@ -65,10 +65,6 @@ class TemporalCompleter:
         self._step_frames = max(1, round(rate / ANCHORS_PER_SECOND))
         self._quarter_frames = max(1, round(rate * Fraction(QUARTER_S)))
         self._small_width_px = SMALL_WIDTH_PX // 2 if settings.quality == "draft" else SMALL_WIDTH_PX
-
-    def keeps(self, frame_index: int) -> bool:
-        """Anchors are kept."""
-        return frame_index % self._step_frames == 0
 
     def keeps(self, frame_index: int) -> bool:
         """See `Completer.keeps`."""
@@ -123,7 +119,8 @@ class TemporalCompleter:
             # The first that is left out leaves gently: those just above it count for little more.
             next_best = np.sort(parts)[-MOST_ANCHORS - 1]
             counts *= np.clip(parts / max(next_best, 1e-12) - 1, 0, 1)
-        return [(anchor, float(count)) for anchor, count, part in zip(around, counts, parts, strict=True) if count * part > 0]
+        counts = counts * (parts > 0)
+        return [(anchor, float(count)) for anchor, count in zip(around, counts, strict=True) if count > 0]
 
 
 def _layers(
@@ -139,19 +136,20 @@ def _layers(
     else:
         fit = aligned(template, anchors, [_at_small(positions, cells) for positions in expected], cells, chroma)
     positions = [at + _ringed(shift) * cells.small_px for at, shift in zip(expected, fit.shift_small_px, strict=True)]
-    margins = [np.minimum(at - anchor.bounds[0], anchor.bounds[1] - at).min(axis=-1).astype(np.float32) / feather_px(cells.width)
+    feather = np.float32(feather_px(cells.width))
+    margins = [np.minimum(at - anchor.bounds[0], anchor.bounds[1] - at).min(axis=-1).astype(np.float32) / feather
                for anchor, at in zip(anchors, positions, strict=True)]
     shares = _shares(np.stack([
         count * _dependable(margin, mismatch, anchor, at, cells)
         for (anchor, count), margin, mismatch, at in zip(candidates, margins, fit.mismatch, positions, strict=True)]))
     layers = []
-    for anchor, at, margin, share, gain, bias in zip(anchors, positions, margins, shares, fit.gain, fit.bias, strict=True):
+    for i, (anchor, at, share) in enumerate(zip(anchors, positions, shares, strict=True)):
         # A cell's pixels lie between its own vertex and the next ones.
         given = cv2.dilate((share > 0).view(np.uint8), np.ones((3, 3), np.uint8))[1:-1, 1:-1]
         chosen = np.flatnonzero(given[tiles.rows, tiles.columns])
         if len(chosen):
-            layers.append(Layer(anchor, chosen, at.transpose(2, 0, 1), np.stack([margin, share]),
-                                _ringed(gain).transpose(2, 0, 1), _ringed(bias).transpose(2, 0, 1)))
+            gain, bias = (_ringed(m[i]).transpose(2, 0, 1) for m in (fit.gain, fit.bias))
+            layers.append(Layer(anchor, chosen, at.transpose(2, 0, 1), np.stack([margins[i], share]), gain, bias))
     return layers
 
 
@@ -180,7 +178,9 @@ def _shares(weights: np.ndarray) -> np.ndarray:
 
 def _ringed(at_cells: np.ndarray) -> np.ndarray:
     """Values at cells [rows, columns, ...] with one ring around, as `vertices` has it."""
-    return cv2.copyMakeBorder(at_cells, 1, 1, 1, 1, cv2.BORDER_REPLICATE).reshape(*(n + 2 for n in at_cells.shape[:2]), *at_cells.shape[2:])
+    rows, columns = at_cells.shape[:2]
+    ringed = cv2.copyMakeBorder(at_cells, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+    return ringed.reshape(rows + 2, columns + 2, *at_cells.shape[2:])
 
 
 def _at_small(positions: np.ndarray, cells: Cells) -> np.ndarray:
@@ -192,10 +192,11 @@ def _at_small(positions: np.ndarray, cells: Cells) -> np.ndarray:
 def _still_at(target: Target, current: View | None, cells: Cells) -> np.ndarray | None:
     """[h, w] small: what stands still in the current frame, seen from the target; None where everything does."""
     still = None if current is None else cells.still(current.dynamic_mask)
-    if still is None:
+    if current is None or still is None:
         return None
     positions = source_positions(target, current, vertices(cells.width, cells.height, cells.cell_px))
-    return remapped(still, np.ascontiguousarray(_at_small(np.nan_to_num(positions, nan=LOST_PX), cells)), cv2.INTER_LINEAR)
+    at = _at_small(np.nan_to_num(positions, nan=LOST_PX), cells)
+    return remapped(still, np.ascontiguousarray(at), cv2.INTER_LINEAR)
 
 
 def feather_px(width: int) -> int:
@@ -204,11 +205,12 @@ def feather_px(width: int) -> int:
 
 
 def _composed(
-    frame: Frame, layers: Sequence[Layer], tiles: Tiles, hole: np.ndarray, seam: np.ndarray, small: np.ndarray, cells: Cells
+    frame: Frame, layers: Sequence[Layer], tiles: Tiles, hole: np.ndarray, seam: np.ndarray, small: np.ndarray,
+    cells: Cells
 ) -> Frame:
     """The frame with its holes filled from the layers, and from a smooth continuation of all that where there is none.
 
-    hole: [tiles, pixels] bool. seam: [tiles, pixels], 1 at the edge of a hole, falling to 0 where the frame is left as it is.
+    hole: [tiles, pixels] bool. seam: [tiles, pixels], 1 at the edge of a hole, falling to 0 where the frame stays.
     """
     layout = frame.layout
     planes = [padded(plane, layout.plane_shape(i, *cells.full_shape[::-1])) for i, plane in enumerate(frame.planes)]
@@ -273,8 +275,8 @@ def _filling(layers: Sequence[Layer], tiles: Tiles) -> tuple[list[np.ndarray], n
 def _continue(
     pictures: Sequence[np.ndarray], missing: np.ndarray, tiles: Tiles, small: np.ndarray, cells: Cells
 ) -> None:
-    """Blends a smooth continuation of the picture into the tiles, as far as they are missing. small: the small picture as
-    it was rendered, of all cells."""
+    """Blends a smooth continuation of the picture into the tiles, as far as they are missing. small: the small picture
+    as it was rendered, of all cells."""
     layout = tiles.layout
     size = cells.columns * COARSE_PER_CELL, cells.rows * COARSE_PER_CELL
     known = np.ones(size[::-1], np.float32)
@@ -284,7 +286,8 @@ def _continue(
     at = (tiles.rows, slice(None), tiles.columns)
     _in_cells(known, cells)[at] *= 1 - tiles.averaged(missing, 0, COARSE_PER_CELL)
     for i in range(coarse.shape[2]):
-        _in_cells(coarse[..., i], cells)[at] = tiles.averaged(pictures[i], i, COARSE_PER_CELL) * np.float32(255 / layout.peak)
+        filled = tiles.averaged(pictures[i], i, COARSE_PER_CELL)
+        _in_cells(coarse[..., i], cells)[at] = filled * np.float32(255 / layout.peak)
     beyond = np.pad(extrapolated(coarse, known), ((1, 1), (1, 1), (0, 0)), mode="edge").transpose(2, 0, 1)
     lacking = np.flatnonzero(missing.max(axis=1) > NEGLIGIBLE)
     part, missing = tiles.only(lacking), missing[lacking]
