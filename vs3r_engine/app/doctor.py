@@ -95,9 +95,9 @@ def _cache() -> list[Finding]:
 
 
 def _engine() -> list[Finding]:
-    from vs3r_engine.service import protocol
+    from vs3r_engine.service import rendezvous
 
-    file = protocol.connection_file(protocol.runtime_directory())
+    file = rendezvous.connection_file(rendezvous.runtime_directory())
     return [Finding("engine", "ok", f"one runs; {file} says where" if file.exists() else "none runs; one is started when needed")]
 
 
