@@ -87,12 +87,11 @@ def on_clip(host, clip, layout=None, scale=1):
     def picture(at):
         rgb = clip.source[int(at)]
         rgb = cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale != 1 else rgb
-        return np.concatenate([rgb * white, np.full((*rgb.shape[:2], 1), white, np.float32)], axis=-1).astype(
-            layout.dtype
-        )
+        rgba = np.concatenate([rgb * white, np.full((*rgb.shape[:2], 1), white, np.float32)], axis=-1)
+        return (rgba if white == 1 else np.rint(rgba)).astype(layout.dtype)
 
     instance = Instance(host, layout=layout)
-    instance.connect(picture, (0, FRAMES - 1), 30.0, clip.path)
+    instance.connect(picture, (0, FRAMES - 1), 24.0, clip.path)
     if not host.mode.names_file:
         instance.parameters["file"].value = clip.path
     instance.edit("smoothness", 70.0)
@@ -156,8 +155,10 @@ def test_at_half_size(resolve_host, clip, monkeypatch):
 
 def test_from_uploaded_pixels(spec_host, clip, monkeypatch):
     monkeypatch.setenv("VS3R_RUNTIME_DIR", str(clip.run))
-    instance = on_clip(spec_host, clip)
+    instance = on_clip(spec_host, clip, Layout(np.uint16))
     instance.parameters["file"].value = ""
     instance.edit("analyze")
     for at, pixels in rendered(instance, (7, 2)).items():
-        assert psnr_db(pixels[..., :3], clip.stabilized[at]) > 50
+        # The analysis reads the same pixels by another way; roundings there move the path by parts of a pixel.
+        alike_db = psnr_db(pixels[..., :3] / 65535, clip.stabilized[at])
+        assert alike_db > 40 and alike_db > psnr_db(clip.source[at], clip.stabilized[at]) + 10
