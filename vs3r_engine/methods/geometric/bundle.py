@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bundle adjustment over a window of frames and the tracks that cross it: camera rotations, and where the model has them
-translations or zooms, together with every track's direction and inverse depth.
+"""Bundle adjustment over a window of frames and the tracks that cross it: camera rotations, and where the model has
+them translations or zooms, together with every track's direction and inverse depth.
 
-Frames are [f], tracks [m]. A track is a direction (unit vector in the window's reference frame) and an inverse depth per
-length of that vector: camera f sees  rotation[f] @ direction[m] + inverse_depth[m] * translation[f].
+Frames are [f], tracks [m]. A track is a direction (unit vector in the window's reference frame) and an inverse depth
+per length of that vector: camera f sees  rotation[f] @ direction[m] + inverse_depth[m] * translation[f].
 """
 
 from dataclasses import dataclass, replace
@@ -43,8 +43,15 @@ class Window:
     is_fixed: np.ndarray
 
 
-def adjusted(window: Window, sightings: Sightings, model: str, iterations: int, scale_px: float = 1.0,
-             first_scale_px: float = 3.0, hold: str = "") -> tuple[Window, np.ndarray]:
+def adjusted(
+    window: Window,
+    sightings: Sightings,
+    model: str,
+    iterations: int,
+    scale_px: float = 1.0,
+    first_scale_px: float = 3.0,
+    hold: str = "",
+) -> tuple[Window, np.ndarray]:
     """The window after robust (Geman-McClure) Levenberg-Marquardt steps on the parameters of `model`, and the error
     [f, m] in pixels of every sighting (whatever its weight).
 
@@ -57,7 +64,9 @@ def adjusted(window: Window, sightings: Sightings, model: str, iterations: int, 
         window = replace(window, inverse_depth=np.zeros_like(window.inverse_depth))
     prior_depth = window.inverse_depth
     damping = 1e-3
-    scales = np.maximum(first_scale_px * (scale_px / first_scale_px) ** (np.arange(iterations) / max(iterations - 2, 1)), scale_px)
+    scales = np.maximum(
+        first_scale_px * (scale_px / first_scale_px) ** (np.arange(iterations) / max(iterations - 2, 1)), scale_px
+    )
     pixels, point, turned = _projected(window)
     for scale in scales:
         cost = _cost(window, sightings, pixels, prior_depth, scale)
@@ -76,7 +85,8 @@ def begun(window: Window, sightings: Sightings, is_quick: bool = False) -> tuple
     """The window with translations and depths found from nothing, as `adjusted` returns it.
 
     Over a long window the right answer may lie behind wrong ones, over a short one nothing may have moved far enough to
-    tell. So the window grows from a third, and where that explains too little (unless is_quick), the whole is tried at once as well.
+    tell. So the window grows from a third, and where that explains too little (unless is_quick), the whole is tried
+    at once as well.
     """
     grown = _grown(window, sightings)
     if is_quick or _share_lost(grown[1], sightings) < _GOOD_SHARE_LOST:
@@ -103,15 +113,24 @@ def _grown(window: Window, sightings: Sightings) -> tuple[Window, np.ndarray]:
             translation = window.translation.copy()
             translation[known:count] = -np.matmul(window.rotation[known:count], ahead[..., None])[..., 0]
             window = replace(window, translation=translation)
-        part = replace(window, rotation=window.rotation[:count], translation=window.translation[:count],
-                       focal_px=window.focal_px[:count], is_fixed=window.is_fixed[:count])
+        part = replace(
+            window,
+            rotation=window.rotation[:count],
+            translation=window.translation[:count],
+            focal_px=window.focal_px[:count],
+            is_fixed=window.is_fixed[:count],
+        )
         seen = Sightings(sightings.xy[:count], sightings.seen[:count])
         part, error = adjusted(part, seen, ROTATION_TRANSLATION, steps, first_scale_px=4.0)
         # The cameras still to come keep their turns relative to the last one found.
         turn = np.matmul(window.rotation[count:], window.rotation[count - 1].T)
-        window = replace(window, rotation=np.concatenate([part.rotation, np.matmul(turn, part.rotation[-1])]),
-                         translation=np.concatenate([part.translation, window.translation[count:]]),
-                         direction=part.direction, inverse_depth=part.inverse_depth)
+        window = replace(
+            window,
+            rotation=np.concatenate([part.rotation, np.matmul(turn, part.rotation[-1])]),
+            translation=np.concatenate([part.translation, window.translation[count:]]),
+            direction=part.direction,
+            inverse_depth=part.inverse_depth,
+        )
         known = count
     return window, error
 
@@ -127,7 +146,9 @@ def _projected(window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _turned(window: Window, vectors: np.ndarray) -> np.ndarray:
     """[3, f, m] reference vectors [m, 3] in every camera's axes."""
-    return (window.rotation.transpose(1, 0, 2).reshape(-1, 3) @ vectors.T).reshape(3, len(window.rotation), len(vectors))
+    return (window.rotation.transpose(1, 0, 2).reshape(-1, 3) @ vectors.T).reshape(
+        3, len(window.rotation), len(vectors)
+    )
 
 
 def _cost(window: Window, sightings: Sightings, pixels: np.ndarray, prior_depth: np.ndarray, scale: float) -> float:
@@ -141,9 +162,19 @@ def _squared(error: np.ndarray) -> np.ndarray:
     return error[..., 0] ** 2 + error[..., 1] ** 2
 
 
-def _step(window: Window, sightings: Sightings, pixels: np.ndarray, point: np.ndarray, turned: np.ndarray,
-          prior_depth: np.ndarray, scale: float, columns: list[int], has_depth: bool, damping: float,
-          hold: str) -> tuple[np.ndarray, np.ndarray]:
+def _step(
+    window: Window,
+    sightings: Sightings,
+    pixels: np.ndarray,
+    point: np.ndarray,
+    turned: np.ndarray,
+    prior_depth: np.ndarray,
+    scale: float,
+    columns: list[int],
+    has_depth: bool,
+    damping: float,
+    hold: str,
+) -> tuple[np.ndarray, np.ndarray]:
     """(camera step [f, c], point step [m, 2 or 3]) of one damped Gauss-Newton step.
 
     Arrays run [x or y, parameter, frame, track]; the normal equations' rows run parameter first, then frame or track.
@@ -169,8 +200,14 @@ def _step(window: Window, sightings: Sightings, pixels: np.ndarray, point: np.nd
         tx, ty, tz = turned
         rho = lens * window.inverse_depth
         parts: dict[int, tuple[np.ndarray | float, np.ndarray | float]] = {
-            0: (-lens * x * ty, -lens * (tz + y * ty)), 1: (lens * (tz + x * tx), lens * y * tx), 2: (-lens * ty, lens * tx),
-            3: (rho, 0.0), 4: (0.0, rho), 5: (-rho * x, -rho * y), 6: (root * pixels[..., 0], root * pixels[..., 1])}
+            0: (-lens * x * ty, -lens * (tz + y * ty)),
+            1: (lens * (tz + x * tx), lens * y * tx),
+            2: (-lens * ty, lens * tx),
+            3: (rho, 0.0),
+            4: (0.0, rho),
+            5: (-rho * x, -rho * y),
+            6: (root * pixels[..., 0], root * pixels[..., 1]),
+        }
         for k, column in enumerate(columns):
             camera[0, k], camera[1, k] = parts[column]
         camera[:, :, window.is_fixed] = 0.0
@@ -206,8 +243,8 @@ def _step(window: Window, sightings: Sightings, pixels: np.ndarray, point: np.nd
         coupled[:, :, i] = sum(w[:, :, j] * v_inverse[j, i] for j in range(p))
     wide, tall = coupled.reshape(c * frames, p * tracks), w.reshape(c * frames, p * tracks)
     reduced = -(wide @ tall.T)
-    at = np.arange(c * frames).reshape(c, frames).T
-    reduced[at[:, :, None], at[:, None, :]] += u
+    own = np.arange(c * frames).reshape(c, frames).T
+    reduced[own[:, :, None], own[:, None, :]] += u
     fixed = np.tile(window.is_fixed, c)
     reduced[fixed, fixed] = 1.0
     solution = np.linalg.solve(reduced, camera_right.T.ravel() - wide @ place_right.ravel())
@@ -225,12 +262,17 @@ def _moved(window: Window, step: tuple[np.ndarray, np.ndarray], columns: list[in
     length = np.linalg.norm(direction, axis=1)
     inverse_depth = window.inverse_depth
     if has_depth:
-        # A point may come near or go to infinity, not behind the camera; and no step more than doubles a distance's change.
+        # A point may come near or go far, but not behind the camera, and not all in one step.
         low, high = 0.4 * inverse_depth, 2.5 * inverse_depth + 0.05
         inverse_depth = np.clip(inverse_depth + place_step[:, 2], low, high) / length
-    return replace(window, rotation=rotation, translation=window.translation + full[:, 3:6],
-                   focal_px=window.focal_px * np.exp(np.clip(full[:, 6], -0.2, 0.2)),
-                   direction=direction / length[:, None], inverse_depth=inverse_depth)
+    return replace(
+        window,
+        rotation=rotation,
+        translation=window.translation + full[:, 3:6],
+        focal_px=window.focal_px * np.exp(np.clip(full[:, 6], -0.2, 0.2)),
+        direction=direction / length[:, None],
+        inverse_depth=inverse_depth,
+    )
 
 
 def rotations_from_vectors(vectors: np.ndarray) -> np.ndarray:
@@ -251,5 +293,7 @@ def _tangents(direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     sign = np.where(z < 0, -1.0, 1.0)
     a = -1.0 / (sign + z)
     b = x * y * a
-    return (np.stack([1.0 + sign * x * x * a, sign * b, -sign * x], axis=1),
-            np.stack([b, sign + y * y * a, -y], axis=1))
+    return (
+        np.stack([1.0 + sign * x * x * a, sign * b, -sign * x], axis=1),
+        np.stack([b, sign + y * y * a, -y], axis=1),
+    )

@@ -1,22 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The chain of a shot: frame by frame, which tracks arrived from the last good picture and how the camera turned, and which
-frames are no good (black, blurred, textureless, repeated)."""
+"""The chain of a shot: frame by frame, which tracks arrived from the last good picture and how the camera turned, and
+which frames are no good (black, blurred, textureless, repeated)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 
 from vs3r_engine.frame import Frame
-from vs3r_engine.methods.geometric.motion import pair_motion, refitted, rotation_from_vector, turned, vector_from_rotation, votes_of
-from vs3r_engine.methods.geometric.tracks import PairTracks, Tracker
+from vs3r_engine.methods.geometric.motion import (
+    pair_motion,
+    refitted,
+    rotation_from_vector,
+    turned,
+    vector_from_rotation,
+    votes_of,
+)
+from vs3r_engine.methods.geometric.tracks import Tracker
 
 ANALYSIS_WIDTH_PX = 640
 FEWEST_TRACKS = 12
 
 _LOWEST_INLIER_SHARE = 0.25
 _RESTART_AFTER_FRAMES = 3
-"""Bad frames in a row after which a textured picture is taken as the new start; the motion across the gap stays unknown."""
+"""Bad frames in a row after which a textured picture is the new start; the motion across the gap stays unknown."""
 _LONGEST_GAP_FRAMES = 12
 _LINEAR_SHRINK = 1.6
 """Up to this factor, linear interpolation loses no detail that tracks need."""
@@ -29,6 +36,7 @@ class Link:
     kind: "linked" to the last good frame; "start" of a chain (the first frame, or unknown motion before it);
     "repeated" (the same picture as the last good one); "bad" (no motion could be found).
     ids, xy_from, xy_to: tracks from the last good frame, centred analysed pixels [m, 2]. to_from, log_zoom, weights:
+    see PairMotion. votes: [m] sum 1. span_frames: frames since the last good one. pace: [2, 4] see Shutter.
     """
 
     frame_index: int
@@ -42,6 +50,8 @@ class Link:
     log_zoom: float
     inlier_share: float
     spread_px: float
+    span_frames: int = 1
+    pace: np.ndarray = field(default_factory=lambda: np.zeros((2, 4)))
 
 
 class Chain:
@@ -61,6 +71,7 @@ class Chain:
         self._expected = np.eye(3), 0.0
         self._trust_ids, self._trust = np.zeros(0, np.int64), np.zeros(0)
         self._bad_in_a_row = 0
+        self._last_index = 0
 
     def link(self, frame: Frame) -> Link:
         """The next frame's link."""
@@ -68,24 +79,25 @@ class Chain:
         index = frame.frame_index
         if self._tracker.picture is None:
             self._tracker.begin(picture)
+            self._last_index = index
             return self._without_motion(index, "start")
         if np.array_equal(picture, self._tracker.picture):
             return self._without_motion(index, "repeated")
         link = self._linked(index, picture)
         if link is not None:
+            link.span_frames, self._last_index = index - self._last_index, index
             self._bad_in_a_row = 0
             return link
         self._bad_in_a_row += 1
         if self._bad_in_a_row >= _RESTART_AFTER_FRAMES:
             found = self._tracker.begin(picture)
             if found >= FEWEST_TRACKS or self._bad_in_a_row >= _LONGEST_GAP_FRAMES:
-                self._bad_in_a_row, self._expected = 0, (np.eye(3), 0.0)
+                self._bad_in_a_row, self._expected, self._last_index = 0, (np.eye(3), 0.0), index
                 return self._without_motion(index, "start")
         return self._without_motion(index, "bad")
 
     def _analysed(self, picture: np.ndarray) -> np.ndarray:
-        """The picture at the analysed size. Halving and then a little linear shrinking costs a fraction of one exact area
-        average."""
+        """The picture at the analysed size. Halving and a little linear shrinking cost less than one area average."""
         while picture.shape[1] >= 2 * self._small[0] and picture.shape[0] >= 2 * self._small[1]:
             picture = cv2.resize(picture, (picture.shape[1] // 2, picture.shape[0] // 2), interpolation=cv2.INTER_AREA)
         if (picture.shape[1], picture.shape[0]) == self._small:
@@ -100,36 +112,67 @@ class Chain:
         for link in links:
             if link.kind == "linked":
                 start = rotation_from_vector(vector_from_rotation(link.to_from) * [ratio, ratio, 1.0])
-                link.to_from, link.log_zoom = refitted(start, link.log_zoom, link.xy_from, link.xy_to, link.votes * link.weights, self._focal)
+                link.to_from, link.log_zoom = refitted(
+                    start, link.log_zoom, link.xy_from, link.xy_to, link.votes * link.weights, self._focal
+                )
                 self._expected = link.to_from, link.log_zoom
 
     def _linked(self, index: int, picture: np.ndarray) -> Link | None:
-        to_from, log_zoom = self._expected
-        expected = turned(self._centred(self._tracker.xy), self._focal, to_from, log_zoom)
-        pair = self._tracker.follow(picture, expected / self._square + 0.5 * np.array(self._small))
+        link = self._followed(index, picture, self._expected)
+        if link is None and len(self._tracker.xy) >= FEWEST_TRACKS:
+            # Too far from where the tracks were looked for: ask the whole picture where it went.
+            link = self._followed(index, picture, (self._jumped(picture), 0.0))
+        return link
+
+    def _followed(self, index: int, picture: np.ndarray, expected: tuple[np.ndarray, float]) -> Link | None:
+        xy_expected = turned(self._centred(self._tracker.xy), self._focal, *expected)
+        pair = self._tracker.follow(picture, xy_expected / self._square + 0.5 * np.array(self._small))
         if len(pair) < FEWEST_TRACKS:
             return None
         xy_from, xy_to = self._centred(pair.xy_from), self._centred(pair.xy_to)
         trust = self._trusted(pair.ids)
         votes = votes_of(xy_from, trust, *self.extent)
-        motion = pair_motion(xy_from, xy_to, votes, self._focal, self._expected, index)
+        motion = pair_motion(xy_from, xy_to, votes, self._focal, expected, index)
         if motion.inlier_share < _LOWEST_INLIER_SHARE:
             return None
         self._trust_ids, self._trust = pair.ids, 0.8 * trust + 0.2 * motion.weights
         self._expected = motion.to_from, motion.log_zoom
         self._tracker.accept(picture, pair)
-        return Link(index, "linked", pair.ids, xy_from, xy_to, votes, motion.weights, motion.to_from, motion.log_zoom,
-                    motion.inlier_share, motion.spread_px)
+        return Link(
+            index,
+            "linked",
+            pair.ids,
+            xy_from,
+            xy_to,
+            votes,
+            motion.weights,
+            motion.to_from,
+            motion.log_zoom,
+            motion.inlier_share,
+            motion.spread_px,
+        )
+
+    def _jumped(self, picture: np.ndarray) -> np.ndarray:
+        """[3, 3] the turn that a shift of the whole picture since the last good one amounts to (phase correlation)."""
+        last = self._tracker.picture
+        assert last is not None
+        size = max(8, self._small[0] // 4), max(8, self._small[1] // 4)
+        before, after = (cv2.resize(p, size, interpolation=cv2.INTER_AREA).astype(np.float32) for p in (last, picture))
+        (x, y), _ = cv2.phaseCorrelate(before, after, cv2.createHanningWindow(size, cv2.CV_32F))
+        shift = np.array([x * self._small[0] / size[0], y * self._small[1] / size[1]]) / self._focal
+        return rotation_from_vector(np.array([-shift[1], shift[0], 0.0]))
 
     def _without_motion(self, index: int, kind: str) -> Link:
         nothing = np.zeros((0, 2))
-        return Link(index, kind, np.zeros(0, np.int64), nothing, nothing, np.zeros(0), np.zeros(0), np.eye(3), 0.0, 0.0, 0.0)
+        return Link(
+            index, kind, np.zeros(0, np.int64), nothing, nothing, np.zeros(0), np.zeros(0), np.eye(3), 0.0, 0.0, 0.0
+        )
 
     def _centred(self, xy: np.ndarray) -> np.ndarray:
         return (xy - 0.5 * np.array(self._small)) * self._square
 
     def _trusted(self, ids: np.ndarray) -> np.ndarray:
-        """[m] in [0, 1]: how static tracks have been so far; 0.5 for new ones. Ids rise, so a sorted search finds them."""
+        """[m] in [0, 1]: how static tracks have been so far; 0.5 for new ones."""
         trust = np.full(len(ids), 0.5)
         if len(self._trust_ids):
             at = np.minimum(np.searchsorted(self._trust_ids, ids), len(self._trust_ids) - 1)

@@ -19,13 +19,17 @@ _FLATTENING = 0.01
 class DepthMap:
     """Inverse z-depth [rows, columns] of the latest node, and how well it is known."""
 
-    def __init__(self, width: float, height: float) -> None:
-        """Of pictures of width x height analysed pixels."""
-        self._size = np.array([width, height])
+    def __init__(self, size: np.ndarray) -> None:
+        """size: width and height of the pictures in analysed pixels."""
+        self._size = np.asarray(size, np.float64)
         self.inverse = np.ones((DEPTH_ROWS, DEPTH_COLUMNS))
         self._sum = np.zeros((2, DEPTH_ROWS, DEPTH_COLUMNS))
         """Inverse depth times weight, and weight, of the tracks seen in each cell, of late."""
-        y, x = np.meshgrid((np.arange(DEPTH_ROWS) + 0.5) / DEPTH_ROWS - 0.5, (np.arange(DEPTH_COLUMNS) + 0.5) / DEPTH_COLUMNS - 0.5, indexing="ij")
+        y, x = np.meshgrid(
+            (np.arange(DEPTH_ROWS) + 0.5) / DEPTH_ROWS - 0.5,
+            (np.arange(DEPTH_COLUMNS) + 0.5) / DEPTH_COLUMNS - 0.5,
+            indexing="ij",
+        )
         self._centres = np.stack([x.ravel(), y.ravel()], axis=1) * self._size
 
     def at(self, points: np.ndarray) -> np.ndarray:
@@ -52,7 +56,9 @@ class DepthMap:
         for dx in (0, 1):
             for dy in (0, 1):
                 weight = np.abs(1 - dx - part[:, 0]) * np.abs(1 - dy - part[:, 1]) * agreement
-                cell = np.clip(low[:, 1] + dy, 0, DEPTH_ROWS - 1) * DEPTH_COLUMNS + np.clip(low[:, 0] + dx, 0, DEPTH_COLUMNS - 1)
+                cell = np.clip(low[:, 1] + dy, 0, DEPTH_ROWS - 1) * DEPTH_COLUMNS + np.clip(
+                    low[:, 0] + dx, 0, DEPTH_COLUMNS - 1
+                )
                 self._sum[0] += np.bincount(cell, weight * inverse_depth, cells).reshape(self.inverse.shape)
                 self._sum[1] += np.bincount(cell, weight, cells).reshape(self.inverse.shape)
         if self._sum[1].sum() < 1.0:
@@ -80,4 +86,6 @@ def _sampled(grid: np.ndarray, points: np.ndarray, size: np.ndarray) -> np.ndarr
     """[m] a map of cell centres, sampled bilinearly at centred points."""
     rows, columns = grid.shape
     at = ((points / size + 0.5) * [columns, rows] - 0.5).astype(np.float32)
-    return cv2.remap(grid.astype(np.float32), at[None, :, 0], at[None, :, 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0].astype(np.float64)
+    return cv2.remap(
+        grid.astype(np.float32), at[None, :, 0], at[None, :, 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )[0].astype(np.float64)

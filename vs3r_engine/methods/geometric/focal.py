@@ -9,7 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vs3r_engine.methods.geometric.bundle import ROTATION_TRANSLATION, Sightings, Window, adjusted, begun, rotations_from_vectors
+from vs3r_engine.methods.geometric.bundle import (
+    ROTATION_TRANSLATION,
+    Sightings,
+    Window,
+    adjusted,
+    begun,
+    rotations_from_vectors,
+)
 from vs3r_engine.methods.geometric.chain import Link
 from vs3r_engine.methods.geometric.motion import vector_from_rotation
 from vs3r_engine.methods.geometric.windows import depth_spread, robust_cost, table
@@ -51,7 +58,7 @@ def calibrated(links: list[Link], assumed_px: float, long_side_px: float) -> Cal
 
     links: the first is a "start", all others "linked". assumed_px: the one their rotations were found with.
     """
-    windows = [links[k:k + WINDOW_FRAMES] for k in range(0, max(len(links) - WINDOW_FRAMES // 2, 1), WINDOW_FRAMES)]
+    windows = [links[k : k + WINDOW_FRAMES] for k in range(0, max(len(links) - WINDOW_FRAMES // 2, 1), WINDOW_FRAMES)]
     scans = [scan for scan in (_Scan.of(window, assumed_px) for window in windows) if scan is not None]
     tried = np.log(long_side_px) + np.linspace(np.log(_LOW), np.log(_HIGH), _STEPS)
     kept: list[_Scan] = []
@@ -77,7 +84,9 @@ def calibrated(links: list[Link], assumed_px: float, long_side_px: float) -> Cal
     for width in (0.14, 0.07, 0.04):
         left, bottom, right = (cost(centre + k * width) for k in (-1, 0, 1))
         bend = left + right - 2 * bottom
-        centre += width * float(np.clip(0.5 * (left - right) / bend if bend > 1e-9 else np.sign(left - right), -1.0, 1.0))
+        centre += width * float(
+            np.clip(0.5 * (left - right) / bend if bend > 1e-9 else np.sign(left - right), -1.0, 1.0)
+        )
     bottom, *sides = (cost(centre + k * np.log(_NEIGHBOUR)) for k in (0, -1, 1))
     valley = max(min(sides) - bottom, 0.0) / (bottom + 0.3)
     return Calibration(float(np.exp(centre)), float(valley / (valley + 0.25)))
@@ -110,8 +119,10 @@ class _Scan:
         life = seen.sum(axis=0)
         tracks = np.argsort(-life, kind="stable")
         # A spread over the longest lived ones, not the very longest: those crowd where the picture moves least.
-        tracks = tracks[life[tracks] >= 0.4 * len(links)][:2 * _TRACKS:2]
-        return cls(links, Sightings(xy[:, tracks], seen[:, tracks]), assumed_px) if len(tracks) >= _FEWEST_TRACKS else None
+        tracks = tracks[life[tracks] >= 0.4 * len(links)][: 2 * _TRACKS : 2]
+        return (
+            cls(links, Sightings(xy[:, tracks], seen[:, tracks]), assumed_px) if len(tracks) >= _FEWEST_TRACKS else None
+        )
 
     def forget(self) -> None:
         """Drops all explanations."""
@@ -139,8 +150,15 @@ class _Scan:
         turn = float(np.arccos(np.clip(cosine, -1, 1)).max())
         return cost < _WORST_COST and (turn > _LEAST_TURN_RAD or depth_spread(window.inverse_depth) > _LEAST_SPREAD)
 
-    def _window(self, rotation: np.ndarray, translation: np.ndarray, inverse_depth: np.ndarray, log_from: float, log_focal: float) -> Window:
-        """The same picture motion through another lens: what moves the picture across scales, what is about the axis stays."""
+    def _window(
+        self,
+        rotation: np.ndarray,
+        translation: np.ndarray,
+        inverse_depth: np.ndarray,
+        log_from: float,
+        log_focal: float,
+    ) -> Window:
+        """The same picture motion through another lens: motion across the picture scales, about the axis it stays."""
         across = float(np.exp(log_from - log_focal))
         vectors = np.array([vector_from_rotation(r) for r in rotation]) * [across, across, 1.0]
         turned = rotations_from_vectors(vectors)
@@ -150,5 +168,12 @@ class _Scan:
         ray -= moved[self._first] * inverse_depth[:, None]
         direction = np.einsum("mji,mj->mi", turned[self._first], ray)
         length = np.linalg.norm(direction, axis=1)
-        return Window(turned, moved, np.full(len(turned), focal), direction / length[:, None], inverse_depth / length, self._depth_weight,
-                      self._is_fixed)
+        return Window(
+            turned,
+            moved,
+            np.full(len(turned), focal),
+            direction / length[:, None],
+            inverse_depth / length,
+            self._depth_weight,
+            self._is_fixed,
+        )

@@ -46,7 +46,9 @@ def rotation_from_vector(vector: np.ndarray) -> np.ndarray:
 
 def vector_from_rotation(rotation: np.ndarray) -> np.ndarray:
     """[3] axis times angle (radians) of a rotation by less than half a turn."""
-    axis = 0.5 * np.array([rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]])
+    axis = 0.5 * np.array(
+        [rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]]
+    )
     sine, cosine = float(np.linalg.norm(axis)), 0.5 * (float(np.trace(rotation)) - 1.0)
     return axis if sine < 1e-9 else axis * (np.arctan2(sine, cosine) / sine)
 
@@ -81,8 +83,14 @@ def votes_of(points: np.ndarray, trust: np.ndarray, width: float, height: float)
     return votes / votes.sum()
 
 
-def pair_motion(points_from: np.ndarray, points_to: np.ndarray, votes: np.ndarray, focal_px: float,
-                expected: tuple[np.ndarray, float], seed: int) -> PairMotion:
+def pair_motion(
+    points_from: np.ndarray,
+    points_to: np.ndarray,
+    votes: np.ndarray,
+    focal_px: float,
+    expected: tuple[np.ndarray, float],
+    seed: int,
+) -> PairMotion:
     """The rotation and zoom that most votes agree with, refined by iteratively reweighted least squares.
 
     expected: (to_from, log_zoom) to start from, the motion of the pair before. seed: equal seeds, equal results.
@@ -114,8 +122,14 @@ def pair_motion(points_from: np.ndarray, points_to: np.ndarray, votes: np.ndarra
     return PairMotion(u @ vt, log_zoom, predicted, weights, inlier_share, spread)
 
 
-def refitted(motion_to_from: np.ndarray, log_zoom: float, points_from: np.ndarray, points_to: np.ndarray, weights: np.ndarray,
-             focal_px: float) -> tuple[np.ndarray, float]:
+def refitted(
+    motion_to_from: np.ndarray,
+    log_zoom: float,
+    points_from: np.ndarray,
+    points_to: np.ndarray,
+    weights: np.ndarray,
+    focal_px: float,
+) -> tuple[np.ndarray, float]:
     """(to_from, log_zoom) for another focal length, from a motion near it and the weights it gave the tracks."""
     to_from = motion_to_from
     ridge = 1e-9 * np.eye(4) * focal_px**2
@@ -129,9 +143,15 @@ def refitted(motion_to_from: np.ndarray, log_zoom: float, points_from: np.ndarra
     return u @ vt, log_zoom
 
 
-def _consensus(points_from: np.ndarray, points_to: np.ndarray, votes: np.ndarray, focal_px: float,
-               expected: tuple[np.ndarray, float], seed: int) -> tuple[np.ndarray, float]:
-    """The best of many motions: those of random pairs of tracks, relative to the expected one, that one itself, and none."""
+def _consensus(
+    points_from: np.ndarray,
+    points_to: np.ndarray,
+    votes: np.ndarray,
+    focal_px: float,
+    expected: tuple[np.ndarray, float],
+    seed: int,
+) -> tuple[np.ndarray, float]:
+    """The best of many motions: the expected one, none, and those of random pairs of tracks."""
     before = turned(points_from, focal_px, *expected)
     flow = points_to - before
     basis = flow_basis(before, focal_px)
@@ -142,7 +162,9 @@ def _consensus(points_from: np.ndarray, points_to: np.ndarray, votes: np.ndarray
     solvable = np.abs(np.linalg.det(system)) > 1e-3 * focal_px**2 * (0.05 * np.abs(points_from).max() + 1) ** 2
     hypotheses = np.linalg.solve(system[solvable], flow[chosen[solvable]].reshape(-1, 4, 1))[..., 0]
     none = -np.append(vector_from_rotation(expected[0]), expected[1])
-    hypotheses = np.concatenate([np.zeros((1, 4)), none[None], hypotheses[np.abs(hypotheses[:, 3]) < _LARGEST_LOG_ZOOM]])
+    hypotheses = np.concatenate(
+        [np.zeros((1, 4)), none[None], hypotheses[np.abs(hypotheses[:, 3]) < _LARGEST_LOG_ZOOM]]
+    )
     left = flow.reshape(-1, 1) - basis.reshape(-1, 4) @ hypotheses.T
     squared = (left * left).reshape(-1, 2, len(hypotheses)).sum(axis=1)
     score = votes @ (1.0 / (1.0 + squared / _CONSENSUS_PX**2))

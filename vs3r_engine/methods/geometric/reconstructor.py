@@ -2,7 +2,7 @@
 """GeometricReconstructor: camera and scene of a shot from feature tracks alone, on a CPU, without weights."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -15,6 +15,7 @@ from vs3r_engine.methods.geometric.depth import DepthMap
 from vs3r_engine.methods.geometric.focal import CALIBRATION_FRAMES, CONFIDENT, calibrated
 from vs3r_engine.methods.geometric.motion import rotation_from_vector, vector_from_rotation
 from vs3r_engine.methods.geometric.residual import SmoothField
+from vs3r_engine.methods.geometric.shutter import Shutter, found_readout
 from vs3r_engine.methods.geometric.windows import Node, Windows
 from vs3r_engine.scene import Reconstruction
 from vs3r_engine.settings import AnalysisSettings
@@ -39,13 +40,14 @@ class GeometricReconstructor:
         shot: _Shot | None = None
         for frame in frames:
             if shot is None:
-                shot = _Shot(frame, self._settings)
+                shot = _Shot(frame, self._settings, rate)
             shot.see(frame)
             if shot.final_count >= _PIECE_FRAMES:
                 yield shot.taken()
         if shot is not None:
             shot.finish()
-            yield shot.taken()
+            if shot.final_count:
+                yield shot.taken()
 
 
 @dataclass(slots=True, eq=False)
@@ -62,10 +64,37 @@ class _State:
     has_parallax: bool
 
 
+class _Shake:
+    """How far the camera's orientation strays from its steady course: RMS in degrees about a cubic over two seconds."""
+
+    def __init__(self, rate: Fraction) -> None:
+        self._window = max(8, round(2 * rate))
+        self._rotations = np.zeros((0, 3, 3))
+        self._squares, self._count = 0.0, 0
+
+    def add(self, rotations: np.ndarray) -> None:
+        """The next frames' rotations [n, 3, 3]."""
+        recent = np.concatenate([self._rotations, rotations])[-max(self._window, len(rotations)) :]
+        self._rotations = recent[-self._window :]
+        if len(recent) < 8:
+            return
+        middle = recent[len(recent) // 2]
+        vectors = np.array([vector_from_rotation(middle.T @ rotation) for rotation in recent])
+        time = np.linspace(-1, 1, len(recent))
+        powers = np.stack([time**k for k in range(4)], axis=1)
+        strayed = vectors - powers @ np.linalg.lstsq(powers, vectors, rcond=None)[0]
+        self._squares += float((strayed[-len(rotations) :] ** 2).sum())
+        self._count += len(rotations)
+
+    @property
+    def rms_deg(self) -> float:
+        return float(np.degrees(np.sqrt(self._squares / max(self._count, 1))))
+
+
 class _Shot:
     """One shot: links come in, final states go out in order."""
 
-    def __init__(self, first: Frame, settings: AnalysisSettings) -> None:
+    def __init__(self, first: Frame, settings: AnalysisSettings, rate: Fraction) -> None:
         self._width, self._height = first.width, first.height
         long_side = max(first.width, first.height)
         if settings.focal_mm > 0:
@@ -76,13 +105,19 @@ class _Shot:
         self._chain = Chain(first.width, first.height, self._focal_px)
         self._px = self._chain.px
         self._windows = Windows(self._focal_px / self._px)
-        self._is_calibrated = self._focal_source == "user"
-        self._field = SmoothField(*self._chain.extent, _VERTEX_ROWS, _VERTEX_COLUMNS)
-        self._depth = DepthMap(*self._chain.extent)
+        self._is_calibrated = False
+        self._has_user_focal, self._may_roll = settings.focal_mm > 0, settings.rolling_shutter == "auto"
+        self._shutter = Shutter(0.0, self._focal_px / self._px, float(self._chain.extent[1]))
+        self._field = SmoothField(self._chain.extent, _VERTEX_ROWS, _VERTEX_COLUMNS)
+        self._depth = DepthMap(self._chain.extent)
+        y, x = np.meshgrid(np.linspace(-0.5, 0.5, _VERTEX_ROWS), np.linspace(-0.5, 0.5, _VERTEX_COLUMNS), indexing="ij")
+        self._vertices = np.stack([x, y], axis=-1) * self._chain.extent
         self._residual = np.zeros((_VERTEX_ROWS, _VERTEX_COLUMNS, 2))
         self._waiting: list[Link] = []
         self._node: Node | None = None
         self._final: list[_State] = []
+        self._frames = self._parallax_frames = self._bridged_frames = 0
+        self._shake = _Shake(rate)
 
     @property
     def final_count(self) -> int:
@@ -93,19 +128,23 @@ class _Shot:
         link = self._chain.link(frame)
         if not self._is_calibrated:
             linked = [earlier for earlier in self._waiting if earlier.kind in ("start", "linked")]
-            if len(linked) >= CALIBRATION_FRAMES or (linked and link.kind == "start") or len(self._waiting) > _LONGEST_WAIT_FRAMES:
+            if (
+                len(linked) >= CALIBRATION_FRAMES
+                or (linked and link.kind == "start")
+                or len(self._waiting) > _LONGEST_WAIT_FRAMES
+            ):
                 self._calibrate(linked)
         self._waiting.append(link)
         if self._is_calibrated and link.kind in ("linked", "start"):
-            self._settle(self._windows.add(link))
+            self._add(link)
         if self._is_calibrated and len(self._waiting) > _LONGEST_WAIT_FRAMES:
-            self._settle(self._windows.finish())
+            self._settle_all()
 
     def finish(self) -> None:
         """Makes every frame final: the shot has ended."""
         if not self._is_calibrated:
             self._calibrate([link for link in self._waiting if link.kind in ("start", "linked")])
-        self._settle(self._windows.finish())
+        self._settle_all()
         self._final += [self._standing(link) for link in self._waiting]
         self._waiting = []
 
@@ -116,8 +155,13 @@ class _Shot:
         K[:, 0, 0] = K[:, 1, 1] = [state.focal_px for state in states]
         K[:, 0, 2], K[:, 1, 2], K[:, 2, 2] = self._width / 2, self._height / 2, 1.0
         trajectory = Trajectory(
-            states[0].link.frame_index, self._width, self._height, K,
-            np.stack([state.world_from_camera for state in states]), np.stack([state.residual_px for state in states]))
+            states[0].link.frame_index,
+            self._width,
+            self._height,
+            K,
+            np.stack([state.world_from_camera for state in states]),
+            np.stack([state.residual_px for state in states]),
+        )
         diagnostics = {
             "track_count": np.array([len(state.link.ids) for state in states]),
             "inlier_share": np.array([state.link.inlier_share for state in states]),
@@ -125,27 +169,67 @@ class _Shot:
             "has_parallax": np.array([state.has_parallax for state in states]),
             "residual_rms_px": np.array([state.residual_rms_px for state in states]),
         }
+        self._count(states)
         findings: dict[str, float | str] = {
-            "focal_px": round(self._focal_px, 1), "focal_source": self._focal_source,
-            "focal_confidence": round(self._focal_confidence, 2)}
-        return Reconstruction(trajectory, np.stack([state.depth for state in states]),
-                              np.stack([state.confidence for state in states]), None, diagnostics, findings)
+            "shake_deg": round(self._shake.rms_deg, 2),
+            "parallax_percent": round(100 * self._parallax_frames / self._frames, 1),
+            "bridged_frames": self._bridged_frames,
+            "focal_px": round(self._focal_px, 1),
+            "focal_source": self._focal_source,
+            "focal_confidence": round(self._focal_confidence, 2),
+            "rolling_shutter": round(self._shutter.readout, 3),
+        }
+        return Reconstruction(
+            trajectory,
+            np.stack([state.depth for state in states]),
+            np.stack([state.confidence for state in states]),
+            None,
+            diagnostics,
+            findings,
+        )
+
+    def _count(self, states: list[_State]) -> None:
+        self._frames += len(states)
+        self._parallax_frames += sum(state.has_parallax for state in states)
+        self._bridged_frames += sum(state.link.kind in ("bad", "repeated") for state in states)
+        self._shake.add(np.stack([state.world_from_camera[:3, :3] for state in states]))
 
     def _calibrate(self, linked: list[Link]) -> None:
-        """Settles the shot's focal length, and hands the links so far to the windows."""
-        long_side_px = max(self._width, self._height)
-        found = calibrated(linked, self._focal_px / self._px, long_side_px / self._px)
-        self._focal_confidence = found.confidence
-        if found.confidence >= _LEAST_CONFIDENCE:
-            # What is not certain moves the assumption only part of the way.
-            share = min(found.confidence / CONFIDENT, 1.0)
-            self._focal_source = "found" if found.confidence >= CONFIDENT else "guessed"
-            self._focal_px *= float((found.focal_px * self._px / self._focal_px) ** share)
-            self._chain.refocus(self._focal_px, linked)
-            self._windows = Windows(self._focal_px / self._px)
+        """Settles the shot's shutter and focal length, and hands the links so far to the windows."""
+        height = float(self._chain.extent[1])
+        focal = assumed = self._focal_px / self._px
+        readout = found_readout(linked, focal, height) if self._may_roll else 0.0
+        if not self._has_user_focal:
+            for is_again in (False, True):
+                trial = Shutter(readout, focal, height)
+                straight = [one for link in linked for one in trial.add(replace(link))] + trial.finish()
+                found = calibrated(straight, focal, max(self._chain.extent))
+                self._focal_confidence = found.confidence
+                if found.confidence >= _LEAST_CONFIDENCE:
+                    # What is not certain moves the assumption only part of the way.
+                    focal = assumed * float((found.focal_px / assumed) ** min(found.confidence / CONFIDENT, 1.0))
+                    self._chain.refocus(focal * self._px, linked)
+                if is_again or readout == 0.0 or focal == assumed:
+                    break
+                # The shutter's skew was measured through the assumed lens: once more through the one found.
+                readout = found_readout(linked, focal, height)
+            if focal != assumed:
+                self._focal_source = "found" if self._focal_confidence >= CONFIDENT else "guessed"
+            self._focal_px = focal * self._px
+            self._windows = Windows(focal)
+        self._shutter = Shutter(readout, focal, height)
         self._is_calibrated = True
         for link in linked:
-            self._settle(self._windows.add(link))
+            self._add(link)
+
+    def _add(self, link: Link) -> None:
+        for straight in self._shutter.add(link):
+            self._settle(self._windows.add(straight))
+
+    def _settle_all(self) -> None:
+        for straight in self._shutter.finish():
+            self._settle(self._windows.add(straight))
+        self._settle(self._windows.finish())
 
     def _settle(self, nodes: list[Node]) -> None:
         for node in nodes:
@@ -159,7 +243,9 @@ class _Shot:
             for link in between:
                 # A repeated picture stands where it was taken; a bad one lies on the way to the next good one.
                 step += link.kind == "bad"
-                self._final.append(self._on_the_way(link, node, step / steps if node.link.kind == "linked" else 0.0, field_px))
+                self._final.append(
+                    self._on_the_way(link, node, step / steps if node.link.kind == "linked" else 0.0, field_px)
+                )
             self._residual = self._residual + field_px
             self._node = node
             self._final.append(self._standing(node.link, rms_px))
@@ -176,8 +262,12 @@ class _Shot:
             rays = np.concatenate([link.xy_from / focal[0], np.ones((len(link.ids), 1))], axis=1)
             points = rays @ to_from.T + self._depth.at(link.xy_from)[:, None] * offset
             predicted = points[:, :2] * (focal[1] / np.maximum(points[:, 2:], 1e-3))
-            field = self._field.fit(0.5 * (predicted + link.xy_to), link.xy_to - predicted, link.votes * (0.1 + link.weights),
-                                    max(2.0, 3 * link.spread_px))
+            field = self._field.fit(
+                0.5 * (predicted + link.xy_to),
+                link.xy_to - predicted,
+                link.votes * (0.1 + link.weights),
+                max(2.0, 3 * link.spread_px),
+            )
             field_px = field * self._px
             self._depth.carry(to_from, offset, *focal)
         if node.model == ROTATION_TRANSLATION:
@@ -193,7 +283,7 @@ class _Shot:
             state.world_from_camera[:3, :3] = self._node.rotation @ rotation_from_vector(share * vector)
             state.world_from_camera[:3, 3] += share * (node.centre - self._node.centre)
             state.focal_px *= float(np.exp(share * (node.log_zoom - self._node.log_zoom)))
-            state.residual_px = (self._residual + share * field_px).astype(np.float32)
+            state.residual_px += (share * field_px).astype(np.float32)
         return state
 
     def _standing(self, link: Link, rms_px: float = 0.0) -> _State:
@@ -201,9 +291,19 @@ class _Shot:
         world_from_camera = np.eye(4)
         focal_px = self._focal_px
         has_parallax = False
+        residual_px = self._residual
         if self._node is not None:
             world_from_camera[:3, :3], world_from_camera[:3, 3] = self._node.rotation, self._node.centre
             focal_px *= float(np.exp(self._node.log_zoom))
             has_parallax = self._node.model == ROTATION_TRANSLATION
-        return _State(link, world_from_camera, focal_px, self._residual.astype(np.float32),
-                      (1.0 / self._depth.inverse).astype(np.float32), self._depth.confidence.astype(np.float32), rms_px, has_parallax)
+            residual_px = residual_px + self._shutter.skew_grid(self._node.link.pace, self._vertices) * self._px
+        return _State(
+            link,
+            world_from_camera,
+            focal_px,
+            residual_px.astype(np.float32),
+            (1.0 / self._depth.inverse).astype(np.float32),
+            self._depth.confidence.astype(np.float32),
+            rms_px,
+            has_parallax,
+        )

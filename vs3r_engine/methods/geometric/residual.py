@@ -17,12 +17,15 @@ _SHRINK = 3e-4
 class SmoothField:
     """Fits smooth fields for pictures of one size; the vertices span the picture from corner to corner."""
 
-    def __init__(self, width: float, height: float, vertex_rows: int, vertex_columns: int) -> None:
-        self._size = np.array([width, height])
+    def __init__(self, size: np.ndarray, vertex_rows: int, vertex_columns: int) -> None:
+        """size: width and height in analysed pixels."""
+        self._size = np.asarray(size, np.float64)
         second = []
         for rows, columns, axis in ((_CONTROL_ROWS, _CONTROL_COLUMNS, 0), (_CONTROL_ROWS, _CONTROL_COLUMNS, 1)):
             index = np.arange(rows * columns).reshape(rows, columns)
-            triple = [index[:-2], index[1:-1], index[2:]] if axis == 0 else [index[:, :-2], index[:, 1:-1], index[:, 2:]]
+            triple = (
+                [index[:-2], index[1:-1], index[2:]] if axis == 0 else [index[:, :-2], index[:, 1:-1], index[:, 2:]]
+            )
             difference = np.zeros((triple[0].size, index.size))
             line = np.arange(triple[0].size)
             for part, value in zip(triple, (1.0, -2.0, 1.0), strict=True):
@@ -31,7 +34,12 @@ class SmoothField:
         index = np.arange(_CONTROL_ROWS * _CONTROL_COLUMNS).reshape(_CONTROL_ROWS, _CONTROL_COLUMNS)
         twist = np.zeros(((_CONTROL_ROWS - 1) * (_CONTROL_COLUMNS - 1), index.size))
         line = np.arange(len(twist))
-        for part, value in ((index[:-1, :-1], 1.0), (index[1:, 1:], 1.0), (index[:-1, 1:], -1.0), (index[1:, :-1], -1.0)):
+        for part, value in (
+            (index[:-1, :-1], 1.0),
+            (index[1:, 1:], 1.0),
+            (index[:-1, 1:], -1.0),
+            (index[1:, :-1], -1.0),
+        ):
             twist[line, part.ravel()] = value * np.sqrt(2.0)
         second.append(twist)
         bending = np.concatenate(second)

@@ -21,8 +21,8 @@ _FLAT_EIGENVALUE = 2e-5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PairTracks:
-    """Tracks between two pictures. `ids` [m] name a scene point for as long as it is followed; `xy_from`, `xy_to` [m, 2]
-    float64 are corner-origin pixels of the small picture."""
+    """Tracks between two pictures. `ids` [m] name a scene point while it is followed; `xy_from`, `xy_to` [m, 2] float64
+    are corner-origin pixels of the small picture."""
 
     ids: np.ndarray
     xy_from: np.ndarray
@@ -66,17 +66,38 @@ class Tracker:
             nothing = np.zeros((0, 2))
             return PairTracks(np.zeros(0, np.int64), nothing, nothing)
         start = self._xy if xy_expected is None else (xy_expected - 0.5).astype(np.float32)
-        start = np.clip(start, 0, np.float32([self._width - 1, self._height - 1]))
+        start = np.clip(start, 0, np.array([self._width - 1, self._height - 1], np.float32))
         window = (_WINDOW_PX, _WINDOW_PX)
         found, status, _ = cv2.calcOpticalFlowPyrLK(
-            self._picture, picture, self._xy, start.copy(), winSize=window, maxLevel=self._levels,
-            criteria=(cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 12, 0.01), flags=cv2.OPTFLOW_USE_INITIAL_FLOW)
+            self._picture,
+            picture,
+            self._xy,
+            start.copy(),
+            winSize=window,
+            maxLevel=self._levels,
+            criteria=(cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 12, 0.01),
+            flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
+        )
         back, status_back, _ = cv2.calcOpticalFlowPyrLK(
-            picture, self._picture, found, self._xy.copy(), winSize=window, maxLevel=0,
-            criteria=(cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 6, 0.02), flags=cv2.OPTFLOW_USE_INITIAL_FLOW)
-        inside = np.all((found > 1.0) & (found < np.float32([self._width - 2, self._height - 2])), axis=1)
-        kept = (status.ravel() > 0) & (status_back.ravel() > 0) & inside & (np.abs(back - self._xy).max(axis=1) < _ROUND_TRIP_PX)
-        return PairTracks(self._ids[kept], self._xy[kept].astype(np.float64) + 0.5, found[kept].astype(np.float64) + 0.5)
+            picture,
+            self._picture,
+            found,
+            self._xy.copy(),
+            winSize=window,
+            maxLevel=0,
+            criteria=(cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 6, 0.02),
+            flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
+        )
+        inside = np.all((found > 1.0) & (found < np.array([self._width - 2, self._height - 2], np.float32)), axis=1)
+        kept = (
+            (status.ravel() > 0)
+            & (status_back.ravel() > 0)
+            & inside
+            & (np.abs(back - self._xy).max(axis=1) < _ROUND_TRIP_PX)
+        )
+        return PairTracks(
+            self._ids[kept], self._xy[kept].astype(np.float64) + 0.5, found[kept].astype(np.float64) + 0.5
+        )
 
     def accept(self, picture: np.ndarray, pair: PairTracks) -> None:
         """Makes `picture` the one to follow from, with the tracks of `pair` and new corners where cells are empty."""
@@ -103,8 +124,11 @@ class Tracker:
         """Adds the strongest corner of every cell that holds no track."""
         assert self._picture is not None
         half = max(1, min(2, min(self._width, self._height) // 32))
-        small = self._picture if half == 1 else cv2.resize(
-            self._picture, (self._width // half, self._height // half), interpolation=cv2.INTER_AREA)
+        small = (
+            self._picture
+            if half == 1
+            else cv2.resize(self._picture, (self._width // half, self._height // half), interpolation=cv2.INTER_AREA)
+        )
         strength = cv2.cornerMinEigenVal(small, 3)
         cell_h, cell_w = small.shape[0] // self._rows, small.shape[1] // self._columns
         if cell_h < 1 or cell_w < 1:
@@ -112,12 +136,19 @@ class Tracker:
         rim = 2
         strength[:rim], strength[-rim:], strength[:, :rim], strength[:, -rim:] = 0, 0, 0, 0
         used = strength[: cell_h * self._rows, : cell_w * self._columns]
-        blocks = used.reshape(self._rows, cell_h, self._columns, cell_w).swapaxes(1, 2).reshape(self._rows * self._columns, -1)
+        blocks = (
+            used.reshape(self._rows, cell_h, self._columns, cell_w)
+            .swapaxes(1, 2)
+            .reshape(self._rows * self._columns, -1)
+        )
         best = blocks.argmax(axis=1)
         cell = np.arange(len(best))
         y = cell // self._columns * cell_h + best // cell_w
         x = cell % self._columns * cell_w + best % cell_w
-        xy = np.stack([(x + 0.5) * (self._width / small.shape[1]) - 0.5, (y + 0.5) * (self._height / small.shape[0]) - 0.5], axis=1)
+        xy = np.stack(
+            [(x + 0.5) * (self._width / small.shape[1]) - 0.5, (y + 0.5) * (self._height / small.shape[0]) - 0.5],
+            axis=1,
+        )
         wanted = blocks[cell, best] > _FLAT_EIGENVALUE
         occupied = np.zeros(len(best), bool)
         occupied[self._cell_of(self._xy.astype(np.float64) + 0.5)] = True

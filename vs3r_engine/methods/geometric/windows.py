@@ -27,8 +27,8 @@ _TRACKS = 130
 _FEWEST_SIGHTINGS = 6
 _FEWEST_FRAMES = 8
 _NOISE_PX = 0.35
-"""Tracks drift together by about this much (analysed pixels), whatever a single sighting's precision: the evidence for a
-richer model has to be larger."""
+"""Tracks drift together by about this much (analysed pixels), whatever a single sighting's precision: the evidence for
+a richer model has to be larger."""
 _SIGHTINGS_PER_TRACK = 6
 """Independent sightings that a track is worth."""
 _DEPTH_SPREAD = 0.2
@@ -85,12 +85,12 @@ class Windows:
 
     def _settle(self, count: int) -> list[Node]:
         behind = len(self._links) - self._waiting
-        nodes = self._solved(behind)[behind:behind + count]
+        nodes = self._solved(behind)[behind : behind + count]
         # Cameras without a translation of their own do not hold a window in place, they only say where it begins.
         kept = BEHIND_FRAMES if nodes[-1].model == ROTATION_TRANSLATION else 1
         self._nodes = (self._nodes + nodes)[-kept:]
         self._waiting -= len(nodes)
-        self._links = self._links[-(self._waiting + len(self._nodes)):]
+        self._links = self._links[-(self._waiting + len(self._nodes)) :]
         last = nodes[-1]
         self._rotation, self._centre, self._log_zoom = last.rotation, last.centre, last.log_zoom
         return nodes
@@ -103,7 +103,9 @@ class Windows:
         window, tracks = self._window(rotation, centre, ids, xy, seen, behind)
         model = ROTATION
         if window is not None:
-            model, solved = self._explained(window, Sightings(xy[:, tracks], seen[:, tracks]), np.exp(log_zoom - log_zoom[0]))
+            model, solved = self._explained(
+                window, Sightings(xy[:, tracks], seen[:, tracks]), np.exp(log_zoom - log_zoom[0])
+            )
         if model == ROTATION_TRANSLATION:
             return self._nodes_with_depth(solved, rotation[0], centre[0], ids, xy, seen)
         if model == ROTATION_ZOOM:
@@ -116,8 +118,10 @@ class Windows:
         else:
             log_zoom[:] = self._log_zoom
         nothing = np.zeros((0, 2)), np.zeros(0), np.zeros(0)
-        return [Node(link, model, r, self._centre, float(z), *nothing)
-                for link, r, z in zip(links, rotation, log_zoom, strict=True)]
+        return [
+            Node(link, model, r, self._centre, float(z), *nothing)
+            for link, r, z in zip(links, rotation, log_zoom, strict=True)
+        ]
 
     def _chained(self, behind: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(rotation [f, 3, 3], centre [f, 3], log_zoom [f]) of all links by the chain, from the settled cameras on."""
@@ -136,9 +140,10 @@ class Windows:
                 centre[k] = centre[behind - 1] + (k - behind + 1) * velocity
         return np.array(rotation), np.array(centre), np.array(log_zoom)
 
-    def _window(self, rotation: np.ndarray, centre: np.ndarray, ids: np.ndarray, xy: np.ndarray, seen: np.ndarray,
-                behind: int) -> tuple[Window | None, np.ndarray]:
-        """The window before adjustment over the chosen tracks, and which tracks those are. None if there is too little."""
+    def _window(
+        self, rotation: np.ndarray, centre: np.ndarray, ids: np.ndarray, xy: np.ndarray, seen: np.ndarray, behind: int
+    ) -> tuple[Window | None, np.ndarray]:
+        """The window before adjustment over the chosen tracks (None if there is too little), and which those are."""
         frames = len(rotation)
         life = seen.sum(axis=0)
         tracks = np.argsort(-life, kind="stable")[:_TRACKS]
@@ -147,8 +152,9 @@ class Windows:
             return None, tracks
         return self._located(rotation, centre, ids[tracks], xy[:, tracks], seen[:, tracks], behind), tracks
 
-    def _located(self, rotation: np.ndarray, centre: np.ndarray, ids: np.ndarray, xy: np.ndarray, seen: np.ndarray,
-                 behind: int) -> Window:
+    def _located(
+        self, rotation: np.ndarray, centre: np.ndarray, ids: np.ndarray, xy: np.ndarray, seen: np.ndarray, behind: int
+    ) -> Window:
         """Cameras and tracks relative to the window's first camera; known points where they were, new ones at the usual
         depth in the direction they were first seen."""
         frames, focal = len(rotation), self._focal * float(np.exp(self._log_zoom))
@@ -167,7 +173,15 @@ class Windows:
         length = np.linalg.norm(direction, axis=1)
         weight = np.where(known, 4.0, 0.3)
         is_fixed = np.arange(frames) < max(behind, 1)
-        return Window(camera_from_reference, translation, np.full(frames, focal), direction / length[:, None], scene / length, weight, is_fixed)
+        return Window(
+            camera_from_reference,
+            translation,
+            np.full(frames, focal),
+            direction / length[:, None],
+            scene / length,
+            weight,
+            is_fixed,
+        )
 
     def _explained(self, window: Window, sightings: Sightings, zoom: np.ndarray) -> tuple[str, Window]:
         """The model that the evidence supports, and the window adjusted by it (as it was, for a plain rotation).
@@ -196,7 +210,9 @@ class Windows:
             cost = float(robust_cost(error, seen.seen).mean())
             parameters = _PER_FRAME[model] * len(coarse) + _PER_TRACK[model] * tracks
             criterion[model] = _SIGHTINGS_PER_TRACK * tracks * cost + price * parameters
-            if model == ROTATION_TRANSLATION and (cost > _WORST_COST or depth_spread(found[model].inverse_depth) < _DEPTH_SPREAD):
+            if model == ROTATION_TRANSLATION and (
+                cost > _WORST_COST or depth_spread(found[model].inverse_depth) < _DEPTH_SPREAD
+            ):
                 criterion[model] = np.inf
             if model == ROTATION_ZOOM and criterion[ROTATION_TRANSLATION] < criterion[ROTATION_ZOOM]:
                 break
@@ -208,30 +224,48 @@ class Windows:
     def _refined(self, window: Window, sightings: Sightings, moved: Window, coarse: np.ndarray, model: str) -> Window:
         """Every camera of the window, seen from the points of the coarse one."""
         rotation, translation = window.rotation.copy(), window.translation.copy()
-        behind = coarse[np.clip(np.searchsorted(coarse, np.arange(len(rotation)), side="right") - 1, 0, len(coarse) - 1)]
+        behind = coarse[
+            np.clip(np.searchsorted(coarse, np.arange(len(rotation)), side="right") - 1, 0, len(coarse) - 1)
+        ]
         spot = np.searchsorted(coarse, behind)
         correction = np.matmul(moved.rotation[spot], window.rotation[behind].transpose(0, 2, 1))
         free = ~window.is_fixed
         rotation[free] = np.matmul(correction, window.rotation)[free]
-        translation[free] = np.stack([np.interp(np.arange(len(rotation)), coarse, moved.translation[:, axis]) for axis in range(3)], axis=1)[free]
+        translation[free] = np.stack(
+            [np.interp(np.arange(len(rotation)), coarse, moved.translation[:, axis]) for axis in range(3)], axis=1
+        )[free]
         focal = np.exp(np.interp(np.arange(len(rotation)), coarse, np.log(moved.focal_px)))
         full = replace(window, rotation=rotation, translation=translation, focal_px=focal)
         if model == ROTATION_TRANSLATION:
             full = replace(full, direction=moved.direction, inverse_depth=moved.inverse_depth)
         else:
             sightings = Sightings(sightings.xy[:, ::2], sightings.seen[:, ::2])
-            full = replace(full, direction=moved.direction, inverse_depth=moved.inverse_depth, depth_weight=window.depth_weight[::2])
+            full = replace(
+                full,
+                direction=moved.direction,
+                inverse_depth=moved.inverse_depth,
+                depth_weight=window.depth_weight[::2],
+            )
         return adjusted(full, sightings, model, 4, first_scale_px=1.5, hold="points")[0]
 
-    def _nodes_with_depth(self, solved: Window, rotation0: np.ndarray, centre0: np.ndarray, ids: np.ndarray, xy: np.ndarray,
-                          seen: np.ndarray) -> list[Node]:
+    def _nodes_with_depth(
+        self,
+        solved: Window,
+        rotation0: np.ndarray,
+        centre0: np.ndarray,
+        ids: np.ndarray,
+        xy: np.ndarray,
+        seen: np.ndarray,
+    ) -> list[Node]:
         rotation = np.matmul(rotation0, solved.rotation.transpose(0, 2, 1))
         centre = centre0 - np.matmul(rotation, solved.translation[..., None])[..., 0]
         enough = seen.sum(axis=0) >= 4
         ids, xy, seen = ids[enough], xy[:, enough], seen[:, enough]
         # Points of every track, from the settled cameras.
         window = self._located(rotation, centre, ids, xy, seen, len(rotation))
-        chosen, error = adjusted(window, Sightings(xy, seen), ROTATION_TRANSLATION, 5, first_scale_px=3.0, hold="cameras")
+        chosen, error = adjusted(
+            window, Sightings(xy, seen), ROTATION_TRANSLATION, 5, first_scale_px=3.0, hold="cameras"
+        )
         track_error = np.sqrt((np.minimum(error, 6.0) ** 2 * seen).sum(axis=0) / seen.sum(axis=0))
         agreement = 1.0 / (1.0 + track_error**2) ** 2
         good = agreement > 0.25
@@ -242,7 +276,18 @@ class Windows:
         nodes = []
         for k, link in enumerate(self._links):
             here = np.flatnonzero(seen[k] > 0)
-            nodes.append(Node(link, ROTATION_TRANSLATION, rotation[k], centre[k], self._log_zoom, xy[k, here], inverse_depth[k, here], agreement[here]))
+            nodes.append(
+                Node(
+                    link,
+                    ROTATION_TRANSLATION,
+                    rotation[k],
+                    centre[k],
+                    self._log_zoom,
+                    xy[k, here],
+                    inverse_depth[k, here],
+                    agreement[here],
+                )
+            )
         if good.any():
             self._usual_inverse_depth = float(np.median(inverse_depth[-1, good]))
         return nodes
@@ -269,8 +314,15 @@ def _find(known_ids: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _part_of(window: Window, frames: np.ndarray, tracks: slice) -> Window:
-    return Window(window.rotation[frames], window.translation[frames], window.focal_px[frames], window.direction[tracks],
-                  window.inverse_depth[tracks], window.depth_weight[tracks], window.is_fixed[frames])
+    return Window(
+        window.rotation[frames],
+        window.translation[frames],
+        window.focal_px[frames],
+        window.direction[tracks],
+        window.inverse_depth[tracks],
+        window.depth_weight[tracks],
+        window.is_fixed[frames],
+    )
 
 
 def robust_cost(error: np.ndarray, seen: np.ndarray) -> np.ndarray:
