@@ -243,3 +243,15 @@ def test_a_tcp_engine_is_as_good(spec_host, tmp_path, monkeypatch):
         monkeypatch.setenv("VS3R_RUNTIME_DIR", str(engine.directory))
         assert engine.connection.request.startswith("tcp://127.0.0.1:")
         assert index_of(effect(spec_host, make_media(tmp_path / "a.json")).render(Arguments(42))[1]) == 42
+
+
+def test_connections_to_an_engine_that_is_gone_are_made_anew(spec_host, tmp_path, monkeypatch):
+    with EngineProcess() as engine:
+        monkeypatch.setenv("VS3R_RUNTIME_DIR", str(engine.directory))
+        instance = effect(spec_host, make_media(tmp_path / "a.json"))
+        assert index_of(instance.render(Arguments(42))[1]) == 42
+        engine.process.kill()
+        engine.process.wait()
+        engine.process.stderr.close()
+        engine.restart()
+        assert index_of(instance.render(Arguments(43))[1]) == 43
