@@ -253,3 +253,13 @@ def test_draft_quality_fills_too(hand_held):
     views, targets, truths = hand_held
     outputs, rendered = run(views, targets, [10], FillSettings(quality="draft"))
     assert psnr(outputs[0], truths[10], rendered[0].hole_mask) > 26
+
+
+def test_no_pixel_stays_empty():
+    views, targets, _ = panorama.shaken(20)
+    white = {i: replace(v, frame=replace(v.frame, planes=tuple(np.full_like(p, 200) for p in v.frame.planes)))
+             for i, v in views.items()}
+    targets = targets | {3: Target(3, panorama.camera(8, -6, 30), None), 4: Target(4, panorama.camera(-25), None)}
+    outputs, rendered = run(white, targets, range(20))
+    assert max(item.hole_mask.mean() for item in rendered) > 0.3
+    assert all(np.ptp(plane) <= 1 and abs(int(plane.min()) - 200) <= 1 for output in outputs for plane in output.planes)
