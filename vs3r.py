@@ -59,7 +59,7 @@ def demo(python: str, clips: list[str]) -> int:
 
 
 def main() -> int:
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - this file meets the user's own Python
         print("VS3R needs Python 3.11 or newer; this is " + sys.version.split()[0], file=sys.stderr)
         return 3
     verb, *rest = sys.argv[1:] or ["--help"]

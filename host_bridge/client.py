@@ -25,7 +25,7 @@ POLL_S = 0.25
 STATUS_INTERVAL_S = 2.0
 
 
-class EngineLost(VS3RError):  # noqa: N818 - the error tree names what happened
+class EngineLost(VS3RError):
     """The engine does not answer any more: its process is gone, or it is silent."""
 
 

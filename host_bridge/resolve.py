@@ -41,6 +41,7 @@ class Use(NamedTuple):
 
 # --- reaching Resolve -----------------------------------------------------------------------------------------------
 
+
 def connect(names=None):
     """Resolve's scripting object: the one that Resolve gives to its menu scripts (in `names`), else by its scripting module.
 
@@ -55,12 +56,18 @@ def connect(names=None):
     try:
         import DaVinciResolveScript
     except ImportError as error:
-        raise ResolveError("resolve-unreachable", "Resolve's scripting module was not found.",
-                      "Install DaVinci Resolve Studio, or set RESOLVE_SCRIPT_API to its Developer/Scripting folder.") from error
+        raise ResolveError(
+            "resolve-unreachable",
+            "Resolve's scripting module was not found.",
+            "Install DaVinci Resolve Studio, or set RESOLVE_SCRIPT_API to its Developer/Scripting folder.",
+        ) from error
     resolve = DaVinciResolveScript.scriptapp("Resolve")
     if resolve is None:
-        raise ResolveError("resolve-unreachable", "Resolve does not answer.",
-                      "Start DaVinci Resolve Studio and set Preferences > System > General > External scripting using to Local.")
+        raise ResolveError(
+            "resolve-unreachable",
+            "Resolve does not answer.",
+            "Start DaVinci Resolve Studio and set Preferences > System > General > External scripting using to Local.",
+        )
     return resolve
 
 
@@ -70,8 +77,11 @@ def _module_folders():
     if sys.platform == "darwin":
         places.append("/Library/Application Support/Blackmagic Design/DaVinci Resolve/Developer/Scripting")
     elif os.name == "nt":
-        places.append(os.path.join(os.environ.get("PROGRAMDATA", "C:\\ProgramData"),
-                                   "Blackmagic Design\\DaVinci Resolve\\Support\\Developer\\Scripting"))
+        places.append(
+            os.path.join(
+                os.environ.get("PROGRAMDATA", "C:\\ProgramData"), "Blackmagic Design\\DaVinci Resolve\\Support\\Developer\\Scripting"
+            )
+        )
     else:
         places += ["/opt/resolve/Developer/Scripting", "/home/resolve/Developer/Scripting"]
     return [os.path.join(place, "Modules") for place in places]
@@ -103,6 +113,7 @@ def selected_items(resolve):
 
 # --- which frames ---------------------------------------------------------------------------------------------------
 
+
 def use_of(timeline, item):
     """What the item shows of which file.
 
@@ -112,23 +123,32 @@ def use_of(timeline, item):
     media = item.GetMediaPoolItem()
     path = media.GetClipProperty("File Path") if media else ""
     if not path:
-        raise ResolveError("no-media", f"{item.GetName()} has no media file.", "Titles, generators and compound clips cannot be stabilized here.")
+        raise ResolveError(
+            "no-media", f"{item.GetName()} has no media file.", "Titles, generators and compound clips cannot be stabilized here."
+        )
     try:
         frames = int(media.GetClipProperty("Frames"))
         ratio = rate_of(media.GetClipProperty("FPS")) / rate_of(timeline.GetSetting("timelineFrameRate"))
     except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise ResolveError("frames-unclear", f"Resolve does not tell the length and rate of {path}.", "Use `vs3r timeline` with an OTIO export.") from error
+        raise ResolveError(
+            "frames-unclear", f"Resolve does not tell the length and rate of {path}.", "Use `vs3r timeline` with an OTIO export."
+        ) from error
     start = Fraction(item.GetLeftOffset()) * ratio
     length = Fraction(item.GetDuration()) * ratio
     _refuse_retimed(item, length)
     first = int(start + Fraction(1, 2))
     told = item.GetSourceStartFrame() if can(item, "GetSourceStartFrame") else None
     if told is not None and abs(told - first) > max(1, ratio):
-        raise ResolveError("frames-unclear", f"Resolve tells two in points for {item.GetName()}: {first} and {told}.",
-                      "Use `vs3r timeline` with an OTIO export.")
+        raise ResolveError(
+            "frames-unclear",
+            f"Resolve tells two in points for {item.GetName()}: {first} and {told}.",
+            "Use `vs3r timeline` with an OTIO export.",
+        )
     end = first + -(-length.numerator // length.denominator)
     if first < 0 or end > frames:
-        raise ResolveError("frames-unclear", f"{item.GetName()} shows frames {first}..{end} of {path}, which has {frames}.", "Relink the clip.")
+        raise ResolveError(
+            "frames-unclear", f"{item.GetName()} shows frames {first}..{end} of {path}, which has {frames}.", "Relink the clip."
+        )
     return Use(path, first, end, frames)
 
 
@@ -143,9 +163,13 @@ def _refuse_retimed(item, length):
             # One frame of the span may be missing or counted twice.
             percent = 100 if abs(Fraction(last - first) - length) <= 2 else -1 if last < first else 0
     if percent is None:
-        raise ResolveError("frames-unclear", f"Resolve does not tell the speed of {item.GetName()}.", "Use `vs3r timeline` with an OTIO export.")
+        raise ResolveError(
+            "frames-unclear", f"Resolve does not tell the speed of {item.GetName()}.", "Use `vs3r timeline` with an OTIO export."
+        )
     if percent != 100:
-        raise ResolveError("retimed", f"{item.GetName()} has a speed change.", "Use `vs3r timeline` with an OTIO export: it keeps speed changes.")
+        raise ResolveError(
+            "retimed", f"{item.GetName()} has a speed change.", "Use `vs3r timeline` with an OTIO export: it keeps speed changes."
+        )
 
 
 def rate_of(value):
@@ -162,6 +186,7 @@ def rate_of(value):
 
 
 # --- the three menu entries -------------------------------------------------------------------------------------------
+
 
 def stabilize_selected(resolve, program, arguments=(), say=print):
     """Every selected clip has its stabilized version as its selected take; the original is the take beside it.
@@ -211,13 +236,16 @@ def status(resolve, program, say=print):
 
 # --- adding -----------------------------------------------------------------------------------------------------------
 
+
 def output_for(path, start, end):
     """A name that is not taken, in the folder VS3R beside the source."""
     folder = os.path.join(os.path.dirname(path), BIN)
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
-        raise ResolveError("cannot-write", f"The folder {folder} cannot be created: {error.strerror}.", "Make the media's folder writable.") from error
+        raise ResolveError(
+            "cannot-write", f"The folder {folder} cannot be created: {error.strerror}.", "Make the media's folder writable."
+        ) from error
     stem = re.sub(r"[^\w.-]+", "_", os.path.splitext(os.path.basename(path))[0])
     for number in range(1, 10000):
         name = os.path.join(folder, f"{stem}_VS3R_{start}-{end}{'' if number == 1 else f'_{number}'}.mov")
@@ -241,12 +269,17 @@ def add_take(project, item, output, start, end, use):
     count = item.GetTakesCount() or 0
     take = item.GetTakeByIndex(count) if count > before else None
     if take is None or not _is_ours(take) or take["mediaPoolItem"].GetClipProperty("File Path") != output or take["startFrame"] != start:
-        raise ResolveError("take-failed", f"The take of {item.GetName()} did not arrive as asked.", f"The stabilized media is in the bin {BIN}.")
+        raise ResolveError(
+            "take-failed", f"The take of {item.GetName()} did not arrive as asked.", f"The stabilized media is in the bin {BIN}."
+        )
     _select_take(item, count)
     if (item.GetStart(), item.GetDuration()) != place:
         _select_take(item, shown)
-        raise ResolveError("take-failed", f"With the take {item.GetName()} would change its place or length; it shows the original again.",
-                      f"The stabilized media is in the bin {BIN}.")
+        raise ResolveError(
+            "take-failed",
+            f"With the take {item.GetName()} would change its place or length; it shows the original again.",
+            f"The stabilized media is in the bin {BIN}.",
+        )
 
 
 def _select_take(item, index):
@@ -280,6 +313,7 @@ def _import(project, path):
 
 # --- the vs3r program -------------------------------------------------------------------------------------------------
 
+
 def run(command, say=print):
     """The last event of a `vs3r ... --json` that ended well; progress is said once per stage and ten percent.
 
@@ -288,10 +322,19 @@ def run(command, say=print):
     # Resolve's Python settings would break another Python.
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONPATH")}
     try:
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, encoding="utf-8",
-                                 env=environment, creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0))
+        child = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL,
+            encoding="utf-8",
+            env=environment,
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        )
     except OSError as error:
-        raise ResolveError("vs3r-missing", f"The program {command[0]} cannot be run.", "Install VS3R, then run `vs3r resolve install`.") from error
+        raise ResolveError(
+            "vs3r-missing", f"The program {command[0]} cannot be run.", "Install VS3R, then run `vs3r resolve install`."
+        ) from error
     event, said = {}, None
     with child:
         for line in child.stdout or ():

@@ -38,7 +38,9 @@ def install(
             for script in menu_scripts():
                 (target / script.name).write_text(with_paths(script.read_text(encoding="utf-8")), encoding="utf-8")
     except OSError as error:
-        raise SetupError("scripts-not-writable", f"{target} cannot be written: {error.strerror}.", "Name Resolve's Scripts folder with --folder.") from error
+        raise SetupError(
+            "scripts-not-writable", f"{target} cannot be written: {error.strerror}.", "Name Resolve's Scripts folder with --folder."
+        ) from error
     print(target)
 
 
@@ -64,8 +66,9 @@ def status(as_json: AsJson = False, folder: Annotated[str, typer.Option(help="Re
     """Say whether the menu scripts are installed and current, and whether Resolve can be reached."""
     target = Path(folder or scripts_folder(False)) / "Utility" / "VS3R"
     installed = [(target / script.name).exists() for script in menu_scripts()]
-    current = all(installed) and all((target / script.name).read_text(encoding="utf-8") == with_paths(script.read_text(encoding="utf-8"))
-                                     for script in menu_scripts())
+    current = all(installed) and all(
+        (target / script.name).read_text(encoding="utf-8") == with_paths(script.read_text(encoding="utf-8")) for script in menu_scripts()
+    )
     scripts = "current" if current else "outdated" if any(installed) else "not installed"
     try:
         host = resolve.connect()

@@ -30,15 +30,21 @@ def timeline_command(open_engine: OpenEngine):
         clips: Annotated[list[str], typer.Option(help="Only the clips of this name or number. Repeat for more.")] = [],  # noqa: B006
         marker: Annotated[str, typer.Option(help="Only clips under a marker of this colour or name.")] = "",
         handles: Annotated[int, typer.Option(min=0, help="Frames beyond what each clip and its transitions show.")] = 0,
-        preset_name: Annotated[str, typer.Option("--preset", help="natural, glide, locked or subtle, for clips without a VS3R effect.")] = "natural",
+        preset_name: Annotated[
+            str, typer.Option("--preset", help="natural, glide, locked or subtle, for clips without a VS3R effect.")
+        ] = "natural",
         assignments: Annotated[list[str], typer.Option("--set", help="A setting, such as path.smoothness=70. Repeat for more.")] = [],  # noqa: B006
         codec: Annotated[str, typer.Option(help="same, prores, dnxhr, h265 or exr.")] = "prores",
         media_dir: Annotated[str, typer.Option(help="Where the stabilized media goes; a folder beside the output by default.")] = "",
         editor: Annotated[str, typer.Option("--for", help="The editor that opens the result: resolve, kdenlive or premiere.")] = "",
-        past_end: Annotated[str, typer.Option(help="Clips that reach past their media: error, or trim to stabilize the part that exists.")] = "error",
+        past_end: Annotated[
+            str, typer.Option(help="Clips that reach past their media: error, or trim to stabilize the part that exists.")
+        ] = "error",
         search: Annotated[list[str], typer.Option(help="A folder in which to look for missing media. Repeat for more.")] = [],  # noqa: B006
         rate: Annotated[float | None, typer.Option(help="Frame rate of an EDL, which does not state it.")] = None,
-        only_changed: Annotated[bool, typer.Option("--only-changed", help="Leave clips alone whose source, range and settings are as before.")] = False,
+        only_changed: Annotated[
+            bool, typer.Option("--only-changed", help="Leave clips alone whose source, range and settings are as before.")
+        ] = False,
         revert: Annotated[bool, typer.Option("--revert", help="Take all stabilized media out again.")] = False,
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would happen.")] = False,
         force: Annotated[bool, typer.Option("-f", "--force", help="Replace the output, and render everything again.")] = False,
@@ -77,8 +83,13 @@ def timeline_command(open_engine: OpenEngine):
             report.note(loss)
         options = Options(
             media_dir=media_dir or f"{os.path.splitext(os.path.abspath(output))[0]}_media",
-            selection=Selection(tuple(filter(None, tracks.split(","))), tuple(clips), marker), handles=handles,
-            settings=_settings(preset_name, assignments, CODECS[codec]), past_end=past_end, only_changed=only_changed, redo=force)
+            selection=Selection(tuple(filter(None, tracks.split(","))), tuple(clips), marker),
+            handles=handles,
+            settings=_settings(preset_name, assignments, CODECS[codec]),
+            past_end=past_end,
+            only_changed=only_changed,
+            redo=force,
+        )
         with open_engine(engine) as connected:
             planned = plan(root, options, MediaSearch(input_dir, tuple(search)), connected.probe)
             report.plan(planned)
@@ -119,7 +130,9 @@ def _make_folders(outputs: list[str]) -> None:
         try:
             os.makedirs(folder, exist_ok=True)
         except OSError as error:
-            raise InputError("cannot-write", f"The folder {folder} cannot be created: {error.strerror}.", "Choose another with --media-dir.") from error
+            raise InputError(
+                "cannot-write", f"The folder {folder} cannot be created: {error.strerror}.", "Choose another with --media-dir."
+            ) from error
 
 
 def _say(as_json: bool, event: dict[str, Any], text: str) -> None:
@@ -145,20 +158,42 @@ class _Report:
     def plan(self, planned: Any) -> None:
         for each in planned.clips:
             place, job = each.place, each.job
-            self._tell({"type": "clip", "number": place.number, "name": place.clip.name, "track": place.track, "state": each.state,
-                        "source": job.clip.path, "frames": [job.render_range.start, job.render_range.end_exclusive],
-                        "analysis": [job.analysis_range.start, job.analysis_range.end_exclusive], "output": job.output},
-                       f"{place.number:4d} {place.track} {place.clip.name}: frames {job.render_range} of {os.path.basename(job.clip.path)} ({each.state})")
+            self._tell(
+                {
+                    "type": "clip",
+                    "number": place.number,
+                    "name": place.clip.name,
+                    "track": place.track,
+                    "state": each.state,
+                    "source": job.clip.path,
+                    "frames": [job.render_range.start, job.render_range.end_exclusive],
+                    "analysis": [job.analysis_range.start, job.analysis_range.end_exclusive],
+                    "output": job.output,
+                },
+                f"{place.number:4d} {place.track} {place.clip.name}: "
+                f"frames {job.render_range} of {os.path.basename(job.clip.path)} ({each.state})",
+            )
         for place, reason in planned.skipped:
-            self._tell({"type": "skipped", "number": place.number, "name": place.clip.name, "track": place.track, "reason": reason},
-                       f"{place.number:4d} {place.track} {place.clip.name}: skipped, {reason}")
+            self._tell(
+                {"type": "skipped", "number": place.number, "name": place.clip.name, "track": place.track, "reason": reason},
+                f"{place.number:4d} {place.track} {place.clip.name}: skipped, {reason}",
+            )
         for note in planned.notes:
             self.note(note)
 
     def step(self, step: Any) -> None:
         now = (step.index, step.progress.stage)
-        event = {"type": "progress", "clip": step.name, "index": step.index, "total": step.total, "stage": step.progress.stage,
-                 "done": step.progress.done, "of": step.progress.total, "fraction": round(step.fraction, 6), "found": step.progress.found}
+        event = {
+            "type": "progress",
+            "clip": step.name,
+            "index": step.index,
+            "total": step.total,
+            "stage": step.progress.stage,
+            "done": step.progress.done,
+            "of": step.progress.total,
+            "fraction": round(step.fraction, 6),
+            "found": step.progress.found,
+        }
         if self.as_json or now != self.last:
             self._tell(event, f"{step.fraction:4.0%} [{step.index}/{step.total}] {step.name}: {step.progress.stage}")
         self.last = now
@@ -167,5 +202,14 @@ class _Report:
         for each in planned.clips:
             error: VS3RError | None = outcome.failures.get(each.job.job_id)
             if error is not None:
-                self._tell({"type": "failed", "number": each.place.number, "name": each.place.clip.name, "code": error.code,
-                            "message": error.message, "hint": error.hint}, f"failed: clip {each.place.number} {each.place.clip.name}: {error}")
+                self._tell(
+                    {
+                        "type": "failed",
+                        "number": each.place.number,
+                        "name": each.place.clip.name,
+                        "code": error.code,
+                        "message": error.message,
+                        "hint": error.hint,
+                    },
+                    f"failed: clip {each.place.number} {each.place.clip.name}: {error}",
+                )

@@ -39,7 +39,8 @@ class Trajectory:
     residual_px: [n, rows, columns, 2] float32 or None: the path of the picture itself that K and world_from_camera do
     not explain (parallax without depth, rolling shutter, lens errors), as an (x, y) displacement in pixels at a grid of
     vertices that spans the picture from corner to corner: the sum, up to each frame, of the unexplained motion seen at
-    that place. It grows without bound in a long walk; only differences between two frames at one place mean anything. lens: of every frame (see Camera).
+    that place. It grows without bound in a long walk; only differences between two frames at one place mean anything.
+    lens: of every frame (see Camera).
     """
 
     first_frame: int

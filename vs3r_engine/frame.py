@@ -84,7 +84,7 @@ class Frame:
         if self.layout.model != "rgb":
             return self.planes[0]
         weights = _luma_weights(self.colour.matrix)
-        luma = sum(weight * plane.astype(np.float32) for weight, plane in zip(weights, self.planes[:3], strict=True))
+        luma = np.tensordot(np.array(weights, np.float32), np.stack(self.planes[:3]).astype(np.float32), 1)
         return luma if self.layout.bit_depth == 32 else np.rint(luma).astype(self.layout.dtype)
 
     def luma8(self) -> np.ndarray:
@@ -118,7 +118,7 @@ class Frame:
         layout = self.layout
         height, width = rgb.shape[:2]
         rgb = np.asarray(rgb, np.float32)
-        alpha = (np.full((height, width), layout.peak, layout.dtype),) if layout.has_alpha else ()
+        alpha: tuple[np.ndarray, ...] = (np.full((height, width), layout.peak, layout.dtype),) if layout.has_alpha else ()
         if layout.model == "rgb":
             return replace(self, planes=tuple(_to_code(rgb[..., c] * layout.peak, layout) for c in range(3)) + alpha)
         scale, luma_offset, luma_span, chroma_span = _levels(layout, self.colour.full_range)

@@ -18,6 +18,7 @@ import numpy as np
 
 from vs3r_engine import __version__
 from vs3r_engine.camera import Trajectory, output_camera
+from vs3r_engine.errors import EngineFault
 from vs3r_engine.frame import Frame
 from vs3r_engine.job import Job, Progress, RenderResult
 from vs3r_engine.media.analysis import SCHEMA as ANALYSIS_SCHEMA
@@ -103,8 +104,15 @@ def stabilize(job: Job, store: Store) -> Iterator[Progress | RenderResult]:
                     holes += json.loads(segment.with_suffix(".json").read_text())
                     continue
                 if frames is None:
-                    frames = render_frames(job, analysis, path, FrameRange.between(chunk.start, job.render_range.end_exclusive), source,
-                                           methods, hole_shares=seen)
+                    frames = render_frames(
+                        job,
+                        analysis,
+                        path,
+                        FrameRange.between(chunk.start, job.render_range.end_exclusive),
+                        source,
+                        methods,
+                        hole_shares=seen,
+                    )
                 writer = SegmentWriter(segment, source.info, encoding)
                 try:
                     for frame_index, frame in zip(chunk, frames, strict=False):
@@ -119,8 +127,15 @@ def stabilize(job: Job, store: Store) -> Iterator[Progress | RenderResult]:
                 holes += shares
                 writer.close()
             findings: dict[str, Any] = analysis.findings | {"hole_percent": round(100 * float(np.mean(holes)), 2)}
-            findings["notes"] = assemble(segments, job.output, source.info, encoding, job.render_range, overwrite=job.overwrite,
-                     extra_metadata={"comment": f"Stabilized by VS3R {__version__}"})
+            findings["notes"] = assemble(
+                segments,
+                job.output,
+                source.info,
+                encoding,
+                job.render_range,
+                overwrite=job.overwrite,
+                extra_metadata={"comment": f"Stabilized by VS3R {__version__}"},
+            )
             timings_s = {"analyze": analyzed_s - started_s, "render": time.monotonic() - analyzed_s}
             sidecar = _write_sidecar(job, analysis, path, holes, findings, timings_s)
     store.discard("chunks", key)
@@ -148,8 +163,15 @@ def smoothed_path(job: Job, analysis: Analysis) -> Trajectory:
     return framed(analysis.trajectory, path, analysis.shots, rate, settings.frame, analysis.plane_depth)
 
 
-def render_frames(job: Job, analysis: Analysis, path: Trajectory, frame_range: FrameRange, source: VideoSource,
-                  methods: Methods, hole_shares: dict[int, float] | None = None) -> Iterator[Frame]:
+def render_frames(
+    job: Job,
+    analysis: Analysis,
+    path: Trajectory,
+    frame_range: FrameRange,
+    source: VideoSource,
+    methods: Methods,
+    hole_shares: dict[int, float] | None = None,
+) -> Iterator[Frame]:
     """The stabilized frames of `frame_range`, in order. What a frame looks like does not depend on where the range began.
 
     hole_shares: told, by frame index, the share of each picture that had to be completed.
@@ -163,7 +185,7 @@ def render_frames(job: Job, analysis: Analysis, path: Trajectory, frame_range: F
         for frame_index in range(first, frame_range.end_exclusive):
             views.move_to(frame_index)
             target = Target(frame_index, output_camera(path.camera(frame_index), job.settings.frame.lens), path.residual(frame_index))
-            current = views.view(frame_index)
+            current = views.required(frame_index)
             around = [views.view(frame_index + offset) for offset in neighbours]
             result = methods.renderer.render(target, current, [view for view in around if view is not None])
             if hole_shares is not None:
@@ -184,14 +206,14 @@ class SourceViews:
         self._near_frames = max([1, *(abs(offset) for offset in neighbours)])
         self._reach_frames = max(self._near_frames, completer.reach_frames if completer else 0)
         self._held: dict[int, Frame] = {}
-        self._frames: Iterator[Frame] | None = None
+        self._frames: Iterator[Frame] = iter(())
         self._first = self._next = 0
 
     def move_to(self, frame_index: int) -> None:
         """Make `frame_index` the frame around which views are asked for."""
         self._shot = self._analysis.shot_of(frame_index)
         first = max(self._shot.start, frame_index - self._reach_frames)
-        if self._frames is None or first < self._first or first > self._next:
+        if not self._held or first < self._first or first > self._next:
             self._next = first
             self._frames = self._source.frames(FrameRange.between(first, self._analysis.frame_range.end_exclusive))
             self._held.clear()
@@ -201,19 +223,38 @@ class SourceViews:
 
     def _is_wanted(self, index: int, frame_index: int) -> bool:
         """Frames just behind may be neighbours; of the older ones, a completer keeps only some."""
-        return index >= frame_index - self._near_frames or index == self._shot.start or (
-            self._completer is not None and self._completer.keeps(index))
+        return (
+            index >= frame_index - self._near_frames
+            or index == self._shot.start
+            or (self._completer is not None and self._completer.keeps(index))
+        )
+
+    def required(self, frame_index: int) -> View:
+        """The view of a frame that must be there."""
+        view = self.view(frame_index)
+        if view is None:
+            raise EngineFault("view-missing", f"Frame {frame_index} is outside the analysed range {self._analysis.frame_range}.")
+        return view
 
     def view(self, frame_index: int) -> View | None:
         """The view of a frame of the same shot within reach; None elsewhere."""
         if frame_index not in self._shot or frame_index < self._first:
             return None
         while self._next <= frame_index:
-            self._held[self._next] = next(self._frames)
+            frame = next(self._frames, None)
+            if frame is None:
+                raise EngineFault("source-ended", f"The source ended before frame {self._next}, which its index lists.")
+            self._held[self._next] = frame
             self._next += 1
         analysis = self._analysis
-        return View(self._held[frame_index], analysis.trajectory.camera(frame_index), analysis.trajectory.residual(frame_index),
-                    analysis.depth(frame_index), analysis.dynamic_mask(frame_index), analysis.bounds.inset_px)
+        return View(
+            self._held[frame_index],
+            analysis.trajectory.camera(frame_index),
+            analysis.trajectory.residual(frame_index),
+            analysis.depth(frame_index),
+            analysis.dynamic_mask(frame_index),
+            analysis.bounds.inset_px,
+        )
 
 
 def _analyzed(job: Job, store: Store, methods: Methods, source: VideoSource) -> Generator[Progress, None, Analysis]:
@@ -223,6 +264,8 @@ def _analyzed(job: Job, store: Store, methods: Methods, source: VideoSource) -> 
         with store.writing("analysis", key) as directory:
             yield from _write_analysis(job, methods, source, directory)
         found = store.find("analysis", key)
+    if found is None:
+        raise EngineFault("analysis-lost", "The analysis was deleted while it was written.", "Run the same command again.")
     return Analysis(found)
 
 
@@ -266,17 +309,21 @@ def _progress(stage: str, done: int, total: int, analysis: Analysis, low: float,
 
 
 def _analysis_key(job: Job, methods: Methods) -> str:
-    return f"{source_key(job.clip.path)}-{job.settings.digest('analysis')}-{methods.name}-{job.analysis_range.start}-{job.analysis_range.end_exclusive}-{ANALYSIS_SCHEMA}"
+    span = f"{job.analysis_range.start}-{job.analysis_range.end_exclusive}"
+    return f"{source_key(job.clip.path)}-{job.settings.digest('analysis')}-{methods.name}-{span}-{ANALYSIS_SCHEMA}-{__version__}"
 
 
 def _chunks_key(job: Job) -> str:
     groups = ("analysis", "path", "frame", "fill", "output")
-    return f"{source_key(job.clip.path)}-{job.settings.digest(*groups)}-{job.render_range.start}-{job.render_range.end_exclusive}" \
-           f"-{job.analysis_range.start}-{job.analysis_range.end_exclusive}-{Path(job.output).suffix.lstrip('.')}-{__version__}"
+    return (
+        f"{source_key(job.clip.path)}-{job.settings.digest(*groups)}-{job.render_range.start}-{job.render_range.end_exclusive}"
+        f"-{job.analysis_range.start}-{job.analysis_range.end_exclusive}-{Path(job.output).suffix.lstrip('.')}-{__version__}"
+    )
 
 
-def _write_sidecar(job: Job, analysis: Analysis, path: Trajectory, hole_shares: Sequence[float], findings: dict[str, Any],
-                   timings_s: dict[str, float]) -> str:
+def _write_sidecar(
+    job: Job, analysis: Analysis, path: Trajectory, hole_shares: Sequence[float], findings: dict[str, Any], timings_s: dict[str, float]
+) -> str:
     """Write `OUTPUT.vs3r.json`: settings, versions, both paths and diagnostics per frame; returns its path."""
     render = job.render_range
     measured, smoothed = (p.sliced(render.start, render.end_exclusive) for p in (analysis.trajectory, path))
@@ -288,8 +335,13 @@ def _write_sidecar(job: Job, analysis: Analysis, path: Trajectory, hole_shares: 
     sidecar = {
         "schema": 1,
         "versions": {"vs3r": __version__, "python": platform.python_version(), "numpy": np.__version__},
-        "source": {"path": job.clip.path, "rate": str(job.clip.rate), "width": job.clip.width, "height": job.clip.height,
-                   "start_timecode": job.clip.start_timecode},
+        "source": {
+            "path": job.clip.path,
+            "rate": str(job.clip.rate),
+            "width": job.clip.width,
+            "height": job.clip.height,
+            "start_timecode": job.clip.start_timecode,
+        },
         "render_range": [render.start, render.end_exclusive],
         "analysis_range": [job.analysis_range.start, job.analysis_range.end_exclusive],
         "settings": job.settings.values(),

@@ -19,13 +19,13 @@ def exact_rate(rate: float | int | str | Fraction) -> Fraction:
         raise RangeError("bad-rate", f"{rate!r} is not a frame rate.", "Give one such as 25, 29.97 or 30000/1001.") from error
     if value <= 0:
         raise RangeError("bad-rate", f"A frame rate of {rate} is not possible.", "Give one such as 25, 29.97 or 30000/1001.")
+    is_rounded = value.denominator not in (1, 1001)
     for nominal in (24, 30, 48, 60, 120, 240):
         ntsc = Fraction(nominal * 1000, 1001)
-        if value.denominator > 1001 or isinstance(rate, float):
-            if abs(float(value) - float(ntsc)) < 0.005 * nominal / 24:  # 23.98 is 23.976 too
-                return ntsc
+        if is_rounded and abs(float(value) - float(ntsc)) < 0.005 * nominal / 24:  # 23.98 is 23.976 too
+            return ntsc
     nearest = Fraction(round(value))
-    return nearest if value.denominator > 1001 and abs(value - nearest) < Fraction(1, 1000) else value
+    return nearest if is_rounded and abs(value - nearest) < Fraction(1, 1000) else value
 
 
 @dataclass(frozen=True, slots=True)

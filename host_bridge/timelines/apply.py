@@ -37,25 +37,44 @@ def with_results(root: Root, plan: Plan, results: Mapping[str, RenderResult], ou
     return copy
 
 
-def stabilized_reference(planned: PlannedClip, result: RenderResult, original: otio.core.MediaReference, output_dir: str) -> otio.core.MediaReference:
+def stabilized_reference(
+    planned: PlannedClip, result: RenderResult, original: otio.core.MediaReference, output_dir: str
+) -> otio.core.MediaReference:
     """The reference of a result: the frames it holds on the original's clock, its path written as the original's is.
 
     Where the clip has no source range its length is its media's, which is then stated exactly as before.
     """
     whole = planned.place.clip.source_range is None
-    available_range = original.available_range if whole and original.available_range is not None else planned.media.time_range(result.render_range)
-    metadata = {METADATA: {"schema": SCHEMA, "previous_key": planned.key, "digest": planned.digest, "source": os.path.basename(planned.job.clip.path),
-                           "render_range": [result.render_range.start, result.render_range.duration],
-                           "settings": planned.job.settings.changed()}}
+    available_range = (
+        original.available_range if whole and original.available_range is not None else planned.media.time_range(result.render_range)
+    )
+    metadata = {
+        METADATA: {
+            "schema": SCHEMA,
+            "previous_key": planned.key,
+            "digest": planned.digest,
+            "source": os.path.basename(planned.job.clip.path),
+            "render_range": [result.render_range.start, result.render_range.duration],
+            "settings": planned.job.settings.changed(),
+        }
+    }
     like = getattr(original, "target_url", "") or getattr(original, "target_url_base", "") or "file:///"
     stem, suffix = os.path.splitext(os.path.basename(result.output))
     if suffix in IMAGE_SUFFIXES:
         return otio.schema.ImageSequenceReference(
-            target_url_base=url_of_path(os.path.dirname(result.output), like, output_dir) + "/", name_prefix=stem.removesuffix(FIRST_IMAGE),
+            target_url_base=url_of_path(os.path.dirname(result.output), like, output_dir) + "/",
+            name_prefix=stem.removesuffix(FIRST_IMAGE),
             name_suffix=suffix,
-            start_frame=result.render_range.start, frame_step=1, rate=planned.media.otio_rate, frame_zero_padding=len(FIRST_IMAGE),
-            available_range=available_range, metadata=metadata)
-    reference = otio.schema.ExternalReference(target_url=url_of_path(result.output, like, output_dir), available_range=available_range, metadata=metadata)
+            start_frame=result.render_range.start,
+            frame_step=1,
+            rate=planned.media.otio_rate,
+            frame_zero_padding=len(FIRST_IMAGE),
+            available_range=available_range,
+            metadata=metadata,
+        )
+    reference = otio.schema.ExternalReference(
+        target_url=url_of_path(result.output, like, output_dir), available_range=available_range, metadata=metadata
+    )
     reference.name = os.path.basename(result.output)
     return reference
 
@@ -78,5 +97,7 @@ def reverted(root: Root) -> Root:
         del references[KEY]
         place.clip.set_media_references(references, previous if active == KEY else active)
     if not found:
-        raise InputError("nothing-to-revert", "No clip of the timeline has stabilized media.", "Give the timeline that `vs3r timeline` wrote.")
+        raise InputError(
+            "nothing-to-revert", "No clip of the timeline has stabilized media.", "Give the timeline that `vs3r timeline` wrote."
+        )
     return copy

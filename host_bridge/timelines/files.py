@@ -40,8 +40,11 @@ def format_of(path: str) -> Format:
     """Raises: InputError `unknown-timeline-format`; SetupError `adapter-missing`."""
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in FORMATS:
-        raise InputError("unknown-timeline-format", f"{path} is none of the timeline files that can be read: {' '.join(FORMATS)}.",
-                         "Export an .otio file.")
+        raise InputError(
+            "unknown-timeline-format",
+            f"{path} is none of the timeline files that can be read: {' '.join(FORMATS)}.",
+            "Export an .otio file.",
+        )
     kind = FORMATS[suffix]
     if kind.adapter not in otio.adapters.available_adapter_names():
         raise SetupError("adapter-missing", f"{kind.label} needs the package {kind.package}.", "Install it: pip install 'vs3r[timelines]'.")
@@ -68,14 +71,21 @@ def read_timeline(path: str, edl_rate: float | None = None) -> Root:
     except VS3RError:
         raise
     except otio.exceptions.UnsupportedSchemaError as error:
-        raise InputError("unknown-schema", f"{path} was written by a newer OpenTimelineIO: {error}", "Export it for version 0.17 or older.") from error
+        raise InputError(
+            "unknown-schema", f"{path} was written by a newer OpenTimelineIO: {error}", "Export it for version 0.17 or older."
+        ) from error
     except Exception as error:  # adapters raise whatever their parsers do: ValueError, KeyError, ParseError, AttributeError
         if "UnknownSchema" in str(error):
-            raise InputError("unknown-schema", f"{path} holds an object of a schema that OpenTimelineIO does not know: {_first_line(error)}",
-                             "Export it without that program's own objects.") from error
+            raise InputError(
+                "unknown-schema",
+                f"{path} holds an object of a schema that OpenTimelineIO does not know: {_first_line(error)}",
+                "Export it without that program's own objects.",
+            ) from error
         raise InputError("not-a-timeline", f"{path} cannot be read as {kind.label}: {_first_line(error)}", "Export it again.") from error
     if getattr(root, "is_unknown_schema", False):
-        raise InputError("unknown-schema", f"{path} holds an object of the unknown schema {root.original_schema_name}.", "Export a Timeline.")
+        raise InputError(
+            "unknown-schema", f"{path} holds an object of the unknown schema {root.original_schema_name}.", "Export a Timeline."
+        )
     if isinstance(root, otio.schema.Timeline | otio.schema.SerializableCollection):
         return root
     raise InputError("not-a-timeline", f"{path} holds {type(root).__name__}, not a timeline.", "Export the timeline, not a clip or a bin.")
@@ -96,7 +106,9 @@ def write_timeline(root: Root, path: str, overwrite: bool = False) -> None:
     except OSError as error:
         raise InputError("cannot-write", f"{path} cannot be written: {error.strerror}.", "Choose another place.") from error
     except Exception as error:  # as in read_timeline: whatever the adapter raises
-        raise InputError("format-cannot-carry", f"The timeline cannot be written as {kind.label}: {_first_line(error)}", "Write an .otio file.") from error
+        raise InputError(
+            "format-cannot-carry", f"The timeline cannot be written as {kind.label}: {_first_line(error)}", "Write an .otio file."
+        ) from error
     finally:
         if os.path.exists(partial):
             os.remove(partial)
@@ -121,11 +133,15 @@ def _refuse_ntsc_fcpxml(path: str) -> None:
     """The FCPXML adapter (1.0.0) reads 1001/30000s as 29 frames per second, and every frame number wrong."""
     with open(path, encoding="utf-8", errors="replace") as file:
         if re.search(r"""frameDuration=["']1001/""", file.read()):
-            raise InputError("fcpxml-rate", f"{path} runs at 23.976, 29.97 or 59.94 frames per second, which cannot be read exactly from FCPXML.",
-                             "Export an .otio or an FCP 7 .xml file.")
+            raise InputError(
+                "fcpxml-rate",
+                f"{path} runs at 23.976, 29.97 or 59.94 frames per second, which cannot be read exactly from FCPXML.",
+                "Export an .otio or an FCP 7 .xml file.",
+            )
 
 
 # --- what a format cannot carry --------------------------------------------------------------------------------------
+
 
 def losses(root: Root, path: str) -> list[str]:
     """What of this timeline gets lost when it is written to `path`, in sentences: found by writing it and reading it back.
@@ -138,11 +154,16 @@ def losses(root: Root, path: str) -> list[str]:
     try:
         back = otio.adapters.read_from_string(otio.adapters.write_to_string(root, kind.adapter), kind.adapter)
     except Exception as error:  # as in read_timeline: whatever the adapter raises
-        raise InputError("format-cannot-carry", f"The timeline cannot be written as {kind.label}: {_first_line(error)}", "Write an .otio file.") from error
+        raise InputError(
+            "format-cannot-carry", f"The timeline cannot be written as {kind.label}: {_first_line(error)}", "Write an .otio file."
+        ) from error
     before, after = list(video_clips(root)), list(video_clips(back))
     if len(before) != len(after):
-        raise InputError("format-cannot-carry", f"As {kind.label} {len(before) - len(after)} of {len(before)} clips would be missing, "
-                         "those in nested stacks.", "Write an .otio file.")
+        raise InputError(
+            "format-cannot-carry",
+            f"As {kind.label} {len(before) - len(after)} of {len(before)} clips would be missing, those in nested stacks.",
+            "Write an .otio file.",
+        )
     if [_frames(place.clip) for place in before] != [_frames(place.clip) for place in after]:
         raise InputError("format-cannot-carry", f"As {kind.label} the clips would come back with other frames.", "Write an .otio file.")
     return list(_differences(before, after, root, back))

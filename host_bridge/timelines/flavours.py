@@ -70,10 +70,15 @@ def _for_resolve(copy: Root, root: Root, plan: Plan, results: Mapping[str, Rende
     for planned in _delivered(plan, results):
         clip, original = at(copy, planned.place.steps), at(root, planned.place.steps)
         path = path_of_reference(original.media_references()[planned.key], input_dir)
-        clip.markers.append(otio.schema.Marker(
-            name=MARKER, marked_range=TimeRange(clip.trimmed_range().start_time, RationalTime(1, clip.trimmed_range().duration.rate)),
-            color=otio.schema.MarkerColor.PURPLE, comment=path,
-            metadata={METADATA: {"schema": SCHEMA, "original": path, "digest": planned.digest}, "Resolve_OTIO": {"Note": path}}))
+        clip.markers.append(
+            otio.schema.Marker(
+                name=MARKER,
+                marked_range=TimeRange(clip.trimmed_range().start_time, RationalTime(1, clip.trimmed_range().duration.rate)),
+                color=otio.schema.MarkerColor.PURPLE,
+                comment=path,
+                metadata={METADATA: {"schema": SCHEMA, "original": path, "digest": planned.digest}, "Resolve_OTIO": {"Note": path}},
+            )
+        )
         clip.name = f"{clip.name}_VS3R"
         _count_from_file(clip, planned)
 
@@ -106,7 +111,9 @@ def _for_premiere(copy: Root, root: Root, plan: Plan, results: Mapping[str, Rend
 
 
 _FLAVOURS: dict[str, Callable[[Root, Root, Plan, Mapping[str, RenderResult], str, str], None]] = {
-    "resolve": _for_resolve, "kdenlive": _for_kdenlive, "premiere": _for_premiere,
+    "resolve": _for_resolve,
+    "kdenlive": _for_kdenlive,
+    "premiere": _for_premiere,
 }
 
 
@@ -169,8 +176,12 @@ def _kdenlive_losses(root: Root) -> Iterator[str]:
     retimed = sum(any(isinstance(effect, otio.schema.TimeEffect) for effect in place.clip.effects) for place in video_clips(root))
     if retimed:
         yield f"Kdenlive ignores the speed of {retimed} retimed clips."
-    nested = sum(not isinstance(place.clip.parent(), otio.schema.Track) or not isinstance(place.clip.parent().parent(), otio.schema.Stack)
-                 or place.clip.parent().parent().parent() is not None for place in video_clips(root))
+    nested = sum(
+        not isinstance(place.clip.parent(), otio.schema.Track)
+        or not isinstance(place.clip.parent().parent(), otio.schema.Stack)
+        or place.clip.parent().parent().parent() is not None
+        for place in video_clips(root)
+    )
     if nested:
         yield f"Kdenlive leaves out {nested} clips in nested stacks."
     if any(isinstance(place.clip.media_reference, otio.schema.ImageSequenceReference) for place in video_clips(root)):
@@ -179,7 +190,9 @@ def _kdenlive_losses(root: Root) -> Iterator[str]:
 
 
 def _resolve_losses(root: Root) -> Iterator[str]:
-    speeds = [effect.time_scalar for place in video_clips(root) for effect in place.clip.effects if isinstance(effect, otio.schema.LinearTimeWarp)]
+    speeds = [
+        effect.time_scalar for place in video_clips(root) for effect in place.clip.effects if isinstance(effect, otio.schema.LinearTimeWarp)
+    ]
     if any(speed < 0 or speed > 1 for speed in speeds):
         yield "Resolve has placed the last frames of sped-up clips, and reversed clips, differently from version to version: check them."
     if any(isinstance(place.clip.media_reference, otio.schema.MissingReference) for place in video_clips(root)):

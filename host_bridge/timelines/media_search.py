@@ -36,8 +36,11 @@ class MediaSearch:
             return beside
         found = self._named(name)
         if len(found) > 1:
-            raise MediaError("media-ambiguous", f"{path} is missing, and {len(found)} files have its name: {', '.join(sorted(found)[:4])}.",
-                             "Search a narrower folder, or relink the clip in the editor.")
+            raise MediaError(
+                "media-ambiguous",
+                f"{path} is missing, and {len(found)} files have its name: {', '.join(sorted(found)[:4])}.",
+                "Search a narrower folder, or relink the clip in the editor.",
+            )
         return found[0] if found else None
 
     def find_named(self, names: list[str]) -> str | None:
@@ -46,16 +49,29 @@ class MediaSearch:
         Raises: MediaError `media-ambiguous`.
         """
         wanted = {name.lower() for name in names if name}
-        found = sorted({path for each, paths in self._all().items() for path in paths
-                        if (each in wanted or os.path.splitext(each)[0] in wanted) and os.path.splitext(each)[1] in MOVIES})
+        found = sorted(
+            {
+                path
+                for each, paths in self._all().items()
+                for path in paths
+                if (each in wanted or os.path.splitext(each)[0] in wanted) and os.path.splitext(each)[1] in MOVIES
+            }
+        )
         if len(found) > 1:
-            raise MediaError("media-ambiguous", f"{len(found)} files are called like {' or '.join(names)}: {', '.join(found[:4])}.",
-                             "Search a narrower folder, or relink the clip in the editor.")
+            raise MediaError(
+                "media-ambiguous",
+                f"{len(found)} files are called like {' or '.join(names)}: {', '.join(found[:4])}.",
+                "Search a narrower folder, or relink the clip in the editor.",
+            )
         return found[0] if found else None
 
     def searched(self) -> str:
         """Where `find` looks, for people."""
-        places = ["where the timeline says", f"beside the timeline in {self.base_dir or '.'}", *(f"in {folder} and below" for folder in self.folders)]
+        places = [
+            "where the timeline says",
+            f"beside the timeline in {self.base_dir or '.'}",
+            *(f"in {folder} and below" for folder in self.folders),
+        ]
         return ", ".join(places)
 
     def _all(self) -> dict[str, list[str]]:

@@ -38,8 +38,19 @@ KEY = "VS3R"
 """The key of the stabilized media on a clip."""
 CODECS = {"same": "auto", "prores": "prores-hq", "dnxhr": "dnxhr", "h265": "h265", "exr": "exr"}
 """What `--codec` says, as the setting output.codec."""
-_SUFFIXES = {"prores": ".mov", "prores-hq": ".mov", "prores-4444": ".mov", "dnxhr": ".mov", "h264": ".mov", "h265": ".mov", "ffv1": ".mkv",
-             "exr": ".exr", "png": ".png", "tiff": ".tiff", "dpx": ".dpx"}
+_SUFFIXES = {
+    "prores": ".mov",
+    "prores-hq": ".mov",
+    "prores-4444": ".mov",
+    "dnxhr": ".mov",
+    "h264": ".mov",
+    "h265": ".mov",
+    "ffv1": ".mkv",
+    "exr": ".exr",
+    "png": ".png",
+    "tiff": ".tiff",
+    "dpx": ".dpx",
+}
 IMAGE_SUFFIXES = {".exr", ".png", ".tiff", ".tif", ".dpx", ".jpg", ".jpeg"}
 FIRST_IMAGE = "0000000"
 """The number that frame 0 of the source has, or would have, in a stabilized image sequence."""
@@ -107,7 +118,9 @@ class _Draft:
     analysis_range: FrameRange = field(init=False)
 
     def __post_init__(self) -> None:
-        self.analysis_range = self.render_range.padded(math.ceil(ANALYSIS_HANDLES_S * self.media.clip.rate), self.media.clip.available_range)
+        self.analysis_range = self.render_range.padded(
+            math.ceil(ANALYSIS_HANDLES_S * self.media.clip.rate), self.media.clip.available_range
+        )
 
 
 def plan(root: Root, options: Options, search: MediaSearch, probe: Probe, fingerprint: Callable[[str], str] = fingerprint) -> Plan:
@@ -157,7 +170,9 @@ def _reference(clip: otio.schema.Clip, search: MediaSearch, notes: list[str]) ->
     return None
 
 
-def _draft(place: Place, reference: otio.core.MediaReference, options: Options, search: MediaSearch, probe: Probe, notes: list[str]) -> _Draft:
+def _draft(
+    place: Place, reference: otio.core.MediaReference, options: Options, search: MediaSearch, probe: Probe, notes: list[str]
+) -> _Draft:
     def located(path: str):
         found = search.find(path)
         if found is None:
@@ -174,8 +189,10 @@ def _draft(place: Place, reference: otio.core.MediaReference, options: Options, 
         # The clip's length is its media's stated length, so the stabilized media states the same one.
         render_range = shown
     else:
-        render_range = FrameRange.between(max(shown.start - before - options.handles, available.start),
-                                          min(shown.end_exclusive + after + options.handles, available.end_exclusive))
+        render_range = FrameRange.between(
+            max(shown.start - before - options.handles, available.start),
+            min(shown.end_exclusive + after + options.handles, available.end_exclusive),
+        )
     return _Draft(place, media, original_key(place.clip), settings_of(place.clip, options.settings), render_range)
 
 
@@ -200,7 +217,9 @@ def _share_analysis(drafts: list[_Draft]) -> None:
         run: list[_Draft] = []
         for draft in sorted(group, key=lambda draft: draft.analysis_range.start):
             if run and draft.analysis_range.start < run[0].analysis_range.end_exclusive:
-                joined = FrameRange.between(run[0].analysis_range.start, max(run[0].analysis_range.end_exclusive, draft.analysis_range.end_exclusive))
+                joined = FrameRange.between(
+                    run[0].analysis_range.start, max(run[0].analysis_range.end_exclusive, draft.analysis_range.end_exclusive)
+                )
                 run.append(draft)
                 for each in run:
                     each.analysis_range = joined
@@ -210,29 +229,48 @@ def _share_analysis(drafts: list[_Draft]) -> None:
 
 def _digest(draft: _Draft, source: str, base_dir: str) -> str:
     """Of the source file (its place as seen from the timeline, so that a project may move), the frames and the settings."""
-    facts = [SCHEMA, url_of_path(draft.media.clip.path, "relative", base_dir), source, draft.render_range.start, draft.render_range.duration,
-             draft.settings.digest(*GROUPS)]
+    facts = [
+        SCHEMA,
+        url_of_path(draft.media.clip.path, "relative", base_dir),
+        source,
+        draft.render_range.start,
+        draft.render_range.duration,
+        draft.settings.digest(*GROUPS),
+    ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
 def _job(draft: _Draft, options: Options) -> Job:
     source = draft.media.clip
-    name = "_".join(filter(None, (_file_name(os.path.splitext(draft.place.clip.name)[0] or os.path.splitext(os.path.basename(source.path))[0]),
-                                  _file_name(reel_of(draft.place.clip)),
-                                  f"{draft.render_range.start}-{draft.render_range.end_exclusive}", draft.digest[:8])))
+    name = "_".join(
+        filter(
+            None,
+            (
+                _file_name(os.path.splitext(draft.place.clip.name)[0] or os.path.splitext(os.path.basename(source.path))[0]),
+                _file_name(reel_of(draft.place.clip)),
+                f"{draft.render_range.start}-{draft.render_range.end_exclusive}",
+                draft.digest[:8],
+            ),
+        )
+    )
     suffix = _SUFFIXES.get(draft.settings.output.codec) or os.path.splitext(source.path)[1].lower()
     if suffix in IMAGE_SUFFIXES:
         output = os.path.join(options.media_dir, name, f"{name}.{FIRST_IMAGE}{suffix}")
     else:
         output = os.path.join(options.media_dir, name + (suffix if suffix in _WRITABLE_CONTAINERS else ".mov"))
-    return Job(f"tl-{draft.digest}", source, draft.render_range, draft.analysis_range, os.path.abspath(output), draft.settings, options.redo)
+    return Job(
+        f"tl-{draft.digest}", source, draft.render_range, draft.analysis_range, os.path.abspath(output), draft.settings, options.redo
+    )
 
 
 def _state(draft: _Draft, job: Job, options: Options, base_dir: str) -> str:
     if options.only_changed:
         ours = draft.place.clip.media_references().get(KEY)
-        if ours is not None and dict(ours.metadata.get(METADATA, {})).get("digest") == draft.digest \
-                and exists(path_of_reference(ours, base_dir)):
+        if (
+            ours is not None
+            and dict(ours.metadata.get(METADATA, {})).get("digest") == draft.digest
+            and exists(path_of_reference(ours, base_dir))
+        ):
             return "unchanged"
     return "finished" if not options.redo and is_complete(job) else "render"
 
@@ -264,8 +302,9 @@ def _file_name(text: str) -> str:
 def _refuse_foreign_key(place: Place) -> None:
     ours = place.clip.media_references().get(KEY)
     if ours is not None and METADATA not in ours.metadata:
-        raise InputError("key-taken", f"The clip {place.clip.name!r} has media under the key {KEY!r} that VS3R did not write.",
-                         "Rename that key.")
+        raise InputError(
+            "key-taken", f"The clip {place.clip.name!r} has media under the key {KEY!r} that VS3R did not write.", "Rename that key."
+        )
 
 
 def _all_at_once(faults: list[tuple[Place, VS3RError]]) -> VS3RError:
@@ -274,8 +313,10 @@ def _all_at_once(faults: list[tuple[Place, VS3RError]]) -> VS3RError:
     for place, error in faults:
         by_message.setdefault(error.message, []).append(place)
     first = faults[0][1]
-    lines = [f"{message} ({', '.join(f'clip {place.number}' for place in places[:5])}{', ...' if len(places) > 5 else ''})"
-             for message, places in by_message.items()]
+    lines = [
+        f"{message} ({', '.join(f'clip {place.number}' for place in places[:5])}{', ...' if len(places) > 5 else ''})"
+        for message, places in by_message.items()
+    ]
     if len(faults) == 1:
         return type(first)(first.code, lines[0], first.hint)
     codes = {error.code for _, error in faults}

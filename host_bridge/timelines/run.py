@@ -76,4 +76,6 @@ def _check(job: Job, result: RenderResult | None) -> None:
     if result is None:
         raise EngineFault("no-result", f"The engine ended the job for {job.output} without a result.", "See the engine's log.")
     if result.render_range != job.render_range:
-        raise EngineFault("wrong-range", f"{result.output} holds frames {result.render_range}, not {job.render_range}.", "See the engine's log.")
+        raise EngineFault(
+            "wrong-range", f"{result.output} holds frames {result.render_range}, not {job.render_range}.", "See the engine's log."
+        )

@@ -35,8 +35,9 @@ def video_clips(root: Root) -> Iterator[Place]:
         yield Place(number, steps, track, track_name, clip)
 
 
-def _walk(node: otio.core.SerializableObject, steps: tuple[int, ...], track: str, track_name: str) \
-        -> Iterator[tuple[tuple[int, ...], str, str, otio.schema.Clip]]:
+def _walk(
+    node: otio.core.SerializableObject, steps: tuple[int, ...], track: str, track_name: str
+) -> Iterator[tuple[tuple[int, ...], str, str, otio.schema.Clip]]:
     if isinstance(node, otio.schema.Clip):
         yield steps, track, track_name, node
         return
@@ -92,7 +93,9 @@ def chosen(root: Root, selection: Selection) -> list[Place]:
     """
     places = list(video_clips(root))
     if not places:
-        raise InputError("no-clips", "The timeline has no video clips.", "Check that it is the right file, and that its tracks are video tracks.")
+        raise InputError(
+            "no-clips", "The timeline has no video clips.", "Check that it is the right file, and that its tracks are video tracks."
+        )
     by_track = dict.fromkeys(_track_names(root), False)
     for place in places:
         by_track[place.track] = True
@@ -104,9 +107,12 @@ def chosen(root: Root, selection: Selection) -> list[Place]:
     names = {place.clip.name for place in places} | {str(place.number) for place in places}
     for wanted in selection.clips:
         _refuse_unknown("clip", wanted, names)
-    found = [place for place in places
-             if (not selection.tracks or {place.track, place.track_name} & set(selection.tracks))
-             and (not selection.clips or {place.clip.name, str(place.number)} & set(selection.clips))]
+    found = [
+        place
+        for place in places
+        if (not selection.tracks or {place.track, place.track_name} & set(selection.tracks))
+        and (not selection.clips or {place.clip.name, str(place.number)} & set(selection.clips))
+    ]
     if selection.marker:
         found = [place for place in found if _has_marker(place.clip, selection.marker)]
         if not found:

@@ -60,7 +60,9 @@ def test_every_selected_clip_gets_its_result_as_the_selected_take(host, program,
     first, second = host.add(str(tmp_path / "a ü.mov"), 100, 50), host.add(str(tmp_path / "b.mov"), 0, 990)
     (done, failed), said = stabilized(host, program)
     assert (done, failed) == (2, 0), said
-    assert [arguments[arguments.index("--range") + 1] for arguments in runs(tmp_path)] == ["76..174", "0..1000"], "handles, within the media"
+    assert [arguments[arguments.index("--range") + 1] for arguments in runs(tmp_path)] == ["76..174", "0..1000"], (
+        "handles, within the media"
+    )
     take = first.takes[1]
     assert (take["startFrame"], take["endFrame"]) == (24, 73), "the same frames as the original shows"
     assert os.path.basename(take["mediaPoolItem"].properties["File Path"]) == "a_ü_VS3R_76-174.mov"
@@ -76,8 +78,11 @@ def test_running_twice_adds_another_version_and_overwrites_nothing(host, program
     item = host.add(str(tmp_path / "a.mov"), 100, 50)
     stabilized(host, program)
     stabilized(host, program)
-    assert [os.path.basename(take["mediaPoolItem"].properties["File Path"]) for take in item.takes] == \
-        ["a.mov", "a_VS3R_76-174.mov", "a_VS3R_76-174_2.mov"]
+    assert [os.path.basename(take["mediaPoolItem"].properties["File Path"]) for take in item.takes] == [
+        "a.mov",
+        "a_VS3R_76-174.mov",
+        "a_VS3R_76-174_2.mov",
+    ]
 
 
 def test_source_frames_of_another_rate_are_counted_exactly(program, tmp_path):
@@ -87,14 +92,26 @@ def test_source_frames_of_another_rate_are_counted_exactly(program, tmp_path):
     host = Resolve(rate="29.97 DF")
     item = host.add(str(tmp_path / "a.mov"), 10, 20, fps="59.94", source=(20, 60))
     assert scripts.use_of(host, item)[1:3] == (20, 60)
-    assert [scripts.rate_of(text) for text in ("23.976", "29.97 DF", "24", "59.94", 25.0)] == \
-        [Fraction(24000, 1001), Fraction(30000, 1001), Fraction(24), Fraction(60000, 1001), Fraction(25)]
+    assert [scripts.rate_of(text) for text in ("23.976", "29.97 DF", "24", "59.94", 25.0)] == [
+        Fraction(24000, 1001),
+        Fraction(30000, 1001),
+        Fraction(24),
+        Fraction(60000, 1001),
+        Fraction(25),
+    ]
 
 
-@pytest.mark.parametrize(("what", "change", "code"), [
-    ("twice as fast", {"source": (100, 200)}, "retimed"), ("reversed", {"source": (150, 100)}, "retimed"), ("unknown speed", {"source": (0, 0)}, "frames-unclear"),
-    ("another in point", {"source": (107, 157)}, "frames-unclear"), ("past its media", {"frames": 120}, "frames-unclear"),
-    ("no rate", {"fps": ""}, "frames-unclear")])
+@pytest.mark.parametrize(
+    ("what", "change", "code"),
+    [
+        ("twice as fast", {"source": (100, 200)}, "retimed"),
+        ("reversed", {"source": (150, 100)}, "retimed"),
+        ("unknown speed", {"source": (0, 0)}, "frames-unclear"),
+        ("another in point", {"source": (107, 157)}, "frames-unclear"),
+        ("past its media", {"frames": 120}, "frames-unclear"),
+        ("no rate", {"fps": ""}, "frames-unclear"),
+    ],
+)
 def test_a_clip_whose_frames_are_not_certain_is_refused(host, tmp_path, what, change, code):
     item = host.add(str(tmp_path / "a.mov"), 100, 50, **change)
     with pytest.raises(scripts.ResolveError) as caught:
@@ -118,10 +135,14 @@ def test_titles_are_refused_and_a_broken_clip_does_not_stop_the_others(host, pro
     good = host.add(str(tmp_path / "a.mov"), 100, 50, name="good")
     (done, failed), said = stabilized(host, program)
     assert (done, failed) == (1, 2) and good.selected == 2
-    assert any("title has no media file" in line for line in said) and any("bad: Frame 7 is broken. Copy it again." in line for line in said)
+    assert any("title has no media file" in line for line in said) and any(
+        "bad: Frame 7 is broken. Copy it again." in line for line in said
+    )
 
 
-@pytest.mark.parametrize("damage", ["refuses takes", "drops takes", "shifts takes", "keeps its take", "take changes the length", "imports nothing"])
+@pytest.mark.parametrize(
+    "damage", ["refuses takes", "drops takes", "shifts takes", "keeps its take", "take changes the length", "imports nothing"]
+)
 def test_what_resolve_did_not_do_is_noticed_and_the_original_stays_shown(host, program, tmp_path, damage):
     item = host.add(str(tmp_path / "a.mov"), 100, 50)
     host.damage.add(damage)
@@ -163,8 +184,9 @@ def test_a_missing_program_and_a_silent_end_are_told_apart(tmp_path):
 @pytest.mark.parametrize("path", [Path(scripts.__file__), *resolve_cli.menu_scripts()], ids=lambda path: path.name)
 def test_what_runs_inside_resolve_is_standard_library_and_old_python(path):
     tree = ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 6))
-    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names} | \
-        {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names} | {
+        node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+    }
     assert {name.split(".")[0] for name in imported} - set(sys.stdlib_module_names) <= {"DaVinciResolveScript"}
 
 

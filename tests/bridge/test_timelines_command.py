@@ -24,8 +24,12 @@ def span(start, duration, rate=24.0) -> TimeRange:
 
 
 def shot(url, start, duration, name="shot", first=0, rate=24.0, **more) -> otio.schema.Clip:
-    return otio.schema.Clip(name=name, media_reference=otio.schema.ExternalReference(target_url=url, available_range=span(first, 1000, rate)),
-                            source_range=span(first + start, duration, rate), **more)
+    return otio.schema.Clip(
+        name=name,
+        media_reference=otio.schema.ExternalReference(target_url=url, available_range=span(first, 1000, rate)),
+        source_range=span(first + start, duration, rate),
+        **more,
+    )
 
 
 class Desk:
@@ -127,27 +131,50 @@ def test_a_dry_run_lists_the_clips_and_writes_nothing(desk):
     assert sorted(desk.folder.rglob("*")) == before and not desk.engine.submitted
 
 
-@pytest.mark.parametrize(("text", "code"), [
-    ("", "not-a-timeline"), ("garbage", "not-a-timeline"), ("[1, 2]", "not-a-timeline"), ('{"some": "json"}', "not-a-timeline"),
-    ('{"OTIO_SCHEMA": "Clip.2", "name": "x"}', "not-a-timeline"), ('{"OTIO_SCHEMA": "Timeline.99"}', "unknown-schema"),
-    ('{"OTIO_SCHEMA": "StudioEdit.1"}', "unknown-schema"),
-    ('{"OTIO_SCHEMA": "Timeline.1", "tracks": {"OTIO_SCHEMA": "Stack.1", "children": [{"OTIO_SCHEMA": "StudioTrack.3"}]}}', "unknown-schema"),
-    (otio.schema.Timeline(name="empty", tracks=[otio.schema.Track(name="V1")]).to_json_string(), "no-clips")])
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("", "not-a-timeline"),
+        ("garbage", "not-a-timeline"),
+        ("[1, 2]", "not-a-timeline"),
+        ('{"some": "json"}', "not-a-timeline"),
+        ('{"OTIO_SCHEMA": "Clip.2", "name": "x"}', "not-a-timeline"),
+        ('{"OTIO_SCHEMA": "Timeline.99"}', "unknown-schema"),
+        ('{"OTIO_SCHEMA": "StudioEdit.1"}', "unknown-schema"),
+        (
+            '{"OTIO_SCHEMA": "Timeline.1", "tracks": {"OTIO_SCHEMA": "Stack.1", "children": [{"OTIO_SCHEMA": "StudioTrack.3"}]}}',
+            "unknown-schema",
+        ),
+        (otio.schema.Timeline(name="empty", tracks=[otio.schema.Track(name="V1")]).to_json_string(), "no-clips"),
+    ],
+)
 def test_what_is_no_timeline_is_refused(desk, text, code):
     (desk.folder / "bad.otio").write_text(text)
     error = desk.refused(desk.folder / "bad.otio", "-o", desk.folder / "out.otio")
     assert error.code == code and isinstance(error, InputError)
 
 
-@pytest.mark.parametrize(("arguments", "code"), [
-    (["nowhere.otio", "-o", "out.otio"], "timeline-missing"), (["cut.docx", "-o", "out.otio"], "unknown-timeline-format"),
-    (["cut.otio", "-o", "out.docx"], "unknown-timeline-format"), (["cut.otio", "-o", "out.aaf"], "format-cannot-carry"),
-    (["cut.otio", "-o", "cut.otio", "-f"], "output-is-input"), (["cut.otio", "-o", "taken.otio"], "output-exists"),
-    (["cut.otio", "-o", "no/such/out.otio"], "no-such-folder"), (["cut.otio"], "no-output"), (["cut.otio", "-o", "out.otio", "--for", "vegas"], "unknown-editor"),
-    (["cut.otio", "-o", "out.otio", "--for", "premiere"], "editor-needs-other-file"), (["cut.otio", "-o", "out.otio", "--codec", "gif"], "bad-setting"),
-    (["cut.otio", "-o", "out.otio", "--set", "path.smoothnes=3"], "unknown-setting"), (["cut.otio", "-o", "out.otio", "--set", "nonsense"], "bad-setting"),
-    (["cut.otio", "-o", "out.otio", "--past-end", "guess"], "bad-setting"), (["cut.otio", "-o", "out.otio", "--revert"], "nothing-to-revert"),
-    (["cut.edl", "-o", "out.otio"], "edl-rate")])
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["nowhere.otio", "-o", "out.otio"], "timeline-missing"),
+        (["cut.docx", "-o", "out.otio"], "unknown-timeline-format"),
+        (["cut.otio", "-o", "out.docx"], "unknown-timeline-format"),
+        (["cut.otio", "-o", "out.aaf"], "format-cannot-carry"),
+        (["cut.otio", "-o", "cut.otio", "-f"], "output-is-input"),
+        (["cut.otio", "-o", "taken.otio"], "output-exists"),
+        (["cut.otio", "-o", "no/such/out.otio"], "no-such-folder"),
+        (["cut.otio"], "no-output"),
+        (["cut.otio", "-o", "out.otio", "--for", "vegas"], "unknown-editor"),
+        (["cut.otio", "-o", "out.otio", "--for", "premiere"], "editor-needs-other-file"),
+        (["cut.otio", "-o", "out.otio", "--codec", "gif"], "bad-setting"),
+        (["cut.otio", "-o", "out.otio", "--set", "path.smoothnes=3"], "unknown-setting"),
+        (["cut.otio", "-o", "out.otio", "--set", "nonsense"], "bad-setting"),
+        (["cut.otio", "-o", "out.otio", "--past-end", "guess"], "bad-setting"),
+        (["cut.otio", "-o", "out.otio", "--revert"], "nothing-to-revert"),
+        (["cut.edl", "-o", "out.otio"], "edl-rate"),
+    ],
+)
 def test_a_command_that_cannot_be_meant_is_refused(desk, monkeypatch, arguments, code):
     monkeypatch.chdir(desk.folder)
     desk.write(shot(desk.a, 100, 20, first=86400))
@@ -173,7 +200,9 @@ def test_a_missing_adapter_names_what_to_install(desk, monkeypatch):
 def test_for_resolve_there_is_one_bare_reference_a_name_a_marker_and_ranges_on_the_files_timecode(desk):
     # The edit counts a.mov from zero, though the file begins at 01:00:00:00; b has no timecode.
     by_zero = shot(Path(desk.a).as_uri(), 100, 20, "one", markers=[otio.schema.Marker(name="mine", marked_range=span(105, 1))])
-    source = desk.write(by_zero, shot("b c.mov", 50, 20, "two"), shot(Path(desk.b).as_uri(), 5, 6, "left alone"), global_start_time=RationalTime(86400, 24))
+    source = desk.write(
+        by_zero, shot("b c.mov", 50, 20, "two"), shot(Path(desk.b).as_uri(), 5, 6, "left alone"), global_start_time=RationalTime(86400, 24)
+    )
     desk.ok(source, "-o", desk.folder / "out.otio", "--for", "resolve", "--handles", "4", "--clips", "one", "--clips", "two")
     one, two, alone = desk.clips("out.otio")
     for clip in (one, two, alone):
@@ -195,11 +224,15 @@ def test_for_kdenlive_the_original_stays_beside_and_paths_are_bare(desk):
     assert sorted(clip.media_references()) == ["DEFAULT_MEDIA", "VS3R"] and clip.source_range == span(0, 20)
     assert all(os.path.isabs(reference.target_url) for reference in clip.media_references().values())
     assert any("ignores the speed of 1" in event["message"] for event in events if event["type"] == "note")
-    assert [event["type"] for event in events].index("note") < [event["type"] for event in events].index("progress"), "said before anything runs"
+    assert [event["type"] for event in events].index("note") < [event["type"] for event in events].index("progress"), (
+        "said before anything runs"
+    )
 
 
-needs_adapters = pytest.mark.skipif(not {"fcp_xml", "cmx_3600", "fcpx_xml", "AAF"} <= set(otio.adapters.available_adapter_names()),
-                                    reason="the packages of the extra `timelines` are not installed")
+needs_adapters = pytest.mark.skipif(
+    not {"fcp_xml", "cmx_3600", "fcpx_xml", "AAF"} <= set(otio.adapters.available_adapter_names()),
+    reason="the packages of the extra `timelines` are not installed",
+)
 
 
 @needs_adapters
@@ -207,8 +240,11 @@ needs_adapters = pytest.mark.skipif(not {"fcp_xml", "cmx_3600", "fcpx_xml", "AAF
 def test_for_premiere_fcp7_xml_shows_the_same_frames_of_the_stabilized_media(desk, rate):
     exact = {29.97: Fraction(30000, 1001), 23.976: Fraction(24000, 1001)}.get(rate, Fraction(int(rate)))
     path = desk.engine.add(str(desk.folder / "ü d.mov"), rate=exact)
-    source = desk.write(shot(path, 100, 20, "one", rate=rate), otio.schema.Gap(source_range=span(0, 5, rate)),
-                        shot(path, 200, 20, "two", rate=rate, effects=[otio.schema.LinearTimeWarp(time_scalar=2)]))
+    source = desk.write(
+        shot(path, 100, 20, "one", rate=rate),
+        otio.schema.Gap(source_range=span(0, 5, rate)),
+        shot(path, 200, 20, "two", rate=rate, effects=[otio.schema.LinearTimeWarp(time_scalar=2)]),
+    )
     events = desk.ok(source, "-o", desk.folder / "out.xml", "--handles", "6")
     notes = " ".join(event["message"] for event in events if event["type"] == "note")
     assert "The speed of 1 retimed clips is lost" in notes and "Track names are lost" in notes
@@ -237,13 +273,17 @@ def test_a_clip_with_fcp7_time_remapping_gets_all_of_its_media(desk):
 @needs_adapters
 def test_an_edl_is_read_at_its_rate_and_its_media_found_by_name(desk):
     (desk.folder / "cut.edl").write_text(
-        "TITLE: cut\nFCM: DROP FRAME\n\n001  A001     V     C        01:00:10;00 01:00:12;00 01:00:00;00 01:00:02;00\n* FROM CLIP NAME: SHOT_A.MOV\n")
+        "TITLE: cut\nFCM: DROP FRAME\n\n001  A001     V     C        01:00:10;00 01:00:12;00 01:00:00;00 01:00:02;00\n"
+        "* FROM CLIP NAME: SHOT_A.MOV\n"
+    )
     desk.engine.add(str(desk.folder / "shot_a.mov"), rate=Fraction(30000, 1001), start_timecode="01:00:00;00")
     events = desk.ok(desk.folder / "cut.edl", "-o", desk.folder / "out.otio", "--rate", "29.97", "--search", desk.folder)
     assert [str(job.render_range) for job in desk.engine.submitted] == ["300..360"]
     assert any("is called like it" in event.get("message", "") for event in events)
     (clip,) = desk.clips("out.otio")
-    assert clip.media_reference.target_url.startswith("file:///") and isinstance(clip.media_references()["DEFAULT_MEDIA"], otio.schema.MissingReference)
+    assert clip.media_reference.target_url.startswith("file:///") and isinstance(
+        clip.media_references()["DEFAULT_MEDIA"], otio.schema.MissingReference
+    )
 
 
 FCPXML = """<?xml version="1.0" encoding="UTF-8"?>
@@ -272,13 +312,18 @@ def test_exr_output_becomes_an_image_sequence_reference(desk):
     assert isinstance(reference, otio.schema.ImageSequenceReference)
     assert (reference.start_frame, reference.available_range) == (100, span(86500, 5))
     assert all(os.path.exists(reference.target_url_for_image_number(number)) for number in range(5))
-    assert desk.ok(desk.folder / "out.otio", "-o", desk.folder / "again.otio", "--only-changed", "--codec", "exr", "--dry-run")[0]["state"] == "unchanged"
+    assert (
+        desk.ok(desk.folder / "out.otio", "-o", desk.folder / "again.otio", "--only-changed", "--codec", "exr", "--dry-run")[0]["state"]
+        == "unchanged"
+    )
 
 
 @needs_adapters
 def test_aaf_is_read(desk):
     timeline = otio.schema.Timeline(name="cut")
-    timeline.tracks.append(otio.schema.Track(name="V1", kind="Video", children=[shot(Path(desk.b).as_uri(), 40, 12), shot(Path(desk.b).as_uri(), 90, 9)]))
+    timeline.tracks.append(
+        otio.schema.Track(name="V1", kind="Video", children=[shot(Path(desk.b).as_uri(), 40, 12), shot(Path(desk.b).as_uri(), 90, 9)])
+    )
     otio.adapters.write_to_file(timeline, str(desk.folder / "cut.aaf"), "AAF", use_empty_mob_ids=True)
     desk.ok(desk.folder / "cut.aaf", "-o", desk.folder / "out.otio", "--search", desk.folder)
     assert [str(job.render_range) for job in desk.engine.submitted] == ["40..52", "90..99"]

@@ -30,18 +30,31 @@ def run_command(engine, *arguments: str):
 
 def cut(path: str, rate: float, first: int, length: int) -> otio.schema.Timeline:
     """A dissolve between two parts of the media, a clip at 200 %, one at -100 %, a gap, and one frozen frame."""
+
     def shot(start, duration, *effects):
         reference = otio.schema.ExternalReference(target_url=path, available_range=span(first, length))
-        return otio.schema.Clip(name=f"from {start}", media_reference=reference, source_range=span(first + start, duration), effects=list(effects))
+        return otio.schema.Clip(
+            name=f"from {start}", media_reference=reference, source_range=span(first + start, duration), effects=list(effects)
+        )
 
     def span(start, duration):
         return TimeRange(RationalTime(start, rate), RationalTime(duration, rate))
 
     timeline = otio.schema.Timeline(name="cut", global_start_time=RationalTime(first, rate))
-    timeline.tracks.append(otio.schema.Track(name="V", children=[
-        shot(20, 14), otio.schema.Transition(transition_type="SMPTE_Dissolve", in_offset=RationalTime(3, rate), out_offset=RationalTime(4, rate)),
-        shot(60, 14), shot(90, 10, otio.schema.LinearTimeWarp(time_scalar=2)), otio.schema.Gap(source_range=span(0, 5)),
-        shot(150, 12, otio.schema.LinearTimeWarp(time_scalar=-1)), shot(170, 6, otio.schema.FreezeFrame())]))
+    timeline.tracks.append(
+        otio.schema.Track(
+            name="V",
+            children=[
+                shot(20, 14),
+                otio.schema.Transition(transition_type="SMPTE_Dissolve", in_offset=RationalTime(3, rate), out_offset=RationalTime(4, rate)),
+                shot(60, 14),
+                shot(90, 10, otio.schema.LinearTimeWarp(time_scalar=2)),
+                otio.schema.Gap(source_range=span(0, 5)),
+                shot(150, 12, otio.schema.LinearTimeWarp(time_scalar=-1)),
+                shot(170, 6, otio.schema.FreezeFrame()),
+            ],
+        )
+    )
     return timeline
 
 
@@ -49,17 +62,22 @@ def speed(clip) -> float:
     return next((effect.time_scalar for effect in clip.effects if isinstance(effect, otio.schema.LinearTimeWarp)), 1)
 
 
-@pytest.mark.parametrize(("rate", "written", "timecode"), [
-    (NTSC_FILM, 23.976, "01:00:00:00"),
-    pytest.param(NTSC, 29.97, "01:00:00;00", marks=pytest.mark.release),
-    pytest.param(NTSC, 30000 / 1001, None, marks=pytest.mark.release),
-    pytest.param(Fraction(50), 50.0, "10:11:12:13", marks=pytest.mark.release),
-])
+@pytest.mark.parametrize(
+    ("rate", "written", "timecode"),
+    [
+        (NTSC_FILM, 23.976, "01:00:00:00"),
+        pytest.param(NTSC, 29.97, "01:00:00;00", marks=pytest.mark.release),
+        pytest.param(NTSC, 30000 / 1001, None, marks=pytest.mark.release),
+        pytest.param(Fraction(50), 50.0, "10:11:12:13", marks=pytest.mark.release),
+    ],
+)
 def test_every_frame_of_a_stabilized_edit_sits_at_its_own_place(tmp_path, rate, written, timecode):
     path = write_movie(tmp_path / "numbered.mov", 190, rate, timecode)
     first = frame_count_of_timecode(timecode, rate) if timecode else 0
     otio.adapters.write_to_file(cut(path, written, first, 190), str(tmp_path / "cut.otio"))
-    result = run_command(LocalEngine(tmp_path / "store"), str(tmp_path / "cut.otio"), "-o", str(tmp_path / "cut.vs3r.otio"), "--handles", "2", "--json")
+    result = run_command(
+        LocalEngine(tmp_path / "store"), str(tmp_path / "cut.otio"), "-o", str(tmp_path / "cut.vs3r.otio"), "--handles", "2", "--json"
+    )
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout.splitlines()[-1])["type"] == "result"
 

@@ -25,12 +25,18 @@ def span(start, duration, rate=24.0) -> TimeRange:
 
 
 def shot(path, start, duration, name="shot", **more) -> otio.schema.Clip:
-    return otio.schema.Clip(name=name, media_reference=otio.schema.ExternalReference(target_url=path, available_range=span(0, 1000)),
-                            source_range=span(start, duration), **more)
+    return otio.schema.Clip(
+        name=name,
+        media_reference=otio.schema.ExternalReference(target_url=path, available_range=span(0, 1000)),
+        source_range=span(start, duration),
+        **more,
+    )
 
 
 def dissolve(before, after, rate=24.0) -> otio.schema.Transition:
-    return otio.schema.Transition(transition_type="SMPTE_Dissolve", in_offset=RationalTime(before, rate), out_offset=RationalTime(after, rate))
+    return otio.schema.Transition(
+        transition_type="SMPTE_Dissolve", in_offset=RationalTime(before, rate), out_offset=RationalTime(after, rate)
+    )
 
 
 def edit(*tracks) -> otio.schema.Timeline:
@@ -53,6 +59,7 @@ def media(engine, tmp_path):
 @pytest.fixture
 def make(engine, tmp_path):
     """The plan of an edit, with options."""
+
     def make(timeline, search=(), **options):
         return plan(timeline, Options(media_dir=str(tmp_path / "out"), **options), MediaSearch(str(tmp_path), tuple(search)), engine.probe)
 
@@ -108,21 +115,40 @@ def test_a_clips_effect_outranks_the_command_line_which_outranks_the_preset(make
     assert {job.settings.output.codec for job in work.jobs} == {"prores-hq"}
 
 
-@pytest.mark.parametrize(("selection", "chosen"), [
-    (Selection(), [1, 2, 3, 4, 5]), (Selection(tracks=("V1",)), [1, 2]), (Selection(tracks=("Video 2", "V1")), [1, 2, 3, 4, 5]),
-    (Selection(clips=("b",)), [2, 4]), (Selection(clips=("5", "a")), [1, 5]), (Selection(tracks=("V1",), clips=("b",)), [2]),
-    (Selection(marker="red"), [2]), (Selection(marker="stabilize me"), [2]), (Selection(marker="GREEN"), [2, 4, 5])])
+@pytest.mark.parametrize(
+    ("selection", "chosen"),
+    [
+        (Selection(), [1, 2, 3, 4, 5]),
+        (Selection(tracks=("V1",)), [1, 2]),
+        (Selection(tracks=("Video 2", "V1")), [1, 2, 3, 4, 5]),
+        (Selection(clips=("b",)), [2, 4]),
+        (Selection(clips=("5", "a")), [1, 5]),
+        (Selection(tracks=("V1",), clips=("b",)), [2]),
+        (Selection(marker="red"), [2]),
+        (Selection(marker="stabilize me"), [2]),
+        (Selection(marker="GREEN"), [2, 4, 5]),
+    ],
+)
 def test_clips_are_chosen_by_track_name_number_and_marker(make, media, selection, chosen):
     marked = shot(media, 100, 10, "b", markers=[otio.schema.Marker(name="Stabilize me", color="RED", marked_range=span(100, 0))])
-    nested = otio.schema.Stack(name="compound", children=[otio.schema.Track(children=[shot(media, 300, 20, "b"), shot(media, 400, 20, "e")])])
+    nested = otio.schema.Stack(
+        name="compound", children=[otio.schema.Track(children=[shot(media, 300, 20, "b"), shot(media, 400, 20, "e")])]
+    )
     timeline = edit([shot(media, 0, 10, "a"), marked], [shot(media, 200, 10, "c"), nested])
     timeline.tracks.markers.append(otio.schema.Marker(name="range", color="GREEN", marked_range=span(15, 16)))  # a and c end at 10
     assert [each.place.number for each in make(timeline, selection=selection).clips] == chosen
 
 
-@pytest.mark.parametrize(("selection", "code"), [
-    (Selection(tracks=("V3",)), "no-such-track"), (Selection(tracks=("V2",)), "empty-track"), (Selection(clips=("shott",)), "no-such-clip"),
-    (Selection(clips=("9",)), "no-such-clip"), (Selection(marker="PINK"), "no-such-marker")])
+@pytest.mark.parametrize(
+    ("selection", "code"),
+    [
+        (Selection(tracks=("V3",)), "no-such-track"),
+        (Selection(tracks=("V2",)), "empty-track"),
+        (Selection(clips=("shott",)), "no-such-clip"),
+        (Selection(clips=("9",)), "no-such-clip"),
+        (Selection(marker="PINK"), "no-such-marker"),
+    ],
+)
 def test_a_choice_of_nothing_is_an_error(make, media, selection, code):
     with pytest.raises(InputError) as caught:
         make(edit([shot(media, 0, 10)], []), selection=selection)
@@ -177,14 +203,31 @@ def test_every_fault_is_named_at_once(make, engine, tmp_path, media):
 def test_names_come_from_clip_reel_and_range_and_never_collide(make, engine, tmp_path, media):
     other = engine.add(str(tmp_path / "other" / "a.mov")) if (tmp_path / "other").mkdir() is None else ""
     reel = shot(media, 0, 10, "Scène 1/2: <take> 3.mov", metadata={"cmx_3600": {"reel": "A001 C002"}})
-    work = make(edit([reel, shot(media, 0, 11, "a"), shot(other, 0, 11, "a"), shot(media, 0, 11, "a", effects=[settings_effect({"path.smoothness": 9})])]))
+    work = make(
+        edit(
+            [
+                reel,
+                shot(media, 0, 11, "a"),
+                shot(other, 0, 11, "a"),
+                shot(media, 0, 11, "a", effects=[settings_effect({"path.smoothness": 9})]),
+            ]
+        )
+    )
     names = [os.path.basename(job.output) for job in work.jobs]
     assert names[0].startswith("Scène_1_2_take_3_A001_C002_0-10_") and names[0].endswith(".mov")
     assert len(set(names)) == 4
 
 
-@pytest.mark.parametrize(("codec", "source", "suffix"), [("prores-hq", "a.mp4", ".mov"), ("auto", "a.mp4", ".mp4"), ("auto", "a.mxf", ".mxf"),
-                                                        ("auto", "a.braw", ".mov"), ("exr", "a.mov", ".0000000.exr")])
+@pytest.mark.parametrize(
+    ("codec", "source", "suffix"),
+    [
+        ("prores-hq", "a.mp4", ".mov"),
+        ("auto", "a.mp4", ".mp4"),
+        ("auto", "a.mxf", ".mxf"),
+        ("auto", "a.braw", ".mov"),
+        ("exr", "a.mov", ".0000000.exr"),
+    ],
+)
 def test_the_files_suffix_follows_the_codec(make, engine, tmp_path, codec, source, suffix):
     path = engine.add(str(tmp_path / source))
     work = make(edit([shot(path, 0, 10)]), settings=Options(media_dir="").settings.with_values({"output.codec": codec}))
@@ -196,8 +239,16 @@ def test_an_image_sequence_is_found_planned_and_delivered(make, engine, tmp_path
         (tmp_path / f"sh.{number}.exr").touch()
     pattern = str(tmp_path / "sh.%04d.exr")
     engine.media[pattern] = Clip(pattern, Fraction(24), 64, 48, FrameRange(0, 10), None)
-    reference = otio.schema.ImageSequenceReference(target_url_base="./", name_prefix="sh.", name_suffix=".exr", start_frame=1001, frame_step=1,
-                                                   rate=24, frame_zero_padding=4, available_range=span(1001, 10))
+    reference = otio.schema.ImageSequenceReference(
+        target_url_base="./",
+        name_prefix="sh.",
+        name_suffix=".exr",
+        start_frame=1001,
+        frame_step=1,
+        rate=24,
+        frame_zero_padding=4,
+        available_range=span(1001, 10),
+    )
     clip = otio.schema.Clip(name="seq", media_reference=reference, source_range=span(1003, 5))
     work = make(edit([clip]))
     assert (work.jobs[0].clip.path, str(work.jobs[0].render_range)) == (pattern, "2..7")

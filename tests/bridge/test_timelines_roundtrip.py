@@ -92,7 +92,9 @@ def test_reverting_and_running_again_give_the_same_bytes(world, tmp_path_factory
 
 @CHECKS
 @given(data=st.data(), handles=st.integers(0, 9))
-def test_every_frame_that_a_clip_and_its_transitions_show_is_rendered_and_lies_where_the_original_had_it(world, tmp_path_factory, data, handles):
+def test_every_frame_that_a_clip_and_its_transitions_show_is_rendered_and_lies_where_the_original_had_it(
+    world, tmp_path_factory, data, handles
+):
     tmp_path = tmp_path_factory.mktemp("run")
     edit = data.draw(edits(world[1]))
     work = planned(world, edit, tmp_path, handles=handles)
@@ -109,7 +111,9 @@ def test_every_frame_that_a_clip_and_its_transitions_show_is_rendered_and_lies_w
         speed = 1.0
         for effect in clip.effects:
             speed *= effect.time_scalar if isinstance(effect, otio.schema.LinearTimeWarp) else 1
-        if any(isinstance(effect, otio.schema.TimeEffect) and not isinstance(effect, otio.schema.LinearTimeWarp) for effect in clip.effects):
+        if any(
+            isinstance(effect, otio.schema.TimeEffect) and not isinstance(effect, otio.schema.LinearTimeWarp) for effect in clip.effects
+        ):
             assert job.render_range == job.clip.available_range
             continue
         first = clip.source_range.start_time.value - each.media.origin_frames
@@ -131,8 +135,9 @@ def test_a_failed_clip_stays_on_its_original_media(world, tmp_path_factory, data
     edit = data.draw(edits(world[1]))
     work = planned(world, edit, tmp_path)
     failing = data.draw(st.sampled_from(work.jobs)).job_id
-    results = {job.job_id: result for job in work.jobs if job.job_id != failing
-               for result in [outcome_of(run(work, world[0])).results[job.job_id]]}
+    results = {
+        job.job_id: result for job in work.jobs if job.job_id != failing for result in [outcome_of(run(work, world[0])).results[job.job_id]]
+    }
     half = with_results(edit, work, results, str(tmp_path))
     for each in work.clips:
         if each.job.job_id == failing:
@@ -159,6 +164,8 @@ def test_walk_numbers_the_clips_of_video_tracks_only():
         track = otio.schema.Track(name=name, kind=kind)
         track.append(otio.schema.Clip(name=f"in {name}"))
         timeline.tracks.append(track)
-    assert [(place.number, place.track, place.track_name, place.clip.name) for place in video_clips(timeline)] == \
-        [(1, "V1", "B", "in B"), (2, "V2", "C", "in C")]
+    assert [(place.number, place.track, place.track_name, place.clip.name) for place in video_clips(timeline)] == [
+        (1, "V1", "B", "in B"),
+        (2, "V2", "C", "in C"),
+    ]
     assert [at(timeline, place.steps).name for place in video_clips(timeline)] == ["in B", "in C"]

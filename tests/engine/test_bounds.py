@@ -19,7 +19,7 @@ def frames():
 def darkened(frame: Frame, left: int, top: int, right: int, bottom: int, level: int) -> Frame:
     luma = frame.planes[0].copy()
     height, width = luma.shape
-    luma[:top], luma[height - bottom:], luma[:, :left], luma[:, width - right:] = level, level, level, level
+    luma[:top], luma[height - bottom :], luma[:, :left], luma[:, width - right :] = level, level, level, level
     return replace(frame, planes=(luma, *frame.planes[1:]))
 
 
@@ -55,15 +55,19 @@ def test_a_clip_that_is_black_throughout_is_all_picture(frames):
     assert not any(looked([black]).bounds().inset_px)
 
 
-@pytest.mark.parametrize("layout", [PixelLayout("yuv", 8, 1, 1), PixelLayout("yuv", 10, 1, 0), PixelLayout("rgb", 16), PixelLayout("rgb", 32)])
+@pytest.mark.parametrize(
+    "layout", [PixelLayout("yuv", 8, 1, 1), PixelLayout("yuv", 10, 1, 0), PixelLayout("rgb", 16), PixelLayout("rgb", 32)]
+)
 def test_bars_are_black_in_every_layout_and_the_picture_is_untouched(layout):
     planes = tuple(np.full(layout.plane_shape(i, 64, 48), layout.peak / 2, layout.dtype) for i in range(layout.plane_count))
     frame = Frame(0, planes, layout, ColourTags(1, 1, 1))
     observer = looked([frame])
     bounds = replace(observer.bounds(), bars_px=(0, 8, 0, 8), inset_px=(0, 8, 0, 8))
     barred = with_bars(frame, bounds)
-    assert np.abs(barred.to_rgb()[:6]).max() < 1e-6 and np.abs(barred.to_rgb()[-6:]).max() < 1e-6  # chroma is interpolated at the last lines
+    assert (
+        np.abs(barred.to_rgb()[:6]).max() < 1e-6 and np.abs(barred.to_rgb()[-6:]).max() < 1e-6
+    )  # chroma is interpolated at the last lines
     for plane, original in zip(barred.planes, planes, strict=True):
         shift = 48 // plane.shape[0]
-        assert np.array_equal(plane[8 // shift:-8 // shift], original[8 // shift:-8 // shift])
+        assert np.array_equal(plane[8 // shift : -8 // shift], original[8 // shift : -8 // shift])
     assert planes[0].min() > 0  # the given frame is not written to

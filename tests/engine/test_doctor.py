@@ -9,7 +9,9 @@ def test_a_working_installation_passes_its_trial():
     findings = {finding.name: finding for finding in doctor.examine()}
     assert findings["trial"].state == "ok" and "stabilized" in findings["trial"].found
     assert {finding.state for finding in findings.values()} <= {"ok", "off"}
-    assert all(finding.hint for finding in findings.values() if finding.state == "off" and finding.name in ("torch", "pytorch3d", "weights"))
+    assert all(
+        finding.hint for finding in findings.values() if finding.state == "off" and finding.name in ("torch", "pytorch3d", "weights")
+    )
 
 
 def test_a_fault_is_a_line_with_its_hint_and_exit_code_3(monkeypatch, capsys):
@@ -17,7 +19,7 @@ def test_a_fault_is_a_line_with_its_hint_and_exit_code_3(monkeypatch, capsys):
         raise VS3RError("no-disk", "The disk is gone.", "Plug it in.")
 
     monkeypatch.setattr(doctor, "_cache", broken)
-    monkeypatch.setattr(doctor, "_trial", lambda: [])
+    monkeypatch.setattr(doctor, "_trial", list)
     try:
         doctor.doctor(as_json=False)
         raise AssertionError("the fault went unnoticed")

@@ -18,11 +18,33 @@ from vs3r_engine.media import edit
 from vs3r_engine.settings import DESCRIPTORS, Settings, preset
 from vs3r_engine.timeline import Clip, FrameRange, timecode_of_frame_count
 
-EXACT_RATES = [Fraction(24000, 1001), Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(30), Fraction(48), Fraction(50),
-               Fraction(60000, 1001), Fraction(60), Fraction(120)]
-WRITTEN_RATES = {23.976: EXACT_RATES[0], 23.98: EXACT_RATES[0], 23.976023976023978: EXACT_RATES[0], 24.0: Fraction(24), 25.0: Fraction(25),
-                 29.97: EXACT_RATES[3], 29.97002997002997: EXACT_RATES[3], 47.952: Fraction(48000, 1001), 48.0: Fraction(48), 50.0: Fraction(50),
-                 59.94: EXACT_RATES[7], 59.94005994005994: EXACT_RATES[7], 60.0: Fraction(60)}
+EXACT_RATES = [
+    Fraction(24000, 1001),
+    Fraction(24),
+    Fraction(25),
+    Fraction(30000, 1001),
+    Fraction(30),
+    Fraction(48),
+    Fraction(50),
+    Fraction(60000, 1001),
+    Fraction(60),
+    Fraction(120),
+]
+WRITTEN_RATES = {
+    23.976: EXACT_RATES[0],
+    23.98: EXACT_RATES[0],
+    23.976023976023978: EXACT_RATES[0],
+    24.0: Fraction(24),
+    25.0: Fraction(25),
+    29.97: EXACT_RATES[3],
+    29.97002997002997: EXACT_RATES[3],
+    47.952: Fraction(48000, 1001),
+    48.0: Fraction(48),
+    50.0: Fraction(50),
+    59.94: EXACT_RATES[7],
+    59.94005994005994: EXACT_RATES[7],
+    60.0: Fraction(60),
+}
 
 
 def span(start, duration, rate=24.0) -> TimeRange:
@@ -53,10 +75,15 @@ def jobs(draw):
     bounds[2] = max(bounds[2], bounds[1] + 1)
     render_range = FrameRange.between(bounds[1], bounds[2])
     path = draw(st.sampled_from(["/m/ä b#?%41.mov", "/m/日本.mxf", "C:\\shots\\a b.mov", "\\\\server\\share\\x.mov"]))
-    return Job(draw(st.text("abc-0", min_size=1, max_size=5)), Clip(path, rate, draw(st.integers(1, 9000)), 1080, FrameRange(0, length + 1), timecode),
-               render_range, FrameRange.between(bounds[0], max(bounds[3], bounds[2])), "/out/x.mov",
-               draw(st.sampled_from([Settings(), preset("glide"), preset("subtle").with_values({"path.horizon_lock": True, "fill.seed": 7})])),
-               draw(st.booleans()))
+    return Job(
+        draw(st.text("abc-0", min_size=1, max_size=5)),
+        Clip(path, rate, draw(st.integers(1, 9000)), 1080, FrameRange(0, length + 1), timecode),
+        render_range,
+        FrameRange.between(bounds[0], max(bounds[3], bounds[2])),
+        "/out/x.mov",
+        draw(st.sampled_from([Settings(), preset("glide"), preset("subtle").with_values({"path.horizon_lock": True, "fill.seed": 7})])),
+        draw(st.booleans()),
+    )
 
 
 @given(jobs())
@@ -66,8 +93,18 @@ def test_a_job_written_as_an_otio_clip_is_read_as_the_same_job(job):
 
 
 def test_every_setting_survives_the_effect():
-    other = {descriptor.key: (descriptor.choices[-1] if descriptor.choices else not descriptor.default if descriptor.type is bool
-                              else "text" if descriptor.type is str else descriptor.high) for descriptor in DESCRIPTORS}
+    other = {
+        descriptor.key: (
+            descriptor.choices[-1]
+            if descriptor.choices
+            else not descriptor.default
+            if descriptor.type is bool
+            else "text"
+            if descriptor.type is str
+            else descriptor.high
+        )
+        for descriptor in DESCRIPTORS
+    }
     clip = otio_clip(effects=[edit.settings_effect(other)])
     assert edit.settings_of(edit.read_clip(edit.write_clip(clip))).values() == other
 
@@ -86,14 +123,29 @@ def test_a_time_at_another_rate_is_converted_exactly():
         edit.frames_at(RationalTime(float("nan"), 25), Fraction(25))
 
 
-@pytest.mark.parametrize(("url", "path"), [
-    ("file:///a/b%20c/%C3%BC%23.mov", "/a/b c/ü#.mov"), ("file://localhost/a/b.mov", "/a/b.mov"), ("/plain/ü 1%20.mov", "/plain/ü 1%20.mov"),
-    ("sub/a.mov", "/project/sub/a.mov"), ("../up/a.mov", "/up/a.mov"), ("./a.mov", "/project/a.mov"), ("file:sub/a.mov", "/project/sub/a.mov"),
-    ("file:///C:/a%20b/c.mov", "C:\\a b\\c.mov"), ("file:///C|/a.mov", "C:\\a.mov"), ("file://localhost/D:/x.mov", "D:\\x.mov"), ("C:\\a\\b.mov", "C:\\a\\b.mov"),
-    ("D:/a/b.mov", "D:\\a\\b.mov"), ("\\\\nas\\clips\\a.mov", "\\\\nas\\clips\\a.mov"), ("file://nas/clips/a%20b.mov", "\\\\nas\\clips\\a b.mov"),
-    ("file:////nas/clips/a.mov", "\\\\nas\\clips\\a.mov"), ("//nas/clips/a.mov", "\\\\nas\\clips\\a.mov"), ("/a/b#1?.mov", "/a/b#1?.mov"),
-    ("file:///a/b#1?.mov", "/a/b#1?.mov"),
-])
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("file:///a/b%20c/%C3%BC%23.mov", "/a/b c/ü#.mov"),
+        ("file://localhost/a/b.mov", "/a/b.mov"),
+        ("/plain/ü 1%20.mov", "/plain/ü 1%20.mov"),
+        ("sub/a.mov", "/project/sub/a.mov"),
+        ("../up/a.mov", "/up/a.mov"),
+        ("./a.mov", "/project/a.mov"),
+        ("file:sub/a.mov", "/project/sub/a.mov"),
+        ("file:///C:/a%20b/c.mov", "C:\\a b\\c.mov"),
+        ("file:///C|/a.mov", "C:\\a.mov"),
+        ("file://localhost/D:/x.mov", "D:\\x.mov"),
+        ("C:\\a\\b.mov", "C:\\a\\b.mov"),
+        ("D:/a/b.mov", "D:\\a\\b.mov"),
+        ("\\\\nas\\clips\\a.mov", "\\\\nas\\clips\\a.mov"),
+        ("file://nas/clips/a%20b.mov", "\\\\nas\\clips\\a b.mov"),
+        ("file:////nas/clips/a.mov", "\\\\nas\\clips\\a.mov"),
+        ("//nas/clips/a.mov", "\\\\nas\\clips\\a.mov"),
+        ("/a/b#1?.mov", "/a/b#1?.mov"),
+        ("file:///a/b#1?.mov", "/a/b#1?.mov"),
+    ],
+)
 def test_the_path_of_a_url(url, path):
     assert edit.path_of_url(url, "/project") == path
 
@@ -105,46 +157,79 @@ def test_a_relative_reference_is_decoded_only_when_no_file_has_its_literal_name(
     assert edit.path_of_url("a%20b.mov", str(tmp_path)) == str(tmp_path / "a%20b.mov")
 
 
-@pytest.mark.parametrize(("path", "like", "url"), [
-    ("/a/ü b.mov", "file:///x.mov", "file:///a/%C3%BC%20b.mov"), ("/a/b c.mov", "/x.mov", "/a/b c.mov"), ("/project/out/b.mov", "x.mov", "out/b.mov"),
-    ("/other/b.mov", "clips/x.mov", "../other/b.mov"), ("C:\\a b\\c.mov", "file:///C:/x.mov", "file:///C:/a%20b/c.mov"),
-    ("C:\\a b\\c.mov", "C:\\x.mov", "C:\\a b\\c.mov"), ("\\\\nas\\s\\c d.mov", "file:///C:/x", "file://nas/s/c%20d.mov"),
-])
+@pytest.mark.parametrize(
+    ("path", "like", "url"),
+    [
+        ("/a/ü b.mov", "file:///x.mov", "file:///a/%C3%BC%20b.mov"),
+        ("/a/b c.mov", "/x.mov", "/a/b c.mov"),
+        ("/project/out/b.mov", "x.mov", "out/b.mov"),
+        ("/other/b.mov", "clips/x.mov", "../other/b.mov"),
+        ("C:\\a b\\c.mov", "file:///C:/x.mov", "file:///C:/a%20b/c.mov"),
+        ("C:\\a b\\c.mov", "C:\\x.mov", "C:\\a b\\c.mov"),
+        ("\\\\nas\\s\\c d.mov", "file:///C:/x", "file://nas/s/c%20d.mov"),
+    ],
+)
 def test_a_result_is_written_the_way_the_original_is(path, like, url):
     assert edit.url_of_path(path, like, "/project") == url
     assert edit.path_of_url(url, "/project") == path
 
 
-@pytest.mark.parametrize(("url", "code"), [("", "no-media"), ("https://x.org/a.mov", "remote-media"), ("s3://bucket/a.mov", "remote-media")])
+@pytest.mark.parametrize(
+    ("url", "code"), [("", "no-media"), ("https://x.org/a.mov", "remote-media"), ("s3://bucket/a.mov", "remote-media")]
+)
 def test_media_that_is_no_file_is_refused(url, code):
     with pytest.raises(MediaError) as caught:
         edit.path_of_url(url, "/project")
     assert caught.value.code == code
 
 
-@pytest.mark.parametrize(("base", "path"), [("file:///shots/a%20b", "/shots/a b/sh.%04d.exr"), ("/shots/a/", "/shots/a/sh.%04d.exr"),
-                                            ("", "/project/sh.%04d.exr"), ("C:\\s\\", "C:\\s\\sh.%04d.exr")])
+@pytest.mark.parametrize(
+    ("base", "path"),
+    [
+        ("file:///shots/a%20b", "/shots/a b/sh.%04d.exr"),
+        ("/shots/a/", "/shots/a/sh.%04d.exr"),
+        ("", "/project/sh.%04d.exr"),
+        ("C:\\s\\", "C:\\s\\sh.%04d.exr"),
+    ],
+)
 def test_an_image_sequence_is_the_pattern_of_its_files(base, path):
-    reference = otio.schema.ImageSequenceReference(target_url_base=base, name_prefix="sh.", name_suffix=".exr", start_frame=1001, frame_step=1,
-                                                   rate=24, frame_zero_padding=4, available_range=span(1001, 100))
+    reference = otio.schema.ImageSequenceReference(
+        target_url_base=base,
+        name_prefix="sh.",
+        name_suffix=".exr",
+        start_frame=1001,
+        frame_step=1,
+        rate=24,
+        frame_zero_padding=4,
+        available_range=span(1001, 100),
+    )
     assert edit.path_of_reference(reference, "/project") == path
     reference.frame_step = 2
     with pytest.raises(MediaError, match="sequence-step"):
         edit.path_of_reference(reference)
 
 
-@pytest.mark.parametrize(("what", "source", "available", "probe", "origin"), [
-    ("timecode of the file", span(86410, 10), span(86400, 1000), file(timecode="01:00:00:00"), 86400),
-    ("timecode of the edit alone", span(86410, 10), span(86400, 1000), file(), 86400),
-    ("from zero, though the file has a timecode", span(10, 10), span(0, 1000), file(timecode="01:00:00:00"), 0),
-    ("part of the media, by timecode", span(86510, 10), span(86500, 50), file(timecode="01:00:00:00"), 86400),
-    ("part of the media, from zero", span(110, 10), span(100, 50), file(timecode="01:00:00:00"), 0),
-    ("no available range, by timecode", span(86410, 10), None, file(timecode="01:00:00:00"), 86400),
-    ("no available range, from zero", span(10, 10), None, file(timecode="01:00:00:00"), 0),
-    ("media claimed longer than it is", span(86410, 10), span(86400, 5000), file(timecode="01:00:00:00"), 86400),
-    ("drop-frame", span(107892 + 5, 10, 29.97), span(107892, 1000, 29.97), file(rate=Fraction(30000, 1001), timecode="01:00:00;00"), 107892),
-    ("a frame too many claimed", span(86410, 10), span(86400, 1001), file(timecode="01:00:00:00"), 86400),
-])
+@pytest.mark.parametrize(
+    ("what", "source", "available", "probe", "origin"),
+    [
+        ("timecode of the file", span(86410, 10), span(86400, 1000), file(timecode="01:00:00:00"), 86400),
+        ("timecode of the edit alone", span(86410, 10), span(86400, 1000), file(), 86400),
+        ("from zero, though the file has a timecode", span(10, 10), span(0, 1000), file(timecode="01:00:00:00"), 0),
+        ("part of the media, by timecode", span(86510, 10), span(86500, 50), file(timecode="01:00:00:00"), 86400),
+        ("part of the media, from zero", span(110, 10), span(100, 50), file(timecode="01:00:00:00"), 0),
+        ("no available range, by timecode", span(86410, 10), None, file(timecode="01:00:00:00"), 86400),
+        ("no available range, from zero", span(10, 10), None, file(timecode="01:00:00:00"), 0),
+        ("media claimed longer than it is", span(86410, 10), span(86400, 5000), file(timecode="01:00:00:00"), 86400),
+        (
+            "drop-frame",
+            span(107892 + 5, 10, 29.97),
+            span(107892, 1000, 29.97),
+            file(rate=Fraction(30000, 1001), timecode="01:00:00;00"),
+            107892,
+        ),
+        ("a frame too many claimed", span(86410, 10), span(86400, 1001), file(timecode="01:00:00:00"), 86400),
+    ],
+)
 def test_the_edits_clock_is_recognized(what, source, available, probe, origin):
     assert media(otio_clip(source, available), probe).origin_frames == origin, what
 
@@ -154,9 +239,18 @@ def test_a_clock_that_fits_nothing_is_an_error():
         media(otio_clip(span(5010, 10), span(5000, 50)), file(timecode="01:00:00:00"))
 
 
-@pytest.mark.parametrize(("written", "frames", "actual", "refused"), [
-    (24.0, 1000, Fraction(24000, 1001), True), (23.976, 1000, Fraction(24), True), (25.0, 1000, Fraction(24), True), (30.0, 1000, Fraction(30000, 1001), True),
-    (25.0, 500, Fraction(50), False), (24.0, 960, Fraction(25), False), (29.97, 1000, Fraction(30000, 1001), False)])
+@pytest.mark.parametrize(
+    ("written", "frames", "actual", "refused"),
+    [
+        (24.0, 1000, Fraction(24000, 1001), True),
+        (23.976, 1000, Fraction(24), True),
+        (25.0, 1000, Fraction(24), True),
+        (30.0, 1000, Fraction(30000, 1001), True),
+        (25.0, 500, Fraction(50), False),
+        (24.0, 960, Fraction(25), False),
+        (29.97, 1000, Fraction(30000, 1001), False),
+    ],
+)
 def test_media_whose_rate_contradicts_the_edit_is_refused(written, frames, actual, refused):
     clip = otio_clip(span(0, 5, written), span(0, frames, written))
     if refused:
@@ -176,15 +270,26 @@ def warp(scalar):
     return otio.schema.LinearTimeWarp(time_scalar=scalar)
 
 
-@pytest.mark.parametrize(("what", "source", "effects", "used"), [
-    ("plain", span(100, 10), [], (100, 110)), ("another rate", span(100, 10, 12.0), [], (200, 220)), ("fractional", span(100.5, 10), [], (100, 111)),
-    ("twice as fast", span(100, 10), [warp(2)], (100, 120)), ("half", span(100, 11), [warp(0.5)], (100, 106)), ("a third", span(100, 9), [warp(1 / 3)], (100, 103)),
-    ("1.1 in floats", span(100, 10), [warp(1.1)], (100, 111)), ("both", span(100, 10), [warp(2), warp(0.5)], (100, 110)),
-    ("frozen", span(100, 10), [otio.schema.FreezeFrame()], (100, 101)),
-    ("reversed, either reading", span(100, 10), [warp(-1)], (91, 110)), ("reversed from the first frame", span(0, 10), [warp(-1)], (0, 10)),
-    ("reversed, counted from the last frame", span(999, 10), [warp(-1)], (990, 1000)),
-    ("ramp", span(100, 10), [otio.schema.TimeEffect()], (0, 1000)), ("whole media", None, [], (0, 1000)), ("whole, slowed", None, [warp(0.5)], (0, 1000)),
-])
+@pytest.mark.parametrize(
+    ("what", "source", "effects", "used"),
+    [
+        ("plain", span(100, 10), [], (100, 110)),
+        ("another rate", span(100, 10, 12.0), [], (200, 220)),
+        ("fractional", span(100.5, 10), [], (100, 111)),
+        ("twice as fast", span(100, 10), [warp(2)], (100, 120)),
+        ("half", span(100, 11), [warp(0.5)], (100, 106)),
+        ("a third", span(100, 9), [warp(1 / 3)], (100, 103)),
+        ("1.1 in floats", span(100, 10), [warp(1.1)], (100, 111)),
+        ("both", span(100, 10), [warp(2), warp(0.5)], (100, 110)),
+        ("frozen", span(100, 10), [otio.schema.FreezeFrame()], (100, 101)),
+        ("reversed, either reading", span(100, 10), [warp(-1)], (91, 110)),
+        ("reversed from the first frame", span(0, 10), [warp(-1)], (0, 10)),
+        ("reversed, counted from the last frame", span(999, 10), [warp(-1)], (990, 1000)),
+        ("ramp", span(100, 10), [otio.schema.TimeEffect()], (0, 1000)),
+        ("whole media", None, [], (0, 1000)),
+        ("whole, slowed", None, [warp(0.5)], (0, 1000)),
+    ],
+)
 def test_the_frames_that_a_clip_shows(what, source, effects, used):
     clip = otio_clip(source, span(0, 1000), effects=effects)
     assert edit.used_range(clip, media(clip)) == FrameRange.between(*used), what
@@ -222,17 +327,24 @@ def test_a_disabled_effect_and_other_effects_say_nothing():
     assert edit.settings_of(otio_clip(effects=[disabled, foreign])) == Settings()
 
 
-@pytest.mark.parametrize(("effect", "code"), [
-    (otio.schema.Effect(effect_name="VS3R", metadata={"vs3r": {"schema": 99, "settings": {}}}), "newer-settings"),
-    (edit.settings_effect({"path.smoothnes": 1}), "unknown-setting"), (edit.settings_effect({"path.smoothness": 900}), "bad-setting"),
-    (edit.settings_effect({}, preset="shaky"), "unknown-preset")])
+@pytest.mark.parametrize(
+    ("effect", "code"),
+    [
+        (otio.schema.Effect(effect_name="VS3R", metadata={"vs3r": {"schema": 99, "settings": {}}}), "newer-settings"),
+        (edit.settings_effect({"path.smoothnes": 1}), "unknown-setting"),
+        (edit.settings_effect({"path.smoothness": 900}), "bad-setting"),
+        (edit.settings_effect({}, preset="shaky"), "unknown-preset"),
+    ],
+)
 def test_an_effect_that_cannot_be_meant_is_refused(effect, code):
     with pytest.raises(SettingsError) as caught:
         edit.settings_of(otio_clip(effects=[effect]))
     assert caught.value.code == code
 
 
-@pytest.mark.parametrize("text", ["", "garbage", "[1]", '{"a":1}', '{"OTIO_SCHEMA":"Foo.1"}', '{"OTIO_SCHEMA":"Clip.99"}', '{"OTIO_SCHEMA":"Gap.1"}'])
+@pytest.mark.parametrize(
+    "text", ["", "garbage", "[1]", '{"a":1}', '{"OTIO_SCHEMA":"Foo.1"}', '{"OTIO_SCHEMA":"Clip.99"}', '{"OTIO_SCHEMA":"Gap.1"}']
+)
 def test_what_is_no_otio_clip_is_refused(text):
     with pytest.raises(InputError, match="not-otio"):
         edit.read_clip(text)

@@ -25,7 +25,7 @@ def reconstruction_of(clip, semantic=None) -> Reconstruction:
 
 def test_rigid_flow_is_the_true_flow_of_static_points():
     clip = make_clip("parallax", frames=2, width=256, height=144, seed=1)
-    depth, moves = clip.truth(0)
+    depth, _ = clip.truth(0)
     path = clip.trajectory
     predicted = rigid_flow(depth, path.camera(0), path.camera(1))
     points = clip.static_points_world
@@ -71,7 +71,10 @@ def test_a_plain_sky_does_not_move_when_the_camera_does():
     rng = np.random.default_rng(0)
     picture = cv2.GaussianBlur(rng.integers(0, 256, (200, 300)).astype(np.float32), (0, 0), 2) * 3 - 255
     picture[:80] = 180
-    frames = [Frame(i, (np.clip(picture[i * 3:i * 3 + 144, i * 4:i * 4 + 256], 0, 255).astype(np.uint8),), PixelLayout("gray", 8)) for i in range(2)]
+    frames = [
+        Frame(i, (np.clip(picture[i * 3 : i * 3 + 144, i * 4 : i * 4 + 256], 0, 255).astype(np.uint8),), PixelLayout("gray", 8))
+        for i in range(2)
+    ]
     found = DisFlow().flow(*frames)
     predicted = np.full_like(found, (-4.0, -3.0))
     says = flow_mask(found, predicted, 0.5)
@@ -86,7 +89,10 @@ def test_the_hybrid_mask_is_the_union_and_semantic_alone_is_the_network_s(crowd)
     frames = [flow.prepared(frame) for frame in crowd.frames]
     alone = masks_of(piece, frames, flow, AnalysisSettings(mask="semantic"))
     assert alone[:, :36, :64].all() and not alone[:, 36:].any()
-    hybrid, by_flow = masks_of(piece, frames, flow, AnalysisSettings()), masks_of(reconstruction_of(crowd), frames, flow, AnalysisSettings())
+    hybrid, by_flow = (
+        masks_of(piece, frames, flow, AnalysisSettings()),
+        masks_of(reconstruction_of(crowd), frames, flow, AnalysisSettings()),
+    )
     assert np.array_equal(hybrid, alone | by_flow)
     assert np.array_equal(dynamic_mask(None, by_flow[0]), by_flow[0])
 

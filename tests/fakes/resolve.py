@@ -19,10 +19,10 @@ class Media(Thing):
         self.properties = {"File Path": path, "Frames": str(frames), "FPS": fps, **properties}
         self.third_party = {}
 
-    def GetClipProperty(self, name):  # noqa: N802 - Resolve's names
+    def GetClipProperty(self, name):
         return self.properties.get(name, "")
 
-    def SetThirdPartyMetadata(self, key, value):  # noqa: N802
+    def SetThirdPartyMetadata(self, key, value):
         self.third_party[key] = value
         return True
 
@@ -35,31 +35,31 @@ class Item(Thing):
         self.source = source
         self.takes, self.selected = [], 0
 
-    def GetName(self):  # noqa: N802
+    def GetName(self):
         return self.name
 
-    def GetMediaPoolItem(self):  # noqa: N802
+    def GetMediaPoolItem(self):
         return self.media
 
-    def GetTrackTypeAndIndex(self):  # noqa: N802
+    def GetTrackTypeAndIndex(self):
         return ["video", 1]
 
-    def GetStart(self):  # noqa: N802
+    def GetStart(self):
         return self.start
 
-    def GetDuration(self):  # noqa: N802
+    def GetDuration(self):
         return self.duration + (5 if "take changes the length" in self.host.damage and self.selected > 1 else 0)
 
-    def GetLeftOffset(self):  # noqa: N802
+    def GetLeftOffset(self):
         return self.left
 
-    def GetSourceStartFrame(self):  # noqa: N802
+    def GetSourceStartFrame(self):
         return self.source[0] if self.source else self.left
 
-    def GetSourceEndFrame(self):  # noqa: N802
+    def GetSourceEndFrame(self):
         return self.source[1] if self.source else self.left + self.duration
 
-    def AddTake(self, media, start, end):  # noqa: N802
+    def AddTake(self, media, start, end):
         self.host.writes.append(("AddTake", os.path.basename(media.properties["File Path"]), start, end))
         if "refuses takes" in self.host.damage:
             return False
@@ -67,19 +67,21 @@ class Item(Thing):
             self.takes = [{"startFrame": self.left, "endFrame": self.left + self.duration - 1, "mediaPoolItem": self.media}]
             self.selected = 1
         if "drops takes" not in self.host.damage:
-            self.takes.append({"startFrame": start + (1 if "shifts takes" in self.host.damage else 0), "endFrame": end, "mediaPoolItem": media})
+            self.takes.append(
+                {"startFrame": start + (1 if "shifts takes" in self.host.damage else 0), "endFrame": end, "mediaPoolItem": media}
+            )
         return True
 
-    def GetTakesCount(self):  # noqa: N802
+    def GetTakesCount(self):
         return len(self.takes)
 
-    def GetTakeByIndex(self, index):  # noqa: N802
+    def GetTakeByIndex(self, index):
         return dict(self.takes[index - 1]) if 0 < index <= len(self.takes) else {}
 
-    def GetSelectedTakeIndex(self):  # noqa: N802
+    def GetSelectedTakeIndex(self):
         return self.selected
 
-    def SelectTakeByIndex(self, index):  # noqa: N802
+    def SelectTakeByIndex(self, index):
         self.host.writes.append(("SelectTakeByIndex", index))
         if "keeps its take" not in self.host.damage:
             self.selected = index
@@ -90,10 +92,10 @@ class Folder(Thing):
     def __init__(self, name):
         self.name, self.folders, self.clips = name, [], []
 
-    def GetName(self):  # noqa: N802
+    def GetName(self):
         return self.name
 
-    def GetSubFolderList(self):  # noqa: N802
+    def GetSubFolderList(self):
         return list(self.folders)
 
 
@@ -118,40 +120,40 @@ class Resolve(Thing):
 
     GetProjectManager = GetCurrentProject = GetMediaPool = _self
 
-    def GetCurrentTimeline(self):  # noqa: N802
+    def GetCurrentTimeline(self):
         return self if self.items else None
 
-    def GetProductName(self):  # noqa: N802
+    def GetProductName(self):
         return "DaVinci Resolve Studio"
 
-    def GetVersionString(self):  # noqa: N802
+    def GetVersionString(self):
         return self.version
 
-    def GetSetting(self, name):  # noqa: N802
+    def GetSetting(self, name):
         return self.rate if name == "timelineFrameRate" else ""
 
-    def GetSelectedClips(self):  # noqa: N802
+    def GetSelectedClips(self):
         return self.items if self.selection is None else self.selection
 
-    def GetCurrentVideoItem(self):  # noqa: N802
+    def GetCurrentVideoItem(self):
         return self.items[0]
 
-    def GetCurrentFolder(self):  # noqa: N802
+    def GetCurrentFolder(self):
         return self.opened
 
-    def GetRootFolder(self):  # noqa: N802
+    def GetRootFolder(self):
         return self.root
 
-    def SetCurrentFolder(self, folder):  # noqa: N802
+    def SetCurrentFolder(self, folder):
         self.opened = folder
         return True
 
-    def AddSubFolder(self, parent, name):  # noqa: N802
+    def AddSubFolder(self, parent, name):
         self.writes.append(("AddSubFolder", name))
         parent.folders.append(Folder(name))
         return parent.folders[-1]
 
-    def ImportMedia(self, paths):  # noqa: N802
+    def ImportMedia(self, paths):
         self.writes.append(("ImportMedia", self.opened.name))
         if "imports nothing" in self.damage:
             return []

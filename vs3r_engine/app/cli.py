@@ -42,10 +42,9 @@ def stabilize(
 
     job = pipeline.plan(source, output, settings_of(preset, settings), range_text=range_text, overwrite=overwrite)
     for event in pipeline.stabilize(job, DiskStore()):
-        is_result = isinstance(event, RenderResult)
         if as_json:
-            _write_json({"type": "result" if is_result else "progress", **_plain(event)})
-        elif is_result:
+            _write_json({"type": "result" if isinstance(event, RenderResult) else "progress", **_plain(event)})
+        elif isinstance(event, RenderResult):
             print(event.output)
         elif event.done == event.total or event.done % 25 == 0:
             print(f"{event.fraction:4.0%} {event.stage} {event.done}/{event.total}", file=sys.stderr)

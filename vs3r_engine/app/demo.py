@@ -30,7 +30,7 @@ def render_demo_clip(path: Path, seed: int = 7, frames: int = FRAMES) -> None:
         time_s = np.arange(int(48000 * frames / RATE)) / 48000
         tone = (0.05 * np.sin(2 * np.pi * 220 * time_s) * (1 + 0.5 * np.sin(2 * np.pi * 0.8 * time_s))).astype(np.float32)
         for start in range(0, len(tone), 1024):
-            block = av.AudioFrame.from_ndarray(tone[None, start:start + 1024], "fltp", "mono")
+            block = av.AudioFrame.from_ndarray(tone[None, start : start + 1024], "fltp", "mono")
             block.sample_rate, block.pts, block.time_base = 48000, start, Fraction(1, 48000)
             container.mux(sound.encode(block))
         container.mux(sound.encode(None))
@@ -112,7 +112,14 @@ def _town(rng):
         for _ in range(90):
             leaf = rng.normal(0, 38, 2)
             shade = int(rng.integers(40, 130))
-            cv2.circle(trees, (int(x + leaf[0]), int(130 + leaf[1])), int(rng.integers(7, 20)), (shade // 3, shade, shade // 2, 255), -1, cv2.LINE_AA)
+            cv2.circle(
+                trees,
+                (int(x + leaf[0]), int(130 + leaf[1])),
+                int(rng.integers(7, 20)),
+                (shade // 3, shade, shade // 2, 255),
+                -1,
+                cv2.LINE_AA,
+            )
 
     balloon = np.zeros((260, 180, 4), np.uint8)
     for i, colour in enumerate(((60, 60, 220), (70, 200, 240), (60, 60, 220), (70, 200, 240))):
@@ -126,8 +133,14 @@ def _town(rng):
         cv2.rectangle(bus, (x, 22), (x + 40, 62), (90, 70, 50, 255), -1)
     for x in (70, 255):
         cv2.circle(bus, (x, 112), 17, (25, 25, 25, 255), -1, cv2.LINE_AA)
-    return [(sky, 120.0, 0.16, -112.0, -66.0, 0.0), (balloon, 60.0, 0.05, -12.0, -15.5, 0.045), (town, 30.0, 0.026, -31.0, -9.6, 0.0),
-            (street, 16.0, 0.02, -26.0, 2.0, 0.0), (bus, 15.0, 0.014, -7.0, 1.2, 0.05), (trees, 10.0, 0.0115, -15.0, -1.3, 0.0)]
+    return [
+        (sky, 120.0, 0.16, -112.0, -66.0, 0.0),
+        (balloon, 60.0, 0.05, -12.0, -15.5, 0.045),
+        (town, 30.0, 0.026, -31.0, -9.6, 0.0),
+        (street, 16.0, 0.02, -26.0, 2.0, 0.0),
+        (bus, 15.0, 0.014, -7.0, 1.2, 0.05),
+        (trees, 10.0, 0.0115, -15.0, -1.3, 0.0),
+    ]
 
 
 def _gradient(width: int, height: int, top, bottom) -> np.ndarray:

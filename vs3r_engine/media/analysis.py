@@ -5,6 +5,7 @@ found and read piece by piece while it is used, so that neither needs memory in 
 import hashlib
 import json
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class AnalysisWriter:
         if path.residual_px is not None:
             arrays["residual_px"] = path.residual_px.astype(np.float32)
         arrays |= {f"diagnostics.{name}": values for name, values in piece.diagnostics.items()}
-        np.savez(self._directory / f"{len(self._starts):06d}.npz", **arrays)
+        np.savez(self._directory / f"{len(self._starts):06d}.npz", **arrays)  # type: ignore[arg-type]
         self._starts.append(path.first_frame)
         if starts_shot:
             self._shot_starts.append(path.first_frame)
@@ -86,16 +87,18 @@ class Analysis:
         self.findings: dict[str, Any] = index["findings"]
         self.bounds = PictureBounds(tuple(index["inset_px"]), tuple(index["bars_px"]))
         bounds = [*index["shot_starts"], index["end_exclusive"]]
-        self.shots = [FrameRange.between(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        self.shots = [FrameRange.between(a, b) for a, b in pairwise(bounds)]
         self._piece = lru_cache(maxsize=3)(self._read_piece)
-        K, world_from_camera, residual_px, plane_depth = [], [], [], []
+        K, world_from_camera, plane_depth = [], [], []
+        residual_px: list[np.ndarray] = []
         diagnostics: dict[str, list[np.ndarray]] = {}
         moving = []
         for number in range(len(self._starts)):
             piece = self._read_piece(number)
             K.append(piece["K"])
             world_from_camera.append(piece["world_from_camera"])
-            residual_px.append(piece.get("residual_px"))
+            if "residual_px" in piece:
+                residual_px.append(piece["residual_px"])
             plane_depth.append([float(np.nanmedian(d)) if np.isfinite(d).any() else 1.0 for d in piece["depth"]])
             moving.append(piece["dynamic_mask"].mean(axis=(1, 2)))
             for key, values in piece.items():
@@ -103,7 +106,7 @@ class Analysis:
                     diagnostics.setdefault(key.removeprefix("diagnostics."), []).append(values)
         self.trajectory = Trajectory(
             self.frame_range.start, index["width"], index["height"], np.concatenate(K), np.concatenate(world_from_camera),
-            None if residual_px[0] is None else np.concatenate(residual_px),
+            np.concatenate(residual_px) if residual_px else None,
             None if index.get("lens") is None else Lens(index["lens"][0], tuple(index["lens"][1]), index["lens"][2]))
         self.plane_depth = np.concatenate(plane_depth)
         """[n] median depth of each frame, scene units."""

@@ -41,6 +41,7 @@ Probe = Callable[[str], Clip]
 
 # --- time -----------------------------------------------------------------------------------------------------------
 
+
 def frames_at(time: RationalTime, rate: Fraction) -> Fraction:
     """`time` counted in frames of `rate`, exactly; within a thousandth of a whole frame it is that frame.
 
@@ -125,16 +126,25 @@ def path_of_reference(reference: otio.core.MediaReference, base_dir: str = "") -
         return path_of_url(reference.target_url, base_dir)
     if isinstance(reference, otio.schema.ImageSequenceReference):
         if reference.frame_step != 1:
-            raise MediaError("sequence-step", f"The image sequence {reference.name_prefix!r} has one file every {reference.frame_step} frames.",
-                             "Render it with every frame.")
+            raise MediaError(
+                "sequence-step",
+                f"The image sequence {reference.name_prefix!r} has one file every {reference.frame_step} frames.",
+                "Render it with every frame.",
+            )
         base = reference.target_url_base
         pattern = f"{reference.name_prefix}%0{reference.frame_zero_padding}d{reference.name_suffix}"
-        return path_of_url(base + ("" if not base or base.endswith(("/", "\\")) else "/"), base_dir).rstrip("/\\") \
-            + ("\\" if "\\" in base else "/") + pattern if base else path_of_url(pattern, base_dir)
+        return (
+            path_of_url(base + ("" if not base or base.endswith(("/", "\\")) else "/"), base_dir).rstrip("/\\")
+            + ("\\" if "\\" in base else "/")
+            + pattern
+            if base
+            else path_of_url(pattern, base_dir)
+        )
     raise MediaError("no-media", "The clip has no media.", "Relink the clip in the editor and export again.")
 
 
 # --- what media is --------------------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True, slots=True)
 class Media:
@@ -167,8 +177,14 @@ def media_of(clip: otio.schema.Clip, reference: otio.core.MediaReference, base_d
             raise MediaError("media-facts-missing", f"The edit does not say what {path} is.", "Let the engine open the file.")
         rate = exact_rate(stated.duration.rate)
         origin = math.floor(frames_at(stated.start_time, rate))
-        found = Clip(path, rate, int(ours["width"]), int(ours["height"]), FrameRange(0, math.floor(frames_at(stated.duration, rate))),
-                     ours.get("start_timecode", timecode_of_frame_count(origin, rate) if origin else None))
+        found = Clip(
+            path,
+            rate,
+            int(ours["width"]),
+            int(ours["height"]),
+            FrameRange(0, math.floor(frames_at(stated.duration, rate))),
+            ours.get("start_timecode", timecode_of_frame_count(origin, rate) if origin else None),
+        )
         return Media(found, origin, stated.duration.rate)
 
     found = probe(path)
@@ -200,8 +216,12 @@ def _check_rate(name: str, what: str, written: TimeRange, found: Clip) -> None:
         same_count = abs(Fraction(written.duration.value) - length) <= 1
         too_long = frames_at(written.duration, found.rate) > length + max(Fraction(1), found.rate / rate)
         if nearly_the_same_rate(rate, found.rate) or (what == "media" and (same_count or too_long)):
-            raise RangeError("rate-contradicts", f"The clip {name!r} counts its {what} at {float(rate):.3f} frames per second, but "
-                             f"{found.path} has {float(found.rate):.3f}.", "Correct the media's frame rate in the editor, or relink the right file.")
+            raise RangeError(
+                "rate-contradicts",
+                f"The clip {name!r} counts its {what} at {float(rate):.3f} frames per second, but "
+                f"{found.path} has {float(found.rate):.3f}.",
+                "Correct the media's frame rate in the editor, or relink the right file.",
+            )
 
 
 def _origin_frames(clip: otio.schema.Clip, stated: TimeRange | None, found: Clip) -> int:
@@ -220,11 +240,16 @@ def _origin_frames(clip: otio.schema.Clip, stated: TimeRange | None, found: Clip
         return 0
     if stated is None:
         return timecode if first >= timecode else 0
-    raise RangeError("unknown-origin", f"The clip {clip.name!r} says its media spans {float(first):g}..{float(end):g}, but {found.path} holds {length} "
-                     f"frames from {found.start_timecode or 'no timecode'}.", "Relink the clip in the editor and export again.")
+    raise RangeError(
+        "unknown-origin",
+        f"The clip {clip.name!r} says its media spans {float(first):g}..{float(end):g}, but {found.path} holds {length} "
+        f"frames from {found.start_timecode or 'no timecode'}.",
+        "Relink the clip in the editor and export again.",
+    )
 
 
 # --- which frames a clip shows --------------------------------------------------------------------------------------
+
 
 def speed_of(item: otio.core.Item) -> Fraction | None:
     """Source frames per shown frame from the item's own time effects: 1 without, 0 frozen, negative reversed.
@@ -260,8 +285,11 @@ def used_range(clip: otio.schema.Clip, media: Media, past_end: str = "error") ->
         references = clip.media_references()
         span = references[original_key(clip)].available_range
     if span is None:
-        raise RangeError("no-range", f"The clip {clip.name!r} has neither a source range nor media with an available range.",
-                         "Give it one: its length in the edit is unknown.")
+        raise RangeError(
+            "no-range",
+            f"The clip {clip.name!r} has neither a source range nor media with an available range.",
+            "Give it one: its length in the edit is unknown.",
+        )
     first = frames_at(span.start_time, media.clip.rate) - media.origin_frames
     length = frames_at(span.duration, media.clip.rate)
     speed = speed_of(clip) if clip.source_range is not None else Fraction(1)  # all of its media, whatever its speed
@@ -280,9 +308,13 @@ def used_range(clip: otio.schema.Clip, media: Media, past_end: str = "error") ->
     if not existing:
         parts = [part for part in (reading.intersection(available) for reading in wanted) if part]
         if past_end != "trim" or not parts:
-            raise RangeError("range-past-media", f"The clip {clip.name!r} shows frames {wanted[0]} of {media.clip.path}, which holds {available}.",
-                             "Relink the full-length file, or trim the clip." if not parts else
-                             "Relink the full-length file, trim the clip, or stabilize the part that exists (past end: trim).")
+            raise RangeError(
+                "range-past-media",
+                f"The clip {clip.name!r} shows frames {wanted[0]} of {media.clip.path}, which holds {available}.",
+                "Relink the full-length file, or trim the clip."
+                if not parts
+                else "Relink the full-length file, trim the clip, or stabilize the part that exists (past end: trim).",
+            )
         existing = parts
     return FrameRange.between(min(part.start for part in existing), max(part.end_exclusive for part in existing))
 
@@ -294,6 +326,7 @@ def original_key(clip: otio.schema.Clip) -> str:
 
 
 # --- settings and jobs ----------------------------------------------------------------------------------------------
+
 
 def settings_effect(values: dict[str, Any], **more: Any) -> otio.schema.Effect:
     """The effect that carries settings, `{"path.smoothness": 70.0}`, on a clip."""
@@ -309,7 +342,9 @@ def settings_of(clip: otio.core.Item, base: Settings = DEFAULTS) -> Settings:
         ours = _ours(effect.metadata)
         name = ours.get("preset")
         if name is not None and name not in PRESETS:
-            raise SettingsError("unknown-preset", f"The clip {clip.name!r} asks for a preset {name!r}.", f"Choose one of {', '.join(PRESETS)}.")
+            raise SettingsError(
+                "unknown-preset", f"The clip {clip.name!r} asks for a preset {name!r}.", f"Choose one of {', '.join(PRESETS)}."
+            )
         base = base.with_values({**(PRESETS[name] if name else {}), **dict(ours.get("settings", {}))})
     return base
 
@@ -324,8 +359,11 @@ def _ours(metadata: Any) -> dict[str, Any]:
     if ours is None or not hasattr(ours, "keys"):
         return {}
     if not isinstance(ours.get("schema"), int) or ours["schema"] > SCHEMA:
-        raise SettingsError("newer-settings", f"The edit carries VS3R data of schema {ours.get('schema')!r}; this version reads up to {SCHEMA}.",
-                            "Update VS3R.")
+        raise SettingsError(
+            "newer-settings",
+            f"The edit carries VS3R data of schema {ours.get('schema')!r}; this version reads up to {SCHEMA}.",
+            "Update VS3R.",
+        )
     return dict(ours)
 
 
@@ -334,16 +372,25 @@ def clip_of_job(job: Job) -> otio.schema.Clip:
     source = job.clip
     media = Media(source, start_of_file(source) or 0, float(source.rate))
     reference = otio.schema.ExternalReference(
-        target_url=url_of_path(source.path), available_range=media.time_range(source.available_range),
-        metadata={METADATA: {"schema": SCHEMA, "width": source.width, "height": source.height, "start_timecode": source.start_timecode}})
-    effect = settings_effect(job.settings.changed(), job_id=job.job_id, output=job.output, overwrite=job.overwrite,
-                             analysis_range=[job.analysis_range.start, job.analysis_range.duration])
-    return otio.schema.Clip(name=os.path.basename(source.path), media_reference=reference,
-                            source_range=media.time_range(job.render_range), effects=[effect])
+        target_url=url_of_path(source.path),
+        available_range=media.time_range(source.available_range),
+        metadata={METADATA: {"schema": SCHEMA, "width": source.width, "height": source.height, "start_timecode": source.start_timecode}},
+    )
+    effect = settings_effect(
+        job.settings.changed(),
+        job_id=job.job_id,
+        output=job.output,
+        overwrite=job.overwrite,
+        analysis_range=[job.analysis_range.start, job.analysis_range.duration],
+    )
+    return otio.schema.Clip(
+        name=os.path.basename(source.path), media_reference=reference, source_range=media.time_range(job.render_range), effects=[effect]
+    )
 
 
-def job_of_clip(clip: otio.schema.Clip, *, job_id: str = "", output: str = "", base_dir: str = "", probe: Probe | None = None,
-                base: Settings = DEFAULTS) -> Job:
+def job_of_clip(
+    clip: otio.schema.Clip, *, job_id: str = "", output: str = "", base_dir: str = "", probe: Probe | None = None, base: Settings = DEFAULTS
+) -> Job:
     """The job that an OTIO clip describes, whoever wrote it. What the effect does not carry is taken from the arguments.
 
     Without an analysis range, ANALYSIS_HANDLES_S to either side are looked at.
@@ -359,13 +406,23 @@ def job_of_clip(clip: otio.schema.Clip, *, job_id: str = "", output: str = "", b
     else:
         analysis_range = render_range.padded(math.ceil(ANALYSIS_HANDLES_S * media.clip.rate), media.clip.available_range)
     if not (analysis_range.contains_range(render_range) and media.clip.available_range.contains_range(analysis_range)):
-        raise RangeError("range-past-media", f"The frames to look at, {analysis_range}, must hold {render_range} and lie within {media.clip.available_range}.",
-                         "Leave the analysis range out.")
+        raise RangeError(
+            "range-past-media",
+            f"The frames to look at, {analysis_range}, must hold {render_range} and lie within {media.clip.available_range}.",
+            "Leave the analysis range out.",
+        )
     output = output or ours.get("output", "")
     if not output:
         raise InputError("no-output", f"The clip {clip.name!r} does not say where its result goes.", "Name an output file.")
-    return Job(job_id or ours.get("job_id", ""), media.clip, render_range, analysis_range, output, settings_of(clip, base),
-               bool(ours.get("overwrite", False)))
+    return Job(
+        job_id or ours.get("job_id", ""),
+        media.clip,
+        render_range,
+        analysis_range,
+        output,
+        settings_of(clip, base),
+        bool(ours.get("overwrite", False)),
+    )
 
 
 def read_clip(text: str | dict[str, Any]) -> otio.schema.Clip:

@@ -15,7 +15,7 @@ class DisFlow:
     """FlowEstimator on luma."""
 
     def __init__(self) -> None:
-        self._dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
 
     def prepared(self, frame: Frame) -> Frame:
         """The luma, about 256 pixels wide: what moves by itself is an area, and areas are found at this size."""
@@ -28,7 +28,7 @@ class DisFlow:
         """[h, w, 2] float32 pixels from `frame` to `next_frame`."""
         first, second = frame.luma8(), next_frame.luma8()
         height, width = first.shape
-        flow = self._dis.calc(*(_enlarged(picture) for picture in (first, second)), None)
+        flow = np.asarray(self._dis.calc(_enlarged(first), _enlarged(second), np.empty(0, np.float32)))
         if flow.shape[:2] != (height, width):
             factor = flow.shape[1] / width
             flow = cv2.resize(flow, (width, height), interpolation=cv2.INTER_AREA) / np.float32(factor)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes: protocol, server, worker, cache, farm."""
+"""Processes: protocol, server, engine, worker, cache."""

@@ -30,7 +30,7 @@ class BoundsObserver:
         if not frame.colour.full_range and frame.layout.model != "rgb":
             luma = luma.clip(16)
         for axis, lines in enumerate((1, 0)):
-            brightest = np.percentile(luma[::1 + 3 * (lines == 0), ::1 + 3 * (lines == 1)], 99, axis=lines)
+            brightest = np.percentile(luma[:: 1 + 3 * (lines == 0), :: 1 + 3 * (lines == 1)], 99, axis=lines)
             total = luma.mean(axis=lines, dtype=np.float32)
             if len(self._brightest) <= axis:
                 self._brightest.append(brightest)
@@ -51,12 +51,12 @@ class BoundsObserver:
                 bar = int(np.argmax(brightest > _BLACK_LEVEL))
                 if bar > _LARGEST_BAR_SHARE * len(brightest):
                     bar = 0
-                inside = mean[bar + _EDGE_LINES:bar + 2 * _EDGE_LINES].mean() if len(mean) > bar + 2 * _EDGE_LINES else 0.0
-                dark = mean[bar:bar + _EDGE_LINES] < _EDGE_DARKNESS * inside
+                inside = mean[bar + _EDGE_LINES : bar + 2 * _EDGE_LINES].mean() if len(mean) > bar + 2 * _EDGE_LINES else 0.0
+                dark = mean[bar : bar + _EDGE_LINES] < _EDGE_DARKNESS * inside
                 bars.append(bar)
                 insets.append(bar + (int(np.flatnonzero(dark)[-1]) + 1 if dark.any() else 0))
-        left, right, top, bottom = range(4)
-        return PictureBounds(*(tuple(values[i] for i in (left, top, right, bottom)) for values in (insets, bars)))
+        (left, right, top, bottom), (left_bar, right_bar, top_bar, bottom_bar) = insets, bars
+        return PictureBounds((left, top, right, bottom), (left_bar, top_bar, right_bar, bottom_bar))
 
 
 def with_bars(frame: Frame, bounds: PictureBounds) -> Frame:
@@ -68,7 +68,10 @@ def with_bars(frame: Frame, bounds: PictureBounds) -> Frame:
     planes = []
     for number, plane in enumerate(frame.planes):
         rows, columns = plane.shape
-        inside = (slice(rows * top // height, rows - rows * bottom // height), slice(columns * left // width, columns - columns * right // width))
+        inside = (
+            slice(rows * top // height, rows - rows * bottom // height),
+            slice(columns * left // width, columns - columns * right // width),
+        )
         barred = np.full_like(plane, _black(frame, number))
         if layout.has_alpha and number == layout.plane_count - 1:
             barred = plane

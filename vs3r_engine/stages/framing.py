@@ -22,8 +22,14 @@ def missing_share(measured: Trajectory, smoothed: Trajectory, plane_depth: np.nd
     return (_excess(measured, smoothed, plane_depth, centres) > 0).mean(axis=1)
 
 
-def framed(measured: Trajectory, smoothed: Trajectory, shots: Sequence[FrameRange], rate: Fraction, settings: FrameSettings,
-           plane_depth: np.ndarray | None = None) -> Trajectory:
+def framed(
+    measured: Trajectory,
+    smoothed: Trajectory,
+    shots: Sequence[FrameRange],
+    rate: Fraction,
+    settings: FrameSettings,
+    plane_depth: np.ndarray | None = None,
+) -> Trajectory:
     """`smoothed` with its focal lengths raised so that, up to the zoom limit, no output pixel is unseen (framing "crop");
     other framings come back as they are. Static: one zoom a shot; dynamic: a slowly varying one."""
     if settings.framing != "crop":
@@ -57,8 +63,12 @@ def zoomed(path: Trajectory, zoom: np.ndarray) -> Trajectory:
 def _needed_zoom(measured: Trajectory, smoothed: Trajectory, plane_depth: np.ndarray | None, limit: float) -> np.ndarray:
     """[n] smallest zoom in [1, limit] at which the whole border of the output is seen, by bisection."""
     across, down = np.linspace(0.5, measured.width - 0.5, 33), np.linspace(0.5, measured.height - 0.5, 33)
-    border = np.concatenate([np.stack(np.broadcast_arrays(x, y), axis=-1) for x, y in (
-        (across, down[0]), (across, down[-1]), (across[0], down), (across[-1], down))])
+    border = np.concatenate(
+        [
+            np.stack(np.broadcast_arrays(x, y), axis=-1)
+            for x, y in ((across, down[0]), (across, down[-1]), (across[0], down), (across[-1], down))
+        ]
+    )
     low, high = np.ones(len(measured)), np.full(len(measured), limit)
     is_seen_at_one = (_excess(measured, smoothed, plane_depth, border) <= 0).all(axis=1)
     for _ in range(14):
@@ -83,7 +93,9 @@ def _excess(measured: Trajectory, smoothed: Trajectory, plane_depth: np.ndarray 
     is_ahead = seen[..., 2] > 1e-6
     source = seen[..., :2] / np.where(is_ahead, seen[..., 2], 1.0)[..., None]
     if measured.residual_px is not None and smoothed.residual_px is not None:
-        source = source + _residual_at(measured.residual_px - smoothed.residual_px, pixels, measured.width, measured.height).reshape(n, -1, 2)
+        source = source + _residual_at(measured.residual_px - smoothed.residual_px, pixels, measured.width, measured.height).reshape(
+            n, -1, 2
+        )
     size = np.array([measured.width, measured.height])
     # Half a pixel is the reach of a pixel's own area: sampling its centre on the border is still inside.
     outside = np.maximum(-source, source - size).max(axis=-1)

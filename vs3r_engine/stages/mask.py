@@ -13,7 +13,6 @@ from vs3r_engine.lens import pixels_of_points
 from vs3r_engine.scene import Reconstruction
 from vs3r_engine.settings import AnalysisSettings
 
-
 STEP_FRAMES = 2
 LEAST_ADVANTAGE_LEVELS = 3.0
 """8-bit luma levels; coding noise moves the difference of two errors by about one."""
@@ -133,10 +132,10 @@ def _predicted_flow(piece: Reconstruction, i: int, j: int, width: int, height: i
     cameras = [path.camera(path.first_frame + k).resized(columns, rows) for k in (i, j)]
     predicted = rigid_flow(depth, *cameras).astype(np.float32)
     if (columns, rows) != (width, height):
-        predicted = cv2.resize(predicted, (width, height), interpolation=cv2.INTER_LINEAR)
-    predicted = predicted * np.float32([width / columns, height / rows])
+        predicted = np.asarray(cv2.resize(predicted, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+    predicted = predicted * np.array([width / columns, height / rows], np.float32)
     if path.residual_px is not None:
-        change = (path.residual_px[j] - path.residual_px[i]) * np.float32([width / path.width, height / path.height])
+        change = (path.residual_px[j] - path.residual_px[i]) * np.array([width / path.width, height / path.height], np.float32)
         predicted += grid_at(change, width, height)
     return predicted
 
