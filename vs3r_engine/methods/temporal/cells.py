@@ -9,7 +9,7 @@ import numpy as np
 from vs3r_engine.frame import Frame, PixelLayout
 
 SMALL_PER_CELL = 4
-SMALL_WIDTH_PX = 320
+SMALL_WIDTH_PX = 240
 """Longer side of a small picture, where the frame is at least four times that; smaller frames are a quarter in size."""
 
 
