@@ -189,7 +189,7 @@ def render_frames(
             around = [views.view(frame_index + offset) for offset in neighbours]
             result = methods.renderer.render(target, current, [view for view in around if view is not None])
             if hole_shares is not None:
-                hole_shares[frame_index] = round(float(result.hole_mask.mean()), 5)
+                hole_shares[frame_index] = round(np.count_nonzero(result.hole_mask) / result.hole_mask.size, 5)
             yield result
 
     frames = (result.frame for result in rendered()) if completer is None else completer.complete(rendered(), views)
