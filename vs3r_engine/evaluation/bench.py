@@ -7,6 +7,7 @@ python -m vs3r_engine.evaluation.bench CLIPS [--report BENCHMARKS.md] [--keep FO
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import platform
 import shutil
@@ -136,7 +137,8 @@ def compare(
         (clip, {name: keep / clip.stem / f"{name}.mp4" for name in costs[clip.stem]}, keep / "measured")
         for clip in clips
     ]
-    with ProcessPoolExecutor(jobs, initializer=_quiet) as pool:
+    # A fork of a process whose OpenCV has started threads would wait for them for ever.
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _quiet) as pool:
         measured = dict(
             zip([clip.stem for clip in clips], pool.map(measured_clip, *zip(*tasks, strict=True)), strict=True)
         )
