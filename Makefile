@@ -8,4 +8,6 @@ lint: ; $(PYTHON) -m ruff check . && $(PYTHON) -m mypy && .venv/bin/lint-imports
 bench: ; $(PYTHON) -m vs3r_engine.evaluation.bench $(CLIPS)
 bench-service: ; $(PYTHON) -m vs3r_engine.service.bench
 bench-gpu: ; $(PYTHON) -m vs3r_engine.methods.vggt4d.bench && $(PYTHON) -m vs3r_engine.evaluation.bench_gpu_diffusion
-.PHONY: help test check lint bench bench-service bench-gpu
+generated: ; $(PYTHON) plugin/openfx/generate.py
+resilience: ; $(PYTHON) -m pytest -m slow -s tests/bridge/test_real_engine.py tests/bridge/test_launcher.py tests/engine/test_service_security.py
+.PHONY: generated resilience help test check lint bench bench-service bench-gpu
