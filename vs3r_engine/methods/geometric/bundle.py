@@ -84,15 +84,33 @@ def adjusted(
 def begun(window: Window, sightings: Sightings, is_quick: bool = False) -> tuple[Window, np.ndarray]:
     """The window with translations and depths found from nothing, as `adjusted` returns it.
 
-    Over a long window the right answer may lie behind wrong ones, over a short one nothing may have moved far enough to
-    tell. So the window grows from a third, and where that explains too little (unless is_quick), the whole is tried
-    at once as well.
+    The right answer lies among wrong ones: relief turned inside out, a long window's far motion or a short one's little
+    motion mistaken. So (unless is_quick) ways to begin are tried until one explains nearly everything, and the best is
+    taken: growing from a third of the window, all at once with a strict and with a lenient loss, and the best turned
+    inside out.
     """
-    grown = _grown(window, sightings)
-    if is_quick or _share_lost(grown[1], sightings) < _GOOD_SHARE_LOST:
-        return grown
-    at_once = adjusted(window, sightings, ROTATION_TRANSLATION, 14, first_scale_px=4.0)
-    return min(grown, at_once, key=lambda found: _share_lost(found[1], sightings))
+    best = _grown(window, sightings)
+    for begin in () if is_quick else (_at_once_strictly, _at_once_leniently, _inside_out):
+        if _share_lost(best[1], sightings) < _GOOD_SHARE_LOST:
+            break
+        other = begin(window, best[0], sightings)
+        best = min(best, other, key=lambda found: _share_lost(found[1], sightings))
+    return best
+
+
+def _at_once_strictly(window: Window, best: Window, sightings: Sightings) -> tuple[Window, np.ndarray]:
+    return adjusted(window, sightings, ROTATION_TRANSLATION, 14, first_scale_px=2.0)
+
+
+def _at_once_leniently(window: Window, best: Window, sightings: Sightings) -> tuple[Window, np.ndarray]:
+    return adjusted(window, sightings, ROTATION_TRANSLATION, 14, first_scale_px=16.0)
+
+
+def _inside_out(window: Window, best: Window, sightings: Sightings) -> tuple[Window, np.ndarray]:
+    usual = float(np.median(best.inverse_depth))
+    turned = np.maximum(2 * usual - best.inverse_depth, 0.1 * usual)
+    mirrored = replace(best, translation=2 * best.translation[:1] - best.translation, inverse_depth=turned)
+    return adjusted(mirrored, sightings, ROTATION_TRANSLATION, 12, first_scale_px=4.0)
 
 
 def _share_lost(error: np.ndarray, sightings: Sightings) -> float:

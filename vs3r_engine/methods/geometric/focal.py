@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Focal self-calibration: the focal length at which windows of tracks are explained best by cameras that turn and move.
+"""Focal self-calibration: the focal length at which windows of tracks are explained best.
 
-A wrong focal length bends rotations and parallax in ways that no camera path makes good. The scan tells how sharply:
-that is the confidence. Windows that only zoom, or hardly turn and show no parallax, tell nothing.
+A wrong focal length bends rotations and parallax in ways that no camera path makes good. A scan over focal lengths tells
+which is right, and how sharply: that is the confidence. Windows that only zoom, or hardly turn and show no parallax,
+tell nothing.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from vs3r_engine.methods.geometric.bundle import (
+    ROTATION,
     ROTATION_TRANSLATION,
     Sightings,
     Window,
@@ -25,24 +28,28 @@ WINDOW_FRAMES = 36
 CALIBRATION_FRAMES = 2 * WINDOW_FRAMES
 """Good frames looked at: the first ones of a shot."""
 CONFIDENT = 0.45
-"""Confidence from which the focal length is within 3 % on every synthetic clip it was tried on."""
+"""Confidence from which the focal length was within 3 % on every synthetic clip it was tried on."""
 
 _FRAME_STEP = 3
 _TRACKS = 60
 _FEWEST_TRACKS = 30
-_LOW, _HIGH, _STEPS = 0.42, 2.9, 7
-"""Focal lengths tried, over the picture's longer side: a 122 degree to a 22 degree lens."""
+_LOW, _HIGH = 0.42, 2.9
+"""Focal lengths tried, over the picture's longer side: a 100 degree to a 20 degree lens."""
+_TURNING_STEPS, _MOVING_STEPS = 15, 7
 _UNUSUAL = 0.5
 """Cost per squared log ratio to the assumed focal length: among lenses that explain a clip equally, the usual one."""
 _NEAR = 0.2
-"""Log ratio of focal lengths up to which one's explanation is a start for the other's."""
+"""Log ratio of focal lengths over which one's explanation is not the only start for the other's."""
 _NEIGHBOUR = 1.15
 """The valley's depth is measured at this ratio to either side of its bottom."""
 _WORST_COST = 3.0
-_POOR_COST = 1.2
-"""Lowest cost of a quick scan over which it is done again with more patience."""
+_WORST_TURNING_COST, _WORST_TURNING_BOTTOM = 2.5, 0.6
+"""Robust cost of a track under which turns alone explain a window: on the coarse grid, and at the bottom."""
 _LEAST_TURN_RAD = 0.12
 _LEAST_SPREAD = 0.2
+
+Cost = Callable[[float], float]
+"""Mean robust cost of a track, of a log focal length in analysed pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,42 +65,58 @@ def calibrated(links: list[Link], assumed_px: float, long_side_px: float) -> Cal
 
     links: the first is a "start", all others "linked". assumed_px: the one their rotations were found with.
     """
-    windows = [links[k : k + WINDOW_FRAMES] for k in range(0, max(len(links) - WINDOW_FRAMES // 2, 1), WINDOW_FRAMES)]
-    scans = [scan for scan in (_Scan.of(window, assumed_px) for window in windows) if scan is not None]
-    tried = np.log(long_side_px) + np.linspace(np.log(_LOW), np.log(_HIGH), _STEPS)
-    kept: list[_Scan] = []
-    lowest = 0
+    starts = range(0, max(len(links) - WINDOW_FRAMES // 2, 1), WINDOW_FRAMES)
+    found = (_Scan.of(links[k : k + WINDOW_FRAMES], assumed_px) for k in starts)
+    scans = [scan for scan in found if scan is not None]
+    span = np.log(long_side_px) + np.log([_LOW, _HIGH])
+    # Turns alone tell most sharply, where they are all there is.
+    tried = np.linspace(*span, _TURNING_STEPS)
+    turning = [scan.turned for scan in scans if scan.turns(min(tried, key=scan.turned))]
+    calibration, bottom = _valley(turning, tried, assumed_px)
+    if turning and calibration.confidence > 0 and bottom < _WORST_TURNING_BOTTOM:
+        return calibration
+    tried = np.linspace(*span, _MOVING_STEPS)
+    moving: list[Cost] = []
     for scan in scans:
-        if not kept:
-            costs = [scan.cost(log_focal, is_quick=True) for log_focal in tried]
-            if min(costs) > _POOR_COST:
-                scan.forget()
-                costs = [scan.cost(log_focal) for log_focal in tried]
-            lowest = int(np.argmin(costs))
-        else:
-            scan.cost(tried[lowest])
-        if scan.says_something():
-            kept.append(scan)
-    if not kept or lowest in (0, _STEPS - 1):
-        return Calibration(assumed_px, 0.0)
+        scan.moved(np.log(assumed_px))
+        for log_focal in sorted(tried, key=lambda log_focal: abs(log_focal - np.log(assumed_px))) if not moving else ():
+            scan.moved(log_focal)
+        if scan.moves():
+            moving.append(scan.moved)
+    return _valley(moving, tried, assumed_px)[0]
 
-    def cost(log_focal: float) -> float:
-        return float(np.mean([scan.cost(log_focal) for scan in kept]))
 
-    centre = tried[lowest]
+def _valley(costs: list[Cost], tried: np.ndarray, assumed_px: float) -> tuple[Calibration, float]:
+    """(the focal length of lowest mean cost, that cost). Confidence 0 and the assumed one where there is no clear valley.
+
+    The first of `costs` says where to look, all of them together where exactly.
+    """
+    nothing = Calibration(assumed_px, 0.0), np.inf
+    if not costs:
+        return nothing
+    lowest = int(np.argmin([costs[0](log_focal) for log_focal in tried]))
+    if lowest in (0, len(tried) - 1):
+        return nothing
+
+    def mean(log_focal: float) -> float:
+        return float(np.mean([cost(log_focal) for cost in costs]))
+
+    centre = float(tried[lowest])
     for width in (0.14, 0.07, 0.04):
-        left, bottom, right = (cost(centre + k * width) for k in (-1, 0, 1))
+        left, bottom, right = (mean(centre + k * width) for k in (-1, 0, 1))
         bend = left + right - 2 * bottom
-        centre += width * float(
-            np.clip(0.5 * (left - right) / bend if bend > 1e-9 else np.sign(left - right), -1.0, 1.0)
-        )
-    bottom, *sides = (cost(centre + k * np.log(_NEIGHBOUR)) for k in (0, -1, 1))
-    valley = max(min(sides) - bottom, 0.0) / (bottom + 0.3)
-    return Calibration(float(np.exp(centre)), float(valley / (valley + 0.25)))
+        shift = 0.5 * (left - right) / bend if bend > 1e-9 else np.sign(left - right)
+        centre += width * float(np.clip(shift, -1.0, 1.0))
+    if any(cost(centre) > 1.05 * cost(float(np.log(assumed_px))) + 0.03 for cost in costs):
+        # Windows that contradict each other were explained by accident.
+        return nothing
+    bottom, *sides = (mean(centre + k * np.log(_NEIGHBOUR)) for k in (0, -1, 1))
+    depth = max(min(sides) - bottom, 0.0) / (bottom + 0.3)
+    return Calibration(float(np.exp(centre)), float(depth / (depth + 0.25))), bottom
 
 
 class _Scan:
-    """One window explained with one focal length after the other, each from the nearest one's explanation."""
+    """One window explained with one focal length after the other."""
 
     def __init__(self, links: list[Link], sightings: Sightings, assumed_px: float) -> None:
         rotation = [np.eye(3)]
@@ -106,9 +129,10 @@ class _Scan:
         self._first_xy = self._sightings.xy[self._first, np.arange(tracks)]
         self._is_fixed = np.arange(len(frames)) == 0
         self._depth_weight = np.full(tracks, 0.3)
-        self._assumed = np.log(assumed_px)
+        self._assumed = float(np.log(assumed_px))
         self._start = (np.array(rotation)[frames], np.zeros((len(frames), 3)), np.ones(tracks))
-        self._solved: dict[float, tuple[Window, float]] = {}
+        self._turned: dict[float, tuple[Window, float]] = {}
+        self._moved: dict[float, tuple[Window, float]] = {}
 
     @classmethod
     def of(cls, links: list[Link], assumed_px: float) -> "_Scan | None":
@@ -120,35 +144,50 @@ class _Scan:
         tracks = np.argsort(-life, kind="stable")
         # A spread over the longest lived ones, not the very longest: those crowd where the picture moves least.
         tracks = tracks[life[tracks] >= 0.4 * len(links)][: 2 * _TRACKS : 2]
-        return (
-            cls(links, Sightings(xy[:, tracks], seen[:, tracks]), assumed_px) if len(tracks) >= _FEWEST_TRACKS else None
-        )
+        if len(tracks) < _FEWEST_TRACKS:
+            return None
+        return cls(links, Sightings(xy[:, tracks], seen[:, tracks]), assumed_px)
 
-    def forget(self) -> None:
-        """Drops all explanations."""
-        self._solved = {}
+    def turned(self, log_focal: float) -> float:
+        """Cost where the camera only turns."""
+        if log_focal not in self._turned:
+            start = self._window(*self._start, self._assumed, log_focal)
+            window, error = adjusted(start, self._sightings, ROTATION, 7, first_scale_px=4.0)
+            self._turned[log_focal] = window, self._cost(error, log_focal)
+        return self._turned[log_focal][1]
 
-    def cost(self, log_focal: float, is_quick: bool = False) -> float:
-        """Mean robust cost of a track with this focal length (log of analysed pixels)."""
-        known = self._solved.get(log_focal)
-        if known is None:
-            nearest = min(self._solved, key=lambda other: abs(other - log_focal), default=None)
-            if nearest is None or abs(nearest - log_focal) > _NEAR:
-                window, error = begun(self._window(*self._start, self._assumed, log_focal), self._sightings, is_quick)
-            else:
-                near = self._solved[nearest][0]
-                window = self._window(near.rotation, near.translation, near.inverse_depth, nearest, log_focal)
-                window, error = adjusted(window, self._sightings, ROTATION_TRANSLATION, 8, first_scale_px=3.0)
-            unusual = _UNUSUAL * (log_focal - self._assumed) ** 2
-            known = self._solved[log_focal] = window, float(robust_cost(error, self._sightings.seen).mean()) + unusual
-        return known[1]
+    def turns(self, log_focal: float) -> bool:
+        """Whether turns alone, and enough of them, explain the window with this focal length."""
+        return self.turned(log_focal) < _WORST_TURNING_COST and _turn_rad(self._turned[log_focal][0]) > _LEAST_TURN_RAD
 
-    def says_something(self) -> bool:
+    def moved(self, log_focal: float) -> float:
+        """Cost where the camera turns and moves; explained from what is known for the nearest focal length."""
+        if log_focal in self._moved:
+            return self._moved[log_focal][1]
+        start = self._window(*self._start, self._assumed, log_focal)
+        nearest = min(self._moved, key=lambda other: abs(other - log_focal), default=None)
+        if nearest is None:
+            window, error = begun(start, self._sightings)
+        else:
+            near = self._moved[nearest][0]
+            window = self._window(near.rotation, near.translation, near.inverse_depth, nearest, log_focal)
+            window, error = adjusted(window, self._sightings, ROTATION_TRANSLATION, 8, first_scale_px=3.0)
+            if abs(nearest - log_focal) > _NEAR:
+                fresh, fresh_error = begun(start, self._sightings, is_quick=True)
+                if self._cost(fresh_error, log_focal) < self._cost(error, log_focal):
+                    window, error = fresh, fresh_error
+        self._moved[log_focal] = window, self._cost(error, log_focal)
+        return self._moved[log_focal][1]
+
+    def moves(self) -> bool:
         """Whether the best explanation so far is good, and turns enough or shows parallax."""
-        window, cost = min(self._solved.values(), key=lambda solved: solved[1])
-        cosine = 0.5 * (np.trace(window.rotation, axis1=1, axis2=2) - 1)
-        turn = float(np.arccos(np.clip(cosine, -1, 1)).max())
-        return cost < _WORST_COST and (turn > _LEAST_TURN_RAD or depth_spread(window.inverse_depth) > _LEAST_SPREAD)
+        window, cost = min(self._moved.values(), key=lambda moved: moved[1])
+        is_telling = _turn_rad(window) > _LEAST_TURN_RAD or depth_spread(window.inverse_depth) > _LEAST_SPREAD
+        return cost < _WORST_COST and is_telling
+
+    def _cost(self, error: np.ndarray, log_focal: float) -> float:
+        unusual = _UNUSUAL * (log_focal - self._assumed) ** 2
+        return float(robust_cost(error, self._sightings.seen).mean()) + unusual
 
     def _window(
         self,
@@ -177,3 +216,9 @@ class _Scan:
             self._depth_weight,
             self._is_fixed,
         )
+
+
+def _turn_rad(window: Window) -> float:
+    """The largest turn away from the first camera."""
+    cosine = 0.5 * (np.trace(window.rotation, axis1=1, axis2=2) - 1)
+    return float(np.arccos(np.clip(cosine, -1, 1)).max())

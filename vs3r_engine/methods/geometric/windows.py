@@ -24,6 +24,8 @@ BEHIND_FRAMES, AHEAD_FRAMES = 10, 8
 
 _COARSE_STEP = 3
 _TRACKS = 130
+_PATIENT_EVERY = 4
+"""Of the windows that follow one without parallax, every how manieth is searched for it with all patience."""
 _FEWEST_SIGHTINGS = 6
 _FEWEST_FRAMES = 8
 _NOISE_PX = 0.35
@@ -34,6 +36,10 @@ _SIGHTINGS_PER_TRACK = 6
 _DEPTH_SPREAD = 0.2
 """Standard deviation of log depth under which a translation is not told apart from a rotation."""
 _WORST_COST = 5.4
+_STAYING = 0.85
+"""What a model's criterion is worth where the window before has it already: each change of model bends the path."""
+_RELUCTANCE_TO_ZOOM = 1.08
+"""A lens that seems to breathe a little is parallax or a moving crowd."""
 _PER_FRAME = {ROTATION: 3, ROTATION_ZOOM: 4, ROTATION_TRANSLATION: 6}
 _PER_TRACK = {ROTATION: 2, ROTATION_ZOOM: 2, ROTATION_TRANSLATION: 3}
 
@@ -66,6 +72,8 @@ class Windows:
         self._rotation, self._centre, self._log_zoom = np.eye(3), np.zeros(3), 0.0
         self._point_ids, self._points = np.zeros(0, np.int64), np.zeros((0, 4))
         self._usual_inverse_depth = 1.0
+        self._vain_attempts = 0
+        self._last_model = ROTATION
 
     def add(self, link: Link) -> list[Node]:
         """Nodes that became final through this link."""
@@ -92,6 +100,7 @@ class Windows:
         self._waiting -= len(nodes)
         self._links = self._links[-(self._waiting + len(self._nodes)) :]
         last = nodes[-1]
+        self._last_model = last.model
         self._rotation, self._centre, self._log_zoom = last.rotation, last.centre, last.log_zoom
         return nodes
 
@@ -107,7 +116,7 @@ class Windows:
                 window, Sightings(xy[:, tracks], seen[:, tracks]), np.exp(log_zoom - log_zoom[0])
             )
         if model == ROTATION_TRANSLATION:
-            return self._nodes_with_depth(solved, rotation[0], centre[0], ids, xy, seen)
+            return self._nodes_with_depth(solved, ids[tracks], rotation[0], centre[0], ids, xy, seen)
         if model == ROTATION_ZOOM:
             joint = max(behind - 1, 0)
             turn = rotation[joint] @ solved.rotation[joint]
@@ -147,7 +156,7 @@ class Windows:
         frames = len(rotation)
         life = seen.sum(axis=0)
         tracks = np.argsort(-life, kind="stable")[:_TRACKS]
-        tracks = tracks[life[tracks] >= _FEWEST_SIGHTINGS]
+        tracks = np.sort(tracks[life[tracks] >= _FEWEST_SIGHTINGS])
         if frames < _FEWEST_FRAMES or len(tracks) < 24:
             return None, tracks
         return self._located(rotation, centre, ids[tracks], xy[:, tracks], seen[:, tracks], behind), tracks
@@ -204,12 +213,18 @@ class Windows:
             seen = Sightings(sight.xy[:, part], sight.seen[:, part])
             small = _part_of(start[model], coarse, part)
             if model == ROTATION_TRANSLATION and not is_begun:
-                found[model], error = begun(small, seen)
+                self._vain_attempts += 1
+                is_quick = self._vain_attempts % _PATIENT_EVERY != 1
+                found[model], error = begun(small, seen, is_quick)
             else:
                 found[model], error = adjusted(small, seen, model, 7, first_scale_px=4.0)
             cost = float(robust_cost(error, seen.seen).mean())
             parameters = _PER_FRAME[model] * len(coarse) + _PER_TRACK[model] * tracks
             criterion[model] = _SIGHTINGS_PER_TRACK * tracks * cost + price * parameters
+            if model == self._last_model:
+                criterion[model] *= _STAYING
+            if model == ROTATION_ZOOM:
+                criterion[model] *= _RELUCTANCE_TO_ZOOM
             if model == ROTATION_TRANSLATION and (
                 cost > _WORST_COST or depth_spread(found[model].inverse_depth) < _DEPTH_SPREAD
             ):
@@ -219,9 +234,13 @@ class Windows:
         model = min(criterion, key=lambda name: criterion[name])
         if model == ROTATION:
             return model, window
-        return model, self._refined(start[model], sightings, found[model], coarse, model)
+        if model == ROTATION_TRANSLATION:
+            self._vain_attempts = 0
+        return model, self._refined(start[model], sightings, found[model], coarse, model, is_begun)
 
-    def _refined(self, window: Window, sightings: Sightings, moved: Window, coarse: np.ndarray, model: str) -> Window:
+    def _refined(
+        self, window: Window, sightings: Sightings, moved: Window, coarse: np.ndarray, model: str, is_begun: bool
+    ) -> Window:
         """Every camera of the window, seen from the points of the coarse one."""
         rotation, translation = window.rotation.copy(), window.translation.copy()
         behind = coarse[
@@ -246,11 +265,17 @@ class Windows:
                 inverse_depth=moved.inverse_depth,
                 depth_weight=window.depth_weight[::2],
             )
-        return adjusted(full, sightings, model, 4, first_scale_px=1.5, hold="points")[0]
+        if is_begun:
+            return adjusted(full, sightings, model, 4, first_scale_px=1.5, hold="points")[0]
+        # The first camera was held still where it could have been mistaken: let the points tell where it is, too.
+        free_all = replace(full, is_fixed=np.zeros(len(rotation), bool))
+        solved = adjusted(free_all, sightings, model, 7, first_scale_px=8.0, hold="points")[0]
+        return _from_first_camera(solved, self._usual_inverse_depth)
 
     def _nodes_with_depth(
         self,
         solved: Window,
+        solved_ids: np.ndarray,
         rotation0: np.ndarray,
         centre0: np.ndarray,
         ids: np.ndarray,
@@ -259,18 +284,19 @@ class Windows:
     ) -> list[Node]:
         rotation = np.matmul(rotation0, solved.rotation.transpose(0, 2, 1))
         centre = centre0 - np.matmul(rotation, solved.translation[..., None])[..., 0]
+        self._point_ids, self._points = solved_ids, _world_points(solved, rotation0, centre0)
+        self._usual_inverse_depth = float(np.median(solved.inverse_depth))
         enough = seen.sum(axis=0) >= 4
         ids, xy, seen = ids[enough], xy[:, enough], seen[:, enough]
         # Points of every track, from the settled cameras.
         window = self._located(rotation, centre, ids, xy, seen, len(rotation))
         chosen, error = adjusted(
-            window, Sightings(xy, seen), ROTATION_TRANSLATION, 5, first_scale_px=3.0, hold="cameras"
+            window, Sightings(xy, seen), ROTATION_TRANSLATION, 6, first_scale_px=6.0, hold="cameras"
         )
         track_error = np.sqrt((np.minimum(error, 6.0) ** 2 * seen).sum(axis=0) / seen.sum(axis=0))
         agreement = 1.0 / (1.0 + track_error**2) ** 2
         good = agreement > 0.25
-        world = chosen.direction @ rotation0.T + chosen.inverse_depth[:, None] * centre0
-        self._point_ids, self._points = ids[good], np.concatenate([world, chosen.inverse_depth[:, None]], axis=1)[good]
+        self._point_ids, self._points = ids[good], _world_points(chosen, rotation0, centre0)[good]
         z = np.matmul(chosen.rotation, chosen.direction.T)[:, 2] + chosen.translation[:, 2:] * chosen.inverse_depth
         inverse_depth = chosen.inverse_depth / np.maximum(z, 0.05)
         nodes = []
@@ -311,6 +337,29 @@ def _find(known_ids: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarra
         return np.zeros(len(ids), np.int64), np.zeros(len(ids), bool)
     at = np.minimum(np.searchsorted(known_ids, ids), len(known_ids) - 1)
     return at, known_ids[at] == ids
+
+
+def _world_points(window: Window, rotation0: np.ndarray, centre0: np.ndarray) -> np.ndarray:
+    """[m, 4] homogeneous points in the world of a window whose reference camera has this pose."""
+    world = window.direction @ rotation0.T + window.inverse_depth[:, None] * centre0
+    return np.concatenate([world, window.inverse_depth[:, None]], axis=1)
+
+
+def _from_first_camera(window: Window, usual_inverse_depth: float) -> Window:
+    """The same window with its first camera as the reference, in the scale that makes its points usually so far."""
+    rotation = np.matmul(window.rotation, window.rotation[0].T)
+    translation = window.translation - rotation @ window.translation[0]
+    direction = window.direction @ window.rotation[0].T + window.inverse_depth[:, None] * window.translation[0]
+    length = np.linalg.norm(direction, axis=1)
+    inverse_depth = window.inverse_depth / length
+    scale = usual_inverse_depth / max(float(np.median(inverse_depth)), 1e-9) if inverse_depth.any() else 1.0
+    return replace(
+        window,
+        rotation=rotation,
+        translation=translation / scale,
+        direction=direction / length[:, None],
+        inverse_depth=inverse_depth * scale,
+    )
 
 
 def _part_of(window: Window, frames: np.ndarray, tracks: slice) -> Window:
