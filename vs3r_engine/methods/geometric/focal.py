@@ -33,6 +33,7 @@ CONFIDENT = 0.45
 _FRAME_STEP = 3
 _TRACKS = 60
 _FEWEST_TRACKS = 30
+_FEWEST_FRAMES = 20
 _LOW, _HIGH = 0.42, 2.9
 """Focal lengths tried, over the picture's longer side: a 100 degree to a 20 degree lens."""
 _TURNING_STEPS, _MOVING_STEPS = 15, 7
@@ -40,10 +41,12 @@ _UNUSUAL = 0.5
 """Cost per squared log ratio to the assumed focal length: among lenses that explain a clip equally, the usual one."""
 _NEAR = 0.2
 """Log ratio of focal lengths over which one's explanation is not the only start for the other's."""
+_FAR = 0.35
+"""Log ratio to the assumed focal length that one window alone is not believed."""
 _NEIGHBOUR = 1.15
 """The valley's depth is measured at this ratio to either side of its bottom."""
 _WORST_COST = 3.0
-_WORST_TURNING_COST, _WORST_TURNING_BOTTOM = 2.5, 0.6
+_WORST_TURNING_COST, _WORST_TURNING_BOTTOM = 2.5, 1.0
 """Robust cost of a track under which turns alone explain a window: on the coarse grid, and at the bottom."""
 _LEAST_TURN_RAD = 0.12
 _LEAST_SPREAD = 0.2
@@ -65,21 +68,22 @@ def calibrated(links: list[Link], assumed_px: float, long_side_px: float) -> Cal
 
     links: the first is a "start", all others "linked". assumed_px: the one their rotations were found with.
     """
-    starts = range(0, max(len(links) - WINDOW_FRAMES // 2, 1), WINDOW_FRAMES)
+    starts = range(0, max(len(links) - _FEWEST_FRAMES, 1), WINDOW_FRAMES)
     found = (_Scan.of(links[k : k + WINDOW_FRAMES], assumed_px) for k in starts)
     scans = [scan for scan in found if scan is not None]
-    span = np.log(long_side_px) + np.log([_LOW, _HIGH])
+    low, high = np.log(long_side_px * np.array([_LOW, _HIGH]))
     # Turns alone tell most sharply, where they are all there is.
-    tried = np.linspace(*span, _TURNING_STEPS)
-    turning = [scan.turned for scan in scans if scan.turns(min(tried, key=scan.turned))]
+    tried = np.linspace(low, high, _TURNING_STEPS)
+    turning: list[Cost] = [scan.turned for scan in scans if scan.turns(min(tried, key=scan.turned))]
     calibration, bottom = _valley(turning, tried, assumed_px)
     if turning and calibration.confidence > 0 and bottom < _WORST_TURNING_BOTTOM:
         return calibration
-    tried = np.linspace(*span, _MOVING_STEPS)
+    tried = np.linspace(low, high, _MOVING_STEPS)
+    outward = sorted(tried, key=lambda log_focal: abs(log_focal - np.log(assumed_px)))
     moving: list[Cost] = []
     for scan in scans:
         scan.moved(np.log(assumed_px))
-        for log_focal in sorted(tried, key=lambda log_focal: abs(log_focal - np.log(assumed_px))) if not moving else ():
+        for log_focal in [min(tried, key=moving[0])] if moving else outward:
             scan.moved(log_focal)
         if scan.moves():
             moving.append(scan.moved)
@@ -107,6 +111,8 @@ def _valley(costs: list[Cost], tried: np.ndarray, assumed_px: float) -> tuple[Ca
         bend = left + right - 2 * bottom
         shift = 0.5 * (left - right) / bend if bend > 1e-9 else np.sign(left - right)
         centre += width * float(np.clip(shift, -1.0, 1.0))
+    if len(costs) == 1 and abs(centre - np.log(assumed_px)) > _FAR:
+        return nothing
     if any(cost(centre) > 1.05 * cost(float(np.log(assumed_px))) + 0.03 for cost in costs):
         # Windows that contradict each other were explained by accident.
         return nothing
@@ -137,7 +143,7 @@ class _Scan:
     @classmethod
     def of(cls, links: list[Link], assumed_px: float) -> "_Scan | None":
         """None where there are too few frames or tracks."""
-        if len(links) < WINDOW_FRAMES // 2:
+        if len(links) < _FEWEST_FRAMES:
             return None
         _, xy, seen = table(links)
         life = seen.sum(axis=0)

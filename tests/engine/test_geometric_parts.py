@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of the weight-free reconstructor by themselves, and what it does with pictures that tell nothing."""
+
+from dataclasses import replace
+from fractions import Fraction
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.synthetic import make_clip
+from vs3r_engine.frame import Frame, PixelLayout
+from vs3r_engine.methods.geometric import GeometricReconstructor
+from vs3r_engine.methods.geometric.bundle import (
+    ROTATION,
+    ROTATION_TRANSLATION,
+    Sightings,
+    Window,
+    adjusted,
+    begun,
+    rotations_from_vectors,
+)
+from vs3r_engine.methods.geometric.depth import DepthMap
+from vs3r_engine.methods.geometric.motion import (
+    pair_motion,
+    rotation_from_vector,
+    turned,
+    vector_from_rotation,
+    votes_of,
+)
+from vs3r_engine.methods.geometric.residual import SmoothField
+from vs3r_engine.methods.geometric.shutter import skew_at
+from vs3r_engine.methods.geometric.tracks import Tracker
+from vs3r_engine.scene import Reconstruction
+from vs3r_engine.settings import AnalysisSettings
+
+RATE = Fraction(30)
+GRAY = PixelLayout("gray", 8)
+
+
+def gray_frames(pictures: list[np.ndarray]) -> list[Frame]:
+    return [Frame(i, (picture,), GRAY) for i, picture in enumerate(pictures)]
+
+
+def texture(width: int, height: int, seed: int = 0) -> np.ndarray:
+    noise = np.random.default_rng(seed).standard_normal((height, width)).astype(np.float32)
+    return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2), None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+
+
+def shifted(count: int, dx: int, dy: int, width: int = 160, height: int = 96) -> list[np.ndarray]:
+    big = texture(width + count * dx, height + count * dy)
+    return [big[i * dy : i * dy + height, i * dx : i * dx + width].copy() for i in range(count)]
+
+
+def analysed(pictures: list[np.ndarray], **settings) -> list[Reconstruction]:
+    return list(GeometricReconstructor(AnalysisSettings(**settings)).reconstruct(iter(gray_frames(pictures)), RATE))
+
+
+def checked(pieces: list[Reconstruction], count: int) -> list[Reconstruction]:
+    """The pieces, if they cover `count` frames with finite numbers and proper rotations."""
+    assert sum(len(piece.trajectory) for piece in pieces) == count
+    for piece in pieces:
+        path = piece.trajectory
+        for array in (path.K, path.world_from_camera, path.residual_px, piece.depth, piece.confidence):
+            assert np.isfinite(array).all()
+        assert np.allclose(np.linalg.det(path.world_from_camera[:, :3, :3]), 1.0)
+        assert (piece.depth > 0).all() and (piece.confidence >= 0).all() and (piece.confidence <= 1).all()
+    return pieces
+
+
+def column(pieces: list[Reconstruction], name: str) -> np.ndarray:
+    return np.concatenate([piece.diagnostics[name] for piece in pieces])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_shots_of_very_few_frames(count):
+    checked(analysed(shifted(count, 2, 1)), count)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 33), (400, 16), (853, 479)])
+def test_any_size_from_16_pixels(size):
+    checked(analysed(shifted(5, 1, 1, *size)), 5)
+
+
+def test_a_picture_that_stands_still_gives_a_camera_that_stands_still_exactly():
+    pieces = checked(analysed([texture(160, 96)] * 40), 40)
+    for piece in pieces:
+        assert (piece.trajectory.world_from_camera == np.eye(4)).all()
+        assert (piece.trajectory.residual_px == 0).all()
+
+
+def test_a_tripod_under_noise_moves_less_than_a_twentieth_of_a_pixel():
+    rng, still = np.random.default_rng(1), texture(160, 96)
+    noisy = [np.clip(still + rng.normal(0, 3, still.shape), 0, 255).astype(np.uint8) for _ in range(30)]
+    pieces = checked(analysed(noisy), 30)
+    turns = np.concatenate([piece.trajectory.world_from_camera[:, :3, :3] for piece in pieces])
+    residual = np.concatenate([piece.trajectory.residual_px for piece in pieces])
+    assert max(np.linalg.norm(vector_from_rotation(turn)) for turn in turns) * 0.9 * 160 < 0.05
+    assert np.sqrt((residual**2).mean()) < 0.05
+
+
+def test_black_and_noise_are_bridged_and_never_raise():
+    rng = np.random.default_rng(2)
+    for pictures in (
+        [np.zeros((96, 160), np.uint8)] * 40,
+        [rng.integers(0, 255, (96, 160)).astype(np.uint8) for _ in range(40)],
+    ):
+        pieces = checked(analysed(pictures), 40)
+        assert column(pieces, "is_bridged").mean() > 0.5
+
+
+def test_bad_frames_lie_on_the_way_between_their_neighbours_and_are_reported():
+    pictures = shifted(40, 2, 1)
+    whole = checked(analysed(pictures), 40)
+    pictures[20], pictures[21] = np.zeros_like(pictures[0]), np.full_like(pictures[0], 255)
+    pieces = checked(analysed(pictures), 40)
+    assert list(np.flatnonzero(column(pieces, "is_bridged"))) == [20, 21]
+    paths = [np.concatenate([p.trajectory.world_from_camera for p in found])[:, :3, :3] for found in (pieces, whole)]
+    apart = [np.linalg.norm(vector_from_rotation(a.T @ b)) for a, b in zip(*paths, strict=True)]
+    assert np.degrees(max(apart)) < 0.1
+
+
+def test_a_repeated_frame_stands_where_it_was_taken():
+    pictures = shifted(30, 2, 0)
+    pictures[11] = pictures[10]
+    pieces = checked(analysed(pictures), 30)
+    path = np.concatenate([piece.trajectory.world_from_camera for piece in pieces])
+    assert (path[11] == path[10]).all() and column(pieces, "is_bridged")[11]
+
+
+def test_a_jump_of_a_quarter_of_the_picture_is_found_again():
+    pictures = shifted(24, 2, 0, 320, 96)
+    big = texture(700, 96, seed=5)
+    pictures = [big[:, 2 * i : 2 * i + 320].copy() for i in range(12)] + [
+        big[:, 80 + 2 * i : 400 + 2 * i].copy() for i in range(12, 24)
+    ]
+    pieces = checked(analysed(pictures), 24)
+    assert not column(pieces, "is_bridged").any()
+
+
+def test_analysis_runs_ahead_of_its_pieces_by_a_bounded_number_of_frames():
+    clip = make_clip("regular", frames=40, width=64, height=48, seed=0)
+    read = [0]
+
+    def endless():
+        while read[0] < 2000:
+            yield replace(clip.frame(read[0] % 40), frame_index=read[0])
+            read[0] += 1
+
+    done = 0
+    for piece in GeometricReconstructor(AnalysisSettings()).reconstruct(endless(), RATE):
+        assert piece.trajectory.first_frame == done
+        done += len(piece.trajectory)
+        assert read[0] - done <= 100
+        if done > 200:
+            break
+
+
+def test_equal_frames_give_equal_results():
+    frames = shifted(36, 2, 1)
+    first, second = analysed(frames), analysed(frames)
+    for a, b in zip(first, second, strict=True):
+        assert (a.trajectory.world_from_camera == b.trajectory.world_from_camera).all()
+        assert (a.trajectory.residual_px == b.trajectory.residual_px).all() and (a.depth == b.depth).all()
+
+
+def test_the_tracker_measures_a_shift_to_a_twentieth_of_a_pixel():
+    big = cv2.GaussianBlur(texture(420, 300), (0, 0), 1.0)
+    first, second = (cv2.getRectSubPix(big, (320, 180), (200 + dx, 140 + dy)) for dx, dy in ((0, 0), (3.3, -1.6)))
+    tracker = Tracker(320, 180)
+    assert tracker.begin(first) > 150
+    pair = tracker.follow(second)
+    assert len(pair) > 130
+    assert np.abs(np.median(pair.xy_to - pair.xy_from, axis=0) - [-3.3, 1.6]).max() < 0.05
+
+
+def test_a_large_moving_object_does_not_take_the_camera_along():
+    rng = np.random.default_rng(3)
+    points = rng.uniform([-320, -180], [320, 180], (300, 2))
+    truth = rotation_from_vector(np.array([0.004, -0.01, 0.006]))
+    seen = turned(points, 500.0, truth, 0.01) + rng.normal(0, 0.1, points.shape)
+    walks = (np.abs(points[:, 0]) < 160) & (points[:, 1] > -120)
+    assert walks.mean() > 0.35
+    seen[walks] += [9.0, -2.0]
+    motion = pair_motion(points, seen, votes_of(points, np.full(300, 0.5), 640, 360), 500.0, (np.eye(3), 0.0), 0)
+    assert np.degrees(np.linalg.norm(vector_from_rotation(motion.to_from @ truth.T))) < 0.01
+    assert motion.log_zoom == pytest.approx(0.01, abs=1e-3)
+    assert motion.weights[walks].max() < 0.1 < 0.5 < motion.weights[~walks].mean()
+
+
+def test_the_residual_field_is_exact_for_affine_motion_and_not_pulled_by_moving_objects():
+    rng = np.random.default_rng(4)
+    field = SmoothField(np.array([640, 360]), 10, 17)
+    points = rng.uniform([-320, -180], [320, 180], (260, 2))
+    matrix = np.array([[0.004, -0.002], [0.001, 0.006]])
+    flow = points @ matrix.T + [0.5, -0.3]
+    moving = (np.abs(points - [100, 20]) < [60, 90]).all(axis=1)
+    flow[moving] += [6.0, 0.0]
+    y, x = np.meshgrid(np.linspace(-180, 180, 10), np.linspace(-320, 320, 17), indexing="ij")
+    expected = np.stack([x, y], axis=-1) @ matrix.T + [0.5, -0.3]
+    assert np.abs(field.fit(points, flow, np.ones(260), 2.0) - expected).max() < 0.25
+
+
+def bundle_truth(seed: int = 5) -> tuple[Window, Sightings, Window]:
+    """(a window to begin from, what it sees, the truth): a swaying camera before points from 3 to 12 units away."""
+    rng = np.random.default_rng(seed)
+    frames, tracks, focal = 14, 80, 500.0
+    time = np.linspace(0, 1, frames)[:, None]
+    vectors = 0.02 * np.sin(2 * np.pi * time * [1.0, 1.7, 0.6] + [0, 1, 2])
+    centre = 0.12 * np.sin(2 * np.pi * time * [0.9, 1.3, 0.5] + [1, 0, 2])
+    centre -= centre[0]
+    rotation = rotations_from_vectors(vectors)
+    rotation = rotation @ rotation[0].T
+    translation = -np.einsum("fij,fj->fi", rotation, centre)
+    direction = np.concatenate([rng.uniform([-0.5, -0.3], [0.5, 0.3], (tracks, 2)), np.ones((tracks, 1))], axis=1)
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    inverse_depth = 1 / rng.uniform(3, 12, tracks)
+    points = np.einsum("fij,mj->fmi", rotation, direction) + translation[:, None] * inverse_depth[:, None]
+    xy = focal * points[..., :2] / points[..., 2:] + rng.normal(0, 0.05, (frames, tracks, 2))
+    seen = np.ones((frames, tracks))
+    first = np.arange(frames) == 0
+    truth = Window(rotation, translation, np.full(frames, focal), direction, inverse_depth, np.full(tracks, 0.3), first)
+    ray = np.concatenate([xy[0] / focal, np.ones((tracks, 1))], axis=1)
+    start = replace(
+        truth,
+        rotation=np.tile(np.eye(3), (frames, 1, 1)),
+        translation=np.zeros((frames, 3)),
+        direction=ray / np.linalg.norm(ray, axis=1, keepdims=True),
+        inverse_depth=np.ones(tracks),
+    )
+    return start, Sightings(xy, seen), truth
+
+
+def test_bundle_adjustment_finds_cameras_and_depths_up_to_scale_from_nothing():
+    start, sightings, truth = bundle_truth()
+    solved, error = begun(start, sightings)
+    assert np.median(error) < 0.1
+    turns = [vector_from_rotation(a @ b.T) for a, b in zip(solved.rotation, truth.rotation, strict=True)]
+    assert np.degrees(np.abs(turns).max()) < 0.05
+    ratio = solved.inverse_depth / truth.inverse_depth
+    assert np.std(np.log(ratio)) < 0.05
+    assert np.abs(solved.translation * np.median(ratio) - truth.translation).max() < 0.01
+
+
+def test_bundle_adjustment_leaves_settled_cameras_and_moving_objects_alone():
+    _, sightings, truth = bundle_truth(6)
+    sightings.xy[:, :20, 0] += np.linspace(0, 40, 14)[:, None]
+    fixed = replace(truth, is_fixed=np.arange(14) < 5)
+    solved, error = adjusted(fixed, sightings, ROTATION_TRANSLATION, 8)
+    assert (solved.rotation[:5] == truth.rotation[:5]).all() and (solved.translation[:5] == truth.translation[:5]).all()
+    assert np.abs(solved.translation - truth.translation).max() < 0.01
+    assert np.median(error[:, 20:]) < 0.15
+
+
+def test_turns_alone_do_not_explain_parallax():
+    start, sightings, _ = bundle_truth()
+    assert np.median(adjusted(start, sightings, ROTATION, 10)[1]) > 5 * np.median(begun(start, sightings)[1])
+
+
+def test_the_depth_map_moves_with_the_camera_and_keeps_what_it_learnt():
+    depth = DepthMap(np.array([640.0, 360.0]))
+    rng = np.random.default_rng(7)
+    points = rng.uniform([-320, -180], [320, 180], (400, 2))
+    near = points[:, 0] < 0
+    for _ in range(6):
+        depth.learn(points, np.where(near, 0.5, 0.1), np.ones(400))
+    assert depth.at(np.array([[-200.0, 0.0], [200.0, 0.0]])) == pytest.approx([0.5, 0.1], rel=0.1)
+    depth.carry(rotation_from_vector(np.array([0.0, 0.2, 0.0])), np.zeros(3), 500.0, 500.0)
+    assert depth.at(np.array([[40.0, 0.0], [220.0, 0.0]])) == pytest.approx([0.5, 0.1], rel=0.15)
+
+
+def test_the_shutter_skews_rows_by_the_motion_they_missed():
+    pace = np.zeros((2, 4))
+    pace[0, 1] = 0.02
+    skew = skew_at(np.array([[0.0, -90.0], [0.0, 0.0], [0.0, 90.0]]), pace, 0.5, 500.0, 180.0)
+    assert skew[:, 0] == pytest.approx([-2.5, 0.0, 2.5], rel=1e-3)
+    assert not skew_at(np.ones((3, 2)), pace, 0.0, 500.0, 180.0).any()
