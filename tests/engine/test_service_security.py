@@ -239,6 +239,7 @@ def fuzz(engine: EngineProcess, count: int, seed: int, tmp_path: Path) -> None:
         def send(first: int, until: int) -> None:
             for i in range(first, until):
                 peer = request if i % 3 else control
+                assert peer.socket.poll(60_000, zmq.POLLOUT), "the engine stopped reading"
                 peer.socket.send_multipart(nonsense(rng, golden))
                 if i % 50 == 0:
                     stranger.socket.send_multipart([b"x" * 100], zmq.NOBLOCK, copy=True) if stranger.socket.poll(
