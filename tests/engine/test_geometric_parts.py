@@ -179,9 +179,9 @@ def test_a_large_moving_object_does_not_take_the_camera_along():
     points = rng.uniform([-320, -180], [320, 180], (300, 2))
     truth = rotation_from_vector(np.array([0.004, -0.01, 0.006]))
     seen = turned(points, 500.0, truth, 0.01) + rng.normal(0, 0.1, points.shape)
-    walks = (np.abs(points[:, 0]) < 160) & (points[:, 1] > -120)
-    assert walks.mean() > 0.35
-    seen[walks] += [9.0, -2.0]
+    walks = (np.abs(points[:, 0] - 30) < 180) & (points[:, 1] > -140)
+    assert walks.mean() > 0.45
+    seen[walks] += [14.0, -5.0]
     motion = pair_motion(points, seen, votes_of(points, np.full(300, 0.5), 640, 360), 500.0, (np.eye(3), 0.0), 0)
     assert np.degrees(np.linalg.norm(vector_from_rotation(motion.to_from @ truth.T))) < 0.01
     assert motion.log_zoom == pytest.approx(0.01, abs=1e-3)
