@@ -3,6 +3,7 @@
 
 import csv
 import json
+import shutil
 import sys
 import tracemalloc
 from pathlib import Path
@@ -315,3 +316,30 @@ def test_a_synthetic_clip_that_was_stabilized_perfectly_beats_its_shaky_self(tmp
     assert found["calm"].values["jitter_px"] < 0.4 * found["input"].values["jitter_px"]
     assert found["calm"].values["acceleration_px"] < 0.2 * found["input"].values["acceleration_px"]
     assert found["calm"].values["cropping"] > 0.97
+
+
+@pytest.mark.release
+def test_one_command_writes_the_benchmark_page_and_a_second_run_reuses_the_baselines(tmp_path, capsys):
+    from vs3r_engine.evaluation import bench
+
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("ffmpeg is not installed")
+    (tmp_path / "clips").mkdir()
+    make_clip("regular", frames=75, width=320, height=180).write(tmp_path / "clips" / "a.mp4")
+    page = tmp_path / "BENCHMARKS.md"
+    arguments = [
+        str(tmp_path / "clips"),
+        "--report",
+        str(page),
+        "--keep",
+        str(tmp_path / "kept"),
+        "--jobs",
+        "1",
+        "--repeat",
+        "1",
+    ]
+    assert bench.main(arguments) == 0
+    text = page.read_text()
+    assert "Remaining jitter, px" in text and "1920x1080" in text and "| a |" in text
+    assert bench.main([*arguments, "--reuse", "--no-speed"]) == 0
+    assert "a: VS3R" in capsys.readouterr().err and "of an earlier run" in page.read_text()

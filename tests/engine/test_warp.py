@@ -16,9 +16,14 @@ from vs3r_engine.stages.render import source_positions
 
 GRAY32 = PixelLayout("gray", 32)
 LAYOUTS = {
-    "yuv420p": PixelLayout("yuv", 8, 1, 1), "yuv422p10": PixelLayout("yuv", 10, 1, 0), "yuv444p12": PixelLayout("yuv", 12),
-    "yuv411p": PixelLayout("yuv", 8, 2, 0), "yuva444p16": PixelLayout("yuv", 16, has_alpha=True),
-    "gray": PixelLayout("gray", 8), "rgb-float": PixelLayout("rgb", 32), "rgba16": PixelLayout("rgb", 16, has_alpha=True),
+    "yuv420p": PixelLayout("yuv", 8, 1, 1),
+    "yuv422p10": PixelLayout("yuv", 10, 1, 0),
+    "yuv444p12": PixelLayout("yuv", 12),
+    "yuv411p": PixelLayout("yuv", 8, 2, 0),
+    "yuva444p16": PixelLayout("yuv", 16, has_alpha=True),
+    "gray": PixelLayout("gray", 8),
+    "rgb-float": PixelLayout("rgb", 32),
+    "rgba16": PixelLayout("rgb", 16, has_alpha=True),
 }
 
 
@@ -32,13 +37,15 @@ def pixel_centres(width: int, height: int) -> np.ndarray:
 
 def box_room(at: Camera, box_depth: float = 3.0) -> tuple[np.ndarray, np.ndarray]:
     """(picture, depth) of a smooth texture on a wall at z = 5 that bulges to `box_depth`, smoothly, in the middle."""
-    rays = np.stack([*np.moveaxis((pixel_centres(at.width, at.height) - at.K[:2, 2]) / at.K[0, 0], -1, 0),
-                     np.ones((at.height, at.width))], -1) @ at.world_from_camera[:3, :3].T
+    rays = (
+        np.stack([*np.moveaxis((pixel_centres(at.width, at.height) - at.K[:2, 2]) / at.K[0, 0], -1, 0), np.ones((at.height, at.width))], -1)
+        @ at.world_from_camera[:3, :3].T
+    )
     origin = at.world_from_camera[:3, 3]
     reach = np.full(rays.shape[:2], 5.0)
     for _ in range(60):
         points = origin + rays * reach[..., None]
-        wall = 5 - (5 - box_depth) * np.exp(-(points[..., 0]**2 + points[..., 1]**2) / 4)
+        wall = 5 - (5 - box_depth) * np.exp(-(points[..., 0] ** 2 + points[..., 1] ** 2) / 4)
         reach = 0.5 * reach + 0.5 * (wall - origin[2]) / rays[..., 2]
     points = origin + rays * reach[..., None]
     picture = 0.5 + 0.2 * np.sin(4 * points[..., 0]) * np.cos(5 * points[..., 1]) + 0.15 * np.sin(2 * points[..., 0] + 3 * points[..., 1])
@@ -113,7 +120,7 @@ def test_every_plane_moves_alike_at_every_layout_and_size(name, size):
     inner = panorama.cv2.dilate(rendered.hole_mask.view(np.uint8), np.ones((9, 17), np.uint8)) > 0
     for plane, expected in zip(rendered.frame.planes, truth.planes, strict=True):
         assert plane.dtype == expected.dtype and plane.shape == expected.shape
-        covered = ~inner[::-(-height // plane.shape[0]), ::-(-width // plane.shape[1])]
+        covered = ~inner[:: -(-height // plane.shape[0]), :: -(-width // plane.shape[1])]
         # A quarter of the columns cannot hold as much of the wall.
         assert psnr(plane, expected, covered, layout.peak) > (44 if layout.chroma_shift_x == 2 else 48)
 
@@ -132,7 +139,9 @@ def test_holes_are_exactly_where_the_frame_does_not_reach():
 
 def test_no_edge_darkens():
     at = panorama.camera()
-    white = Frame(0, tuple(np.full(YUV, value, np.uint8) for YUV, value in (((180, 320), 235), ((90, 160), 90), ((90, 160), 160))), panorama.YUV420)
+    white = Frame(
+        0, tuple(np.full(YUV, value, np.uint8) for YUV, value in (((180, 320), 235), ((90, 160), 90), ((90, 160), 160))), panorama.YUV420
+    )
     rendered = WarpRenderer().render(Target(0, panorama.camera(1.3, 0.7, 2), None), panorama.view(white, at), ())
     assert [np.unique(plane).tolist() for plane in rendered.frame.planes] == [[235], [90], [160]]
 
@@ -164,7 +173,9 @@ def test_the_nearest_neighbour_in_time_comes_first():
     wall, target = panorama.texture(), panorama.camera()
     current_at, other_at = panorama.camera(2), panorama.camera(-2)
     current = panorama.view(panorama.seen(wall, current_at, frame_index=5), current_at)
-    near, far = (panorama.view(panorama.seen(wall, other_at, frame_index=index, gain=gain), other_at) for index, gain in ((4, 1.0), (9, 0.5)))
+    near, far = (
+        panorama.view(panorama.seen(wall, other_at, frame_index=index, gain=gain), other_at) for index, gain in ((4, 1.0), (9, 0.5))
+    )
     expected = WarpRenderer().render(Target(5, target, None), current, (near,))
     rendered = WarpRenderer().render(Target(5, target, None), current, (far, near))
     assert np.array_equal(rendered.frame.planes[0], expected.frame.planes[0])
@@ -210,7 +221,9 @@ def test_the_picture_stays_as_sharp_as_it_was():
     shares = []
     for yaw, pitch, roll in ((0.03, 0.05, 0.3), (0.11, -0.07, -0.8), (0.17, 0.13, 1.0), (0.09, 0.02, 0.05)):
         rendered = WarpRenderer().render(Target(0, panorama.camera(yaw, pitch, roll), None), panorama.view(frame, at), ())
-        energy = [sum(np.square(g[8:-8, 8:-8]).mean() for g in np.gradient(f.planes[0].astype(np.float64))) for f in (rendered.frame, frame)]
+        energy = [
+            sum(np.square(g[8:-8, 8:-8]).mean() for g in np.gradient(f.planes[0].astype(np.float64))) for f in (rendered.frame, frame)
+        ]
         shares.append(energy[0] / energy[1])
     assert 0.97 <= np.mean(shares) <= 1.08
 
