@@ -32,18 +32,14 @@ def written(path: Path, frames=6, *, width=96, height=54, rate=30, codec="ffv1",
     rng = np.random.default_rng(3)
     import cv2
 
-    scene = cv2.resize(
-        rng.integers(0, 255, (48, 80, 3), np.uint8), (width * 2, height * 2), interpolation=cv2.INTER_CUBIC
-    )
+    scene = cv2.resize(rng.integers(0, 255, (48, 80, 3), np.uint8), (width * 2, height * 2), interpolation=cv2.INTER_CUBIC)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate)
         stream.width, stream.height, stream.pix_fmt = width, height, "bgr0" if codec == "ffv1" else "yuv420p"
         for i in range(frames):
             centre = np.array([width + i, height], float)
             matrix = np.array([[zoom, 0, width / 2 - zoom * centre[0]], [0, zoom, height / 2 - zoom * centre[1]]])
-            picture = cv2.warpAffine(
-                scene, matrix, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT
-            )
+            picture = cv2.warpAffine(scene, matrix, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
             if border:
                 picture[:, :border] = 0
             frame = av.VideoFrame.from_ndarray(picture, format="bgr24").reformat(format=stream.pix_fmt)
@@ -167,9 +163,7 @@ def test_a_thousand_pairs_need_no_more_memory_than_their_rows(tmp_path):
 
 def rows_of_two_categories():
     def row(name, crop, error=None):
-        values = (
-            {} if error else {"cropping_published": crop, "stability_published": 0.9, "jitter_px": 2.0, "lpips": None}
-        )
+        values = {} if error else {"cropping_published": crop, "stability_published": 0.9, "jitter_px": 2.0, "lpips": None}
         return Row("ours", name, name.split("/")[0], "", values, {"lpips": "no weights here"}, [], "DIS", error)
 
     return [
@@ -188,9 +182,7 @@ def test_tables_are_laid_out_as_the_papers_with_its_rows_beside_when_asked(tmp_p
     assert "| ours | 0.700 | 0.900 | – | – | – | 3 |" in text
     assert "| ours | 0.900 | 0.900 | – | – | – | 2 |" in text
     assert "| *VS3R, paper's Table 1* | 1.000 | 0.901 | 0.170 | 61.7 | 0.991 |" in text
-    assert "| *DUT, paper's Table 1* | 0.876 | 0.896 | 0.097 | 106.3 | 1.337 |" in text, (
-        "QuickRotation is the paper's Rotation"
-    )
+    assert "| *DUT, paper's Table 1* | 0.876 | 0.896 | 0.097 | 106.3 | 1.337 |" in text, "QuickRotation is the paper's Rotation"
     for word in (
         "no result for Crowd/9",
         "no original for Odd/1",
@@ -204,9 +196,7 @@ def test_tables_are_laid_out_as_the_papers_with_its_rows_beside_when_asked(tmp_p
     with (tmp_path / "results.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert lines[1]["cropping_published"] == "0.8" and lines[3]["error"] == "unreadable" and lines[0]["lpips"] == ""
-    assert json.loads((tmp_path / "results.json").read_text())["means"]["ours"]["Crowd"][
-        "cropping_published"
-    ] == pytest.approx(0.9)
+    assert json.loads((tmp_path / "results.json").read_text())["means"]["ours"]["Crowd"]["cropping_published"] == pytest.approx(0.9)
 
 
 def test_the_ablation_has_table_2s_rows(tmp_path):
@@ -240,9 +230,7 @@ def test_the_command_measures_folders_and_prints_where_the_tables_are(tmp_path):
     written(tmp_path / "o" / "Crowd" / "0.mkv", 4)
     written(tmp_path / "r" / "Crowd" / "0.mkv", 4)
     (tmp_path / "o" / "Crowd" / "1.mkv").write_bytes(b"x")
-    answer = CliRunner().invoke(
-        app, [str(tmp_path / "o"), str(tmp_path / "r"), "-o", str(tmp_path / "out"), "--jobs", "1", "--every", "2"]
-    )
+    answer = CliRunner().invoke(app, [str(tmp_path / "o"), str(tmp_path / "r"), "-o", str(tmp_path / "out"), "--jobs", "1", "--every", "2"])
     assert answer.exit_code == 0, answer.output
     assert "no result for Crowd/1" in answer.output
     assert "| r | 1.000 |" in (tmp_path / "out" / "results.md").read_text()
@@ -258,9 +246,7 @@ def test_the_cost_of_a_process_counts_its_children(tmp_path):
     source.write_bytes(b"1")
     cost = baselines.run(tool, source, tmp_path / "deep" / "o.bin", tmp_path / "scratch")
     assert cost.cpu_s > 0.08 and cost.peak_mib > 85
-    failing = baselines.Stabilizer(
-        "x", "X", lambda s, o, d: [[sys.executable, "-c", "raise SystemExit('no such thing')"]]
-    )
+    failing = baselines.Stabilizer("x", "X", lambda s, o, d: [[sys.executable, "-c", "raise SystemExit('no such thing')"]])
     with pytest.raises(Exception, match="no such thing"):
         baselines.run(failing, source, tmp_path / "o2", tmp_path / "scratch")
 
@@ -310,9 +296,7 @@ def test_the_best_is_bold_and_a_percent_is_a_tie():
 def test_a_synthetic_clip_that_was_stabilized_perfectly_beats_its_shaky_self(tmp_path):
     clip = make_clip("rotation", frames=90, width=640, height=360)
     calm = make_clip("rotation", frames=90, width=640, height=360, shake=0.0)
-    found = measure(
-        clip.write(tmp_path / "a.mp4"), {"calm": calm.write(tmp_path / "b.mp4")}, Choice(published=True, every=3)
-    )
+    found = measure(clip.write(tmp_path / "a.mp4"), {"calm": calm.write(tmp_path / "b.mp4")}, Choice(published=True, every=3))
     assert found["calm"].values["jitter_px"] < 0.4 * found["input"].values["jitter_px"]
     assert found["calm"].values["acceleration_px"] < 0.2 * found["input"].values["acceleration_px"]
     assert found["calm"].values["cropping"] > 0.97
@@ -341,5 +325,5 @@ def test_one_command_writes_the_benchmark_page_and_a_second_run_reuses_the_basel
     assert bench.main(arguments) == 0
     text = page.read_text()
     assert "Remaining jitter, px" in text and "1920x1080" in text and "| a |" in text
-    assert bench.main([*arguments, "--reuse", "--no-speed"]) == 0
+    assert bench.main([*arguments, "--reuse", "baselines", "--no-speed"]) == 0
     assert "a: VS3R" in capsys.readouterr().err and "of an earlier run" in page.read_text()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vs3r_engine.evaluation.baselines import OURS
-from vs3r_engine.evaluation.bench import EVERY
+from vs3r_engine.evaluation.bench_measuring import EVERY
 from vs3r_engine.evaluation.tables import METRICS, Metric, markdown, marked, mean, metric
 
 Outcome = dict[str, Any]
@@ -43,16 +43,12 @@ def _value(outcome: Outcome, key: str) -> Value:
 
 
 def _names(outcome: Outcome) -> list[str]:
-    return [
-        name for name in outcome["stabilizers"] if any(name in clip["measured"] for clip in outcome["clips"].values())
-    ]
+    return [name for name in outcome["stabilizers"] if any(name in clip["measured"] for clip in outcome["clips"].values())]
 
 
 def _shown(outcome: Outcome) -> list[Metric]:
     return [
-        m
-        for m in METRICS
-        if any(_value(outcome, m.key)(clip, name) is not None for clip in outcome["clips"] for name in _names(outcome))
+        m for m in METRICS if any(_value(outcome, m.key)(clip, name) is not None for clip in outcome["clips"] for name in _names(outcome))
     ]
 
 
@@ -91,9 +87,8 @@ def _against_vidstab(outcome: Outcome) -> str:
         ("Cropping ratio at least 0.99", each("cropping", 0.99)),
         ("Sharpness at least 0.95 of the source's", each("sharpness", 0.95)),
     ]
-    return (
-        "## Against vidstab\n\nOn each clip the better of its default and of `smoothing=30`, metric by metric.\n\n"
-        + markdown(("", "clips"), rows)
+    return "## Against vidstab\n\nOn each clip the better of its default and of `smoothing=30`, metric by metric.\n\n" + markdown(
+        ("", "clips"), rows
     )
 
 
@@ -108,9 +103,7 @@ def _ours_beside_best(outcome: Outcome) -> str:
             continue
         best = (max if m.higher_is_better else min)(known, key=lambda name: known[name])
         verdicts = [
-            m.better(a, b)
-            for a, b in ((value(c, OURS), value(c, best)) for c in outcome["clips"])
-            if a is not None and b is not None
+            m.better(a, b) for a, b in ((value(c, OURS), value(c, best)) for c in outcome["clips"]) if a is not None and b is not None
         ]
         rows.append(
             (
@@ -148,13 +141,9 @@ def _means(outcome: Outcome) -> str:
 def _failures(outcome: Outcome) -> str:
     lines = []
     for stem, clip in outcome["clips"].items():
+        lines += [f"- {stem}, {outcome['stabilizers'].get(name, name)}: {text}" for name, text in clip["failures"].items()]
         lines += [
-            f"- {stem}, {outcome['stabilizers'].get(name, name)}: {text}" for name, text in clip["failures"].items()
-        ]
-        lines += [
-            f"- {stem}, {outcome['stabilizers'].get(name, name)}: {m['error']}"
-            for name, m in clip["measured"].items()
-            if m.get("error")
+            f"- {stem}, {outcome['stabilizers'].get(name, name)}: {m['error']}" for name, m in clip["measured"].items() if m.get("error")
         ]
     return "## What failed\n\n" + "\n".join(lines) + "\n" if lines else ""
 
@@ -165,10 +154,7 @@ def _speed(outcome: Outcome) -> str:
         return f"## Speed\n\n{found['skipped']}\n"
     rows = []
     for row in found["rounds"]:
-        least = {
-            name: {key: min(c[key] for c in costs) for key in ("cpu_s", "wall_s", "peak_mib")}
-            for name, costs in row["costs"].items()
-        }
+        least = {name: {key: min(c[key] for c in costs) for key in ("cpu_s", "wall_s", "peak_mib")} for name, costs in row["costs"].items()}
         ours, theirs = least[OURS], least["vidstab"]
         rows.append(
             (
@@ -218,9 +204,8 @@ def _costs(outcome: Outcome) -> str:
     if not rows:
         return ""
     header = ("clip", "vidstab, CPU s", *(outcome["stabilizers"][name] for name in names))
-    return (
-        "## Cost of every clip\n\nCPU time and wall time as ratios to vidstab's two passes / largest process, MiB.\n\n"
-        + markdown(header, rows)
+    return "## Cost of every clip\n\nCPU time and wall time as ratios to vidstab's two passes / largest process, MiB.\n\n" + markdown(
+        header, rows
     )
 
 
@@ -240,9 +225,7 @@ def _per_clip(outcome: Outcome) -> str:
                 *(texts[name] for name in names),
             )
         )
-        parts.append(
-            f"### {m.label}\n\n" + markdown(("clip", "input", *(outcome["stabilizers"][name] for name in names)), rows)
-        )
+        parts.append(f"### {m.label}\n\n" + markdown(("clip", "input", *(outcome["stabilizers"][name] for name in names)), rows))
     return "\n".join(parts)
 
 
@@ -261,7 +244,7 @@ def _definitions() -> str:
 
 
 def _ordinal(number: int) -> str:
-    return {1: "", 2: "second", 3: "third"}.get(number, f"{number}th")
+    return {1: "", 2: "second", 3: "third", 5: "fifth"}.get(number, f"{number}th")
 
 
 def plot(outcome: Outcome, target: Path) -> str | None:

@@ -50,7 +50,8 @@ class Choice:
 
     published: the paper's own definitions too (SIFT of every frame at full size: slow on large pictures). every: all
     metrics but those of the path look at every n-th frame and the one before it; the published definitions mean 1, and
-    of them only the warping error follows this.
+    of them only cropping and warping error follow this. published_small: the published definitions on pictures of
+    MEASURED_WIDTH too, which changes the epipolar error of larger pictures and saves most of the time they take.
     """
 
     published: bool = True
@@ -59,10 +60,13 @@ class Choice:
     flow_name: str = "DIS"
     lpips: Lpips | None = None
     lpips_reason: str = "LPIPS was not asked for."
+    published_small: bool = False
 
 
-def measure(original: Path, results: Mapping[str, Path], choice: Choice | None = None) -> dict[str, Measurement]:
-    """Every result by name, and the original itself as "input" (its path metrics alone).
+def measure(
+    original: Path, results: Mapping[str, Path], choice: Choice | None = None, *, with_input: bool = True
+) -> dict[str, Measurement]:
+    """Every result by name, and with_input the original itself as "input" (its path metrics alone).
 
     A result that cannot be read or does not belong to the original gets `error`. Raises: MediaError when the original
     itself cannot be read.
@@ -80,7 +84,8 @@ def measure(original: Path, results: Mapping[str, Path], choice: Choice | None =
     count = 0
     for count, picture in enumerate(pictures(original), 1):
         seen = _Seen(picture)
-        itself.add(seen.luma)
+        if with_input:
+            itself.add(seen.luma)
         for name in list(running):
             try:
                 running[name].advance(seen, count - 1)
@@ -88,12 +93,10 @@ def measure(original: Path, results: Mapping[str, Path], choice: Choice | None =
                 failed[name] = Measurement({}, error=str(error))
                 del running[name]
     if not count:
-        raise MediaError(
-            "unreadable", f"{original} holds no frame that can be decoded.", "Check that the file is complete."
-        )
+        raise MediaError("unreadable", f"{original} holds no frame that can be decoded.", "Check that the file is complete.")
     measured = {name: running[name].finished(count) for name in running}
     measured = {name: measured.get(name) or failed[name] for name in results}
-    return {"input": Measurement(itself.values(), frames=count), **measured}
+    return {"input": Measurement(itself.values(), frames=count), **measured} if with_input else measured
 
 
 def _checked(result: VideoFacts, source: VideoFacts) -> VideoFacts:
@@ -197,14 +200,12 @@ class _Result:
             return
         height, width = original.full.shape[:2]
         if picture.shape != original.full.shape:
-            picture = cv2.resize(
-                picture, (width, height), interpolation=cv2.INTER_AREA if picture.shape[1] > width else cv2.INTER_CUBIC
-            )
+            picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA if picture.shape[1] > width else cv2.INTER_CUBIC)
         self._before, self._now = self._now, _Seen(picture)
         self._frames += 1
         self._path.add(self._now.luma)
         if self._choice.published:
-            self._published(original)
+            self._published(original, register=frame_index % self._choice.every == 0)
         turn, rest = divmod(frame_index, self._choice.every)
         if rest:
             self._registration.append(None)
@@ -248,9 +249,7 @@ class _Result:
             values["epipolar_published"] = self._mean("epipolar_published")
             values["warping_published_e3"] = self._mean("warping_published_e3")
         reasons = {
-            name: "It could not be measured: too little of the original was recognised."
-            for name, value in values.items()
-            if value is None
+            name: "It could not be measured: too little of the original was recognised." for name, value in values.items() if value is None
         }
         for name in ("jitter_px", "stability"):
             if name in reasons:
@@ -261,14 +260,9 @@ class _Result:
             reasons["lpips"] = choice.lpips_reason
         notes = []
         if (self._facts.width, self._facts.height) != (self._source.width, self._source.height):
-            notes.append(
-                f"resized from {self._facts.width}x{self._facts.height} to {self._source.width}x{self._source.height}"
-            )
+            notes.append(f"resized from {self._facts.width}x{self._facts.height} to {self._source.width}x{self._source.height}")
         if total != original_count:
-            notes.append(
-                f"measured over {min(self._frames, original_count)} frames; "
-                f"the original has {original_count}, the result {total}"
-            )
+            notes.append(f"measured over {min(self._frames, original_count)} frames; the original has {original_count}, the result {total}")
         if self._path.bridged:
             notes.append(f"motion of {self._path.bridged} frames not found and bridged")
         lost = sum(scale is None for scale in self._zoom)
@@ -298,17 +292,20 @@ class _Result:
         self._zoom.append(metrics.zoom_of(H, width, height))
         self._kept = laid_on((~empty).astype(np.uint8), np.linalg.inv(H), width, height, cv2.INTER_NEAREST)
 
-    def _published(self, original: _Seen) -> None:
+    def _published(self, original: _Seen, *, register: bool) -> None:
         """What the paper's definitions need of every frame."""
         assert self._now is not None
         now, before = self._now, self._before
-        self._registered.append(
-            homography(*matches(original.full_features, now.full_features).better_than(0.7), published=True)
-        )
+        if register:
+            pair = matches(self._widest(original), self._widest(now))
+            self._registered.append(homography(*pair.better_than(0.7), published=True))
         if before is not None:
-            pair = matches(before.full_features, now.full_features)
+            pair = matches(self._widest(before), self._widest(now))
             self._steps.append(homography(*pair.better_than(0.7), published=True))
             self._note("epipolar_published", metrics.epipolar_published(*pair.better_than(0.75)))
+
+    def _widest(self, seen: _Seen) -> Features:
+        return seen.features if self._choice.published_small else seen.full_features
 
     def _against_before(self, before: _Seen, now: _Seen) -> None:
         self._note("epipolar_px2", metrics.epipolar(*matches(before.features, now.features).better_than(0.75)))
@@ -366,14 +363,9 @@ def warping_in_common(
         if not wanted and (index + 1) % choice.every:
             continue
         shown = {name: small(picture) for name, picture in zip(results, now, strict=True)}
-        H = {
-            name: measured[name].registration[index] if index < len(measured[name].registration) else None
-            for name in results
-        }
+        H = {name: measured[name].registration[index] if index < len(measured[name].registration) else None for name in results}
         if wanted and all(H.values()):
-            for name, value in _differences(
-                shown, before, {n: np.reshape(h, (3, 3)) for n, h in H.items() if h}, choice.flow
-            ).items():
+            for name, value in _differences(shown, before, {n: np.reshape(h, (3, 3)) for n, h in H.items() if h}, choice.flow).items():
                 sums[name].append(value)
         before = shown
     return {name: float(np.mean(values)) if values else None for name, values in sums.items()}
@@ -383,10 +375,7 @@ def _differences(
     shown: dict[str, np.ndarray], before: dict[str, np.ndarray], H: dict[str, np.ndarray], flow: metrics.Flow
 ) -> dict[str, float]:
     height, width = next(iter(shown.values())).shape[:2]
-    kept = [
-        laid_on((~blank(shown[n])).astype(np.uint8), np.linalg.inv(H[n]), width, height, cv2.INTER_NEAREST)
-        for n in shown
-    ]
+    kept = [laid_on((~blank(shown[n])).astype(np.uint8), np.linalg.inv(H[n]), width, height, cv2.INTER_NEAREST) for n in shown]
     common = np.minimum.reduce(kept)
     values = {}
     for name, picture in shown.items():
