@@ -34,8 +34,6 @@ def framed(
     other framings come back as they are. Static: one zoom a shot; dynamic: a slowly varying one."""
     if settings.framing != "crop":
         return smoothed
-    from scipy.ndimage import gaussian_filter1d, maximum_filter1d
-
     zoom = np.ones(len(smoothed))
     for shot in shots:
         part = slice(shot.start - measured.first_frame, shot.end_exclusive - measured.first_frame)
@@ -45,10 +43,22 @@ def framed(
         if settings.zoom == "static":
             zoom[part] = needed.max()
         else:
-            hold = float(rate)
-            held = maximum_filter1d(needed, 2 * round(3 * hold) + 1, mode="nearest")
-            zoom[part] = np.maximum(gaussian_filter1d(held, hold, mode="nearest"), needed)
+            hold_frames = float(rate)
+            zoom[part] = np.maximum(softened(held(needed, round(3 * hold_frames)), hold_frames), needed)
     return zoomed(smoothed, zoom)
+
+
+def held(values: np.ndarray, reach_frames: int) -> np.ndarray:
+    """[n] at every frame the largest value of the frames up to reach_frames away."""
+    padded = np.pad(values, reach_frames, mode="edge")
+    return np.lib.stride_tricks.sliding_window_view(padded, 2 * reach_frames + 1).max(axis=1)
+
+
+def softened(values: np.ndarray, sigma_frames: float) -> np.ndarray:
+    """[n] through a Gaussian that reaches 4 sigma to either side; the ends go on as they are."""
+    radius = max(1, round(4 * sigma_frames))
+    weight = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma_frames) ** 2)
+    return np.convolve(np.pad(values, radius, mode="edge"), weight / weight.sum(), mode="valid")
 
 
 def zoomed(path: Trajectory, zoom: np.ndarray) -> Trajectory:

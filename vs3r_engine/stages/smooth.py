@@ -13,7 +13,7 @@ import numpy as np
 
 from vs3r_engine.camera import Trajectory
 from vs3r_engine.settings import PathSettings, sigma_s
-from vs3r_engine.stages.framing import missing_share
+from vs3r_engine.stages.framing import held, missing_share, softened
 from vs3r_engine.timeline import FrameRange
 
 LARGEST_MISSING_SHARE = 0.22
@@ -23,6 +23,9 @@ Fast pans otherwise end outside the picture. Measured on the prototype's running
 below 0.19, so hand-held shots are never touched.
 """
 LARGEST_MISSING_SHARE_LOCKED = 0.5
+
+_ROWS = 128
+"""Frames filtered at once: memory does not grow with the square of a shot's length."""
 
 
 def smooth(measured: Trajectory, shots: Sequence[FrameRange], rate: Fraction, settings: PathSettings,
@@ -65,25 +68,24 @@ def filtered(path: Trajectory, sigma_frames: float) -> Trajectory:
 def local_line(values: np.ndarray, sigma_frames: float) -> np.ndarray:
     """[n, ...] float64: at each index the value there of the straight line fitted to the neighbourhood with the weights of
     eq. 3. With a whole window this is the weighted mean of eq. 2; at an end it neither lags nor bends a steady motion."""
-    from scipy.ndimage import correlate1d
-
     n = len(values)
     radius = max(1, round(3 * sigma_frames))
-    distance = np.arange(-radius, radius + 1, dtype=np.float64)
-    weight = np.exp(-distance**2 / (2 * sigma_frames**2))
     flat = np.asarray(values, np.float64).reshape(n, -1)
     centre = flat.mean(axis=0)
-
-    def sums(array: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-        return correlate1d(array, kernel, axis=0, mode="constant")
-
-    ones = np.ones((n, 1))
-    s0, s1, s2 = (sums(ones, weight * distance**power) for power in range(3))
-    t0, t1 = (sums(flat - centre, weight * distance**power) for power in range(2))
-    spread = s0 * s2 - s1**2
-    is_line = spread > 1e-9 * s0**2
-    line = (s2 * t0 - s1 * t1) / np.where(is_line, spread, 1.0)
-    return (np.where(is_line, line, t0 / s0) + centre).reshape(values.shape)
+    moved = flat - centre
+    found = np.empty_like(flat)
+    for first in range(0, n, _ROWS):
+        here = np.arange(first, min(first + _ROWS, n))
+        near = np.arange(max(0, here[0] - radius), min(n, here[-1] + radius + 1))
+        distance = (near - here[:, None]).astype(np.float64)
+        weight = np.exp(-(distance**2) / (2 * sigma_frames**2)) * (np.abs(distance) <= radius)
+        s0, s1, s2 = ((weight * distance**power).sum(axis=1, keepdims=True) for power in range(3))
+        spread = s0 * s2 - s1**2
+        is_line = spread > 1e-9 * s0**2
+        # The line's value here is one weighted sum: its weights fall off and lean against the side that has more frames.
+        lean = np.where(is_line, (s2 - s1 * distance) / np.where(is_line, spread, 1.0), 1.0 / s0)
+        found[here] = (weight * lean) @ moved[near]
+    return (found + centre).reshape(values.shape)
 
 
 def blended(a: Trajectory, b: Trajectory, share_of_b: np.ndarray) -> Trajectory:
@@ -104,28 +106,24 @@ def blended(a: Trajectory, b: Trajectory, share_of_b: np.ndarray) -> Trajectory:
 
 def _calmed(part: Trajectory, rate: Fraction, settings: PathSettings, plane_depth: np.ndarray | None) -> Trajectory:
     """The calmest path that still sees enough: the wanted one, locally eased towards lighter filters where it does not."""
-    from scipy.ndimage import gaussian_filter1d, maximum_filter1d
-
     is_locked = settings.mode == "locked"
     sigma_frames = (2.0 if is_locked else sigma_s(settings.smoothness)) * float(rate)
     limit = LARGEST_MISSING_SHARE_LOCKED if is_locked else LARGEST_MISSING_SHARE
-    levels = [_stilled(part)] if is_locked else []
-    while sigma_frames > 1.0 or not levels:
-        levels.append(filtered(part, sigma_frames))
-        sigma_frames /= 2
+    levels = [_stilled(part) if is_locked else filtered(part, sigma_frames)]
+    lighter_frames = sigma_frames if is_locked else sigma_frames / 2
     needed = np.zeros(len(part))
-    for i, level in enumerate(levels[:-1]):
-        too_far = missing_share(part, level, plane_depth) > limit
+    while lighter_frames > 1.0:
+        too_far = missing_share(part, levels[-1], plane_depth) > limit
         if not too_far.any():
             break
-        needed[too_far] = i + 1
-    else:
-        i = len(levels) - 1
+        needed[too_far] = len(levels)
+        levels.append(filtered(part, lighter_frames))
+        lighter_frames /= 2
     if not needed.any():
         return levels[0]
     # The change of filter must itself be slow, or it would be the new shake: hold the need, then soften it.
     hold_frames = 0.5 * float(rate)
-    needed = gaussian_filter1d(maximum_filter1d(needed, 2 * round(2 * hold_frames) + 1, mode="nearest"), hold_frames, mode="nearest")
+    needed = softened(held(needed, round(2 * hold_frames)), hold_frames)
     calm = levels[0]
     for i in range(1, len(levels)):
         share = np.clip(needed - (i - 1), 0.0, 1.0)
@@ -170,16 +168,30 @@ def _concatenated(pieces: Sequence[Trajectory]) -> Trajectory:
 
 def quat_wxyz_from_matrix(rotation: np.ndarray) -> np.ndarray:
     """[n, 4] unit quaternions of [n, 3, 3] rotations; each sign is arbitrary."""
-    from scipy.spatial.transform import Rotation
-
-    return Rotation.from_matrix(rotation).as_quat()[:, [3, 0, 1, 2]]
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = np.moveaxis(np.asarray(rotation, np.float64), 0, -1)
+    # Four times the quaternion's product with itself: every row is the quaternion, the one of the largest square the safest.
+    products = np.array(
+        [
+            [1 + xx + yy + zz, zy - yz, xz - zx, yx - xy],
+            [zy - yz, 1 + xx - yy - zz, yx + xy, xz + zx],
+            [xz - zx, yx + xy, 1 - xx + yy - zz, zy + yz],
+            [yx - xy, xz + zx, zy + yz, 1 - xx - yy + zz],
+        ]
+    )
+    safest = np.einsum("iin->ni", products).argmax(axis=1)
+    quat_wxyz = products[safest, :, np.arange(len(safest))]
+    return quat_wxyz / np.linalg.norm(quat_wxyz, axis=1, keepdims=True)
 
 
 def matrix_from_quat_wxyz(quat_wxyz: np.ndarray) -> np.ndarray:
     """[n, 3, 3] rotations of [n, 4] quaternions of any length but zero."""
-    from scipy.spatial.transform import Rotation
-
-    return Rotation.from_quat(quat_wxyz[:, [1, 2, 3, 0]]).as_matrix()
+    w, x, y, z = (quat_wxyz / np.linalg.norm(quat_wxyz, axis=1, keepdims=True)).T
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return np.ascontiguousarray(np.moveaxis(np.array(rows), -1, 0))
 
 
 def _aligned(quat_wxyz: np.ndarray) -> np.ndarray:
