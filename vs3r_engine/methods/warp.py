@@ -8,6 +8,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
+from vs3r_engine import native
 from vs3r_engine.frame import Frame, PixelLayout
 from vs3r_engine.methods.tiles import Tiles, padded, plane_positions
 from vs3r_engine.scene import Rendered, Target, View
@@ -41,10 +42,7 @@ class WarpRenderer:
             return Rendered(frame, np.zeros((height, width), bool), target, np.ones((height, width), bool))
         pixels = vertices(width, height, CELL_PX)
         positions = np.nan_to_num(source_positions(target, current, pixels), nan=LOST_PX)
-        maps = _PlaneMaps(positions, frame)
-        layout = frame.layout
-        planes = tuple(
-            _sharpened(resampled(plane, maps.of(i), layout), i, layout) for i, plane in enumerate(frame.planes))
+        planes = _warped(frame, positions)
         hole_mask, holes = _uncovered(positions, current)
         current_mask = ~hole_mask
         for neighbour in sorted(neighbours, key=lambda view: abs(view.frame.frame_index - frame.frame_index)):
@@ -76,10 +74,8 @@ def resampled(plane: np.ndarray, at: np.ndarray | tuple[np.ndarray, np.ndarray],
     return out
 
 
-def _sharpened(plane: np.ndarray, number: int, layout: PixelLayout) -> np.ndarray:
-    """A warped plane with the detail its kernel lost; chroma and alpha as they are, in them nobody sees it."""
-    if number >= layout.plane_count - layout.has_alpha or (layout.model == "yuv" and number > 0):
-        return plane
+def _sharpened(plane: np.ndarray, layout: PixelLayout) -> np.ndarray:
+    """A warped plane with the detail its kernel lost."""
     mean = cv2.blur(plane, (3, 3), borderType=cv2.BORDER_REPLICATE)
     sharp = cv2.addWeighted(plane, 1 + SHARPENING, mean, -SHARPENING, 0)
     return np.minimum(sharp, int(layout.peak), out=sharp) if 8 < layout.bit_depth < 16 else sharp
@@ -99,29 +95,35 @@ def picture_bounds(view: View) -> np.ndarray:
     return np.array([[left, top], [view.frame.width - right, view.frame.height - bottom]], np.float64)
 
 
-class _PlaneMaps:
-    """From positions at a picture's vertices to the per-pixel maps cv2.remap takes, one per plane size."""
-
-    def __init__(self, positions: np.ndarray, frame: Frame) -> None:
-        self._positions, self._frame = positions, frame
-        self._maps: dict[tuple[int, int], np.ndarray] = {}
-
-    def of(self, plane: int) -> np.ndarray:
-        """[rows, columns, 2] float32 (x, y) indices into the source's plane."""
-        layout = self._frame.layout
-        is_chroma = layout.model == "yuv" and plane in (1, 2)
+def _warped(frame: Frame, positions: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Every plane of a frame read where the positions at the picture's vertices say. Colour differences and alpha are not
+    sharpened: in them nobody sees it."""
+    layout = frame.layout
+    planes, maps = [], dict[tuple[int, int], np.ndarray]()
+    for i, plane in enumerate(frame.planes):
+        is_chroma = layout.model == "yuv" and i in (1, 2)
         shift_x, shift_y = (layout.chroma_shift_x, layout.chroma_shift_y) if is_chroma else (0, 0)
-        if (shift_x, shift_y) not in self._maps:
-            positions = self._positions
-            # Chroma is sited on the first of the luma columns it stands for: left of the centre of all of them.
-            lead_px = ((1 << shift_x) - 1) / 2
-            if lead_px:
-                step = np.diff(positions, axis=1, prepend=2 * positions[:, :1] - positions[:, 1:2])
-                positions = positions - step * (lead_px / CELL_PX)
-            indices = positions * (0.5**shift_x, 0.5**shift_y) - (0.5 * 0.5**shift_x, 0.5)
-            rows, columns = layout.plane_shape(plane, self._frame.width, self._frame.height)
-            self._maps[shift_x, shift_y] = upsampled(indices, columns, rows, CELL_PX >> shift_x, CELL_PX >> shift_y)
-        return self._maps[shift_x, shift_y]
+        is_sharpened = not is_chroma and i < layout.plane_count - layout.has_alpha
+        cell = CELL_PX >> shift_x, CELL_PX >> shift_y
+        indices = _plane_indices(positions, shift_x, shift_y)
+        if native.is_available:
+            planes.append(native.warp_plane(plane, indices, cell, layout.peak, SHARPENING if is_sharpened else 0.0))
+            continue
+        if cell not in maps:
+            maps[cell] = upsampled(indices, plane.shape[1], plane.shape[0], *cell)
+        warped = resampled(plane, maps[cell], layout)
+        planes.append(_sharpened(warped, layout) if is_sharpened else warped)
+    return tuple(planes)
+
+
+def _plane_indices(positions: np.ndarray, shift_x: int, shift_y: int) -> np.ndarray:
+    """[..., 2] (x, y) indices into a plane subsampled by these shifts, from corner-origin positions at vertices."""
+    # Chroma is sited on the first of the luma columns it stands for: left of the centre of all of them.
+    lead_px = ((1 << shift_x) - 1) / 2
+    if lead_px:
+        step = np.diff(positions, axis=1, prepend=2 * positions[:, :1] - positions[:, 1:2])
+        positions = positions - step * (lead_px / CELL_PX)
+    return positions * (0.5**shift_x, 0.5**shift_y) - (0.5 * 0.5**shift_x, 0.5)
 
 
 def _uncovered(positions: np.ndarray, view: View) -> tuple[np.ndarray, Tiles]:

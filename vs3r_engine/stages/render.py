@@ -6,12 +6,15 @@ from typing import Protocol
 
 import numpy as np
 
+from vs3r_engine import native
 from vs3r_engine.camera import Camera, inverse
 from vs3r_engine.lens import pixels_of_points, rays_of_pixels
 from vs3r_engine.scene import Rendered, Target, View
 
 NEGLIGIBLE_PX = 0.01
 """Displacements below this are not worth an iteration: a third of the 1/32 px step of the resampling that follows."""
+_FLAT = np.ones((1, 1))
+"""Depth that is not looked at: between cameras in one place, none counts."""
 
 
 class Renderer(Protocol):
@@ -52,21 +55,26 @@ def source_positions(target: Target, view: View, pixels: np.ndarray) -> np.ndarr
     """
     camera, source = target.camera, view.camera
     source_from_target = inverse(source.world_from_camera) @ camera.world_from_camera
-    directions = rays_of_pixels(pixels, camera.K, camera.lens) @ source_from_target[:3, :3].T
     offset = source_from_target[:3, 3]
-    if not np.any(offset):
-        seen = pixels_of_points(directions, source.K, source.lens)
-    else:
+    nearness, usual, iterations = _FLAT, 1.0, 0
+    if np.any(offset):
         nearness = inverse_depth(view.depth)
-        seen = pixels_of_points(displaced(directions, offset, float(np.median(nearness))), source.K, source.lens)
+        usual = float(np.median(nearness))
         parallax_px = source.K[0, 0] * float(np.linalg.norm(offset)) * float(nearness.max() - nearness.min())
-        if parallax_px > NEGLIGIBLE_PX:
-            per_pixel = np.array([nearness.shape[1] / source.width, nearness.shape[0] / source.height])
-            for _ in range(3):
-                # The depth that counts is that of where the ray lands, which depends on it.
-                landed = bilinear(nearness, seen * per_pixel - 0.5)
-                seen = pixels_of_points(displaced(directions, offset, landed), source.K, source.lens)
+        iterations = 3 if parallax_px > NEGLIGIBLE_PX else 0
     change_px = _residual_change(target.residual_px, view.residual_px)
+    if native.is_available and camera.lens is None and source.lens is None:
+        size = source.width, source.height
+        return native.source_positions(
+            pixels, camera.K, source.K, source_from_target, size, nearness, usual, iterations, change_px
+        )
+    directions = rays_of_pixels(pixels, camera.K, camera.lens) @ source_from_target[:3, :3].T
+    seen = pixels_of_points(displaced(directions, offset, usual), source.K, source.lens)
+    per_pixel = np.array([nearness.shape[1] / source.width, nearness.shape[0] / source.height])
+    for _ in range(iterations):
+        # The depth that counts is that of where the ray lands, which depends on it.
+        landed = bilinear(nearness, seen * per_pixel - 0.5)
+        seen = pixels_of_points(displaced(directions, offset, landed), source.K, source.lens)
     return seen if change_px is None else seen + residual_at(change_px, seen, source)
 
 

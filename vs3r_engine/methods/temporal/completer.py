@@ -9,6 +9,7 @@ from fractions import Fraction
 import cv2
 import numpy as np
 
+from vs3r_engine import native
 from vs3r_engine.frame import Frame
 from vs3r_engine.methods.temporal.alignment import Template, aligned, template_of, unaligned
 from vs3r_engine.methods.temporal.anchors import Anchor, Anchors, prior_weight, rough_positions
@@ -36,6 +37,9 @@ COARSE_PER_CELL = 2
 """Samples a cell, across and down, that what nothing has shown is continued at: it is smooth anyway."""
 BAND_SMALL_PX = 10
 """How far beside a hole pictures are compared."""
+LEAST_PLANE_PX = 8
+"""Smaller planes are not read by the compiled kernel, which wants four taps within."""
+_ONE = np.ones((1, 1))
 TOLERATED_LEVELS = 10.0
 """Mismatch beside the hole, in 8-bit levels, at which an anchor counts half."""
 
@@ -214,19 +218,17 @@ def _composed(
     """
     layout = frame.layout
     planes = [padded(plane, layout.plane_shape(i, *cells.full_shape[::-1])) for i, plane in enumerate(frame.planes)]
-    sums, total = _filling(layers, tiles)
-    covered = np.minimum(total, 1)
-    blend = np.where(hole, total > 0, seam * covered)
-    missing = np.where(hole, 1, seam) * (1 - covered)
-    pictures = []
-    for i, plane in enumerate(planes):
-        here = tiles.read(plane, i)
-        value = sums[i] / np.maximum(tiles.subsampled(total, i), 1e-6)
+    pictures, missing = [], []
+    for i, (plane, total, value) in enumerate(zip(planes, *_filling(layers, tiles), strict=True)):
+        here, hole_here, seam_here = tiles.read(plane, i), tiles.subsampled(hole, i), tiles.subsampled(seam, i)
+        covered = np.minimum(total, 1)
+        value /= np.maximum(total, 1e-6)
         value -= here
-        value *= tiles.subsampled(blend, i)
+        value *= np.where(hole_here, total > 0, seam_here * covered)
         value += here
         pictures.append(value)
-    if float((missing * hole).max()) > NEGLIGIBLE:
+        missing.append(np.where(hole_here, 1, seam_here) * (1 - covered))
+    if float((missing[0] * hole).max()) > NEGLIGIBLE:
         _continue(pictures, missing, tiles, small, cells)
     for i, (plane, picture) in enumerate(zip(planes, pictures, strict=True)):
         if layout.bit_depth < 32:
@@ -236,47 +238,38 @@ def _composed(
     return replace(frame, planes=tuple(np.ascontiguousarray(plane) for plane in cropped))
 
 
-def _filling(layers: Sequence[Layer], tiles: Tiles) -> tuple[list[np.ndarray], np.ndarray]:
-    """Per plane the weighted sum of the layers, and their total weight, both [tiles, pixels]."""
+def _filling(layers: Sequence[Layer], tiles: Tiles) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Per plane the layers' total weight and their weighted sum, [tiles, pixels]."""
     layout = tiles.layout
-    chroma = is_chroma(layout)
+    sizes = [tiles.size(i) for i in range(layout.plane_count)]
+    sums, totals = ([np.zeros((len(tiles), rows * columns), np.float32) for rows, columns in sizes] for _ in range(2))
+    # Chroma is sited on the first of the luma columns it stands for.
+    leads = [0.5 - 0.5 * columns / tiles.cell_px for _, columns in sizes]
     unit = np.float32(layout.peak / 255)
-    sums = [np.zeros((len(tiles), int(np.prod(tiles.size(i)))), np.float32) for i in range(layout.plane_count)]
-    total = np.zeros((len(tiles), tiles.cell_px**2), np.float32)
-    # Planes of one size share one pass from the vertices.
-    groups: dict[tuple[int, int], list[int]] = {}
-    for i in range(layout.plane_count):
-        groups.setdefault(tiles.size(i), []).append(i)
     for layer in layers:
         part = tiles.only(layer.tiles)
-        weight = None
-        for group in groups.values():
-            matched = [i for i in group if i < len(chroma)]
-            match = [m for i in matched for m in (layer.gain[i], layer.bias[i] * unit)]
-            x, y, margin, share, *fit = part.spread(np.stack([*layer.positions, *layer.weight, *match]), group[0])
-            if weight is None:
-                weight = np.clip(margin, 0, 1)
-                weight *= share
-                total[layer.tiles] += weight
-            at = plane_positions(x, y, layout, group[0])
-            for i in group:
-                plane = layer.anchor.view.frame.planes[i]
-                if i in matched:
-                    gain, bias = fit[2 * matched.index(i):2 * matched.index(i) + 2]
-                    gain *= remapped(plane, at, cv2.INTER_LINEAR) if chroma[i] else resampled(plane, at, layout)
-                    gain += bias
-                    gain *= part.subsampled(weight, i)
-                    sums[i][layer.tiles] += gain
-                else:
-                    sums[i][layer.tiles] += resampled(plane, at, layout) * part.subsampled(weight, i)
-    return sums, total
+        for i, plane in enumerate(layer.anchor.view.frame.planes):
+            is_picture = i < len(layer.gain)
+            gain, bias = (layer.gain[i], layer.bias[i] * unit) if is_picture else (_ONE, 0 * _ONE)
+            x, y = plane_positions(*layer.positions, layout, i)
+            shape = layer.positions.shape[1:]
+            fields = np.stack([np.broadcast_to(f, shape) for f in (x, y, *layer.weight, gain, bias)]).astype(np.float32)
+            if native.is_available and min(plane.shape) >= LEAST_PLANE_PX:
+                places = part.rows, part.columns, layer.tiles
+                native.add_layer(plane, fields, *places, sizes[i], leads[i], sums[i], totals[i])
+                continue
+            x, y, margin, share, gain, bias = part.spread(fields, i)
+            weight = np.clip(margin, 0, 1) * share
+            sums[i][layer.tiles] += (resampled(plane, (x, y), layout) * gain + bias) * weight
+            totals[i][layer.tiles] += weight
+    return totals, sums
 
 
 def _continue(
-    pictures: Sequence[np.ndarray], missing: np.ndarray, tiles: Tiles, small: np.ndarray, cells: Cells
+    pictures: Sequence[np.ndarray], missing: Sequence[np.ndarray], tiles: Tiles, small: np.ndarray, cells: Cells
 ) -> None:
-    """Blends a smooth continuation of the picture into the tiles, as far as they are missing. small: the small picture
-    as it was rendered, of all cells."""
+    """Blends a smooth continuation of the picture into the tiles, as far as they are missing, [tiles, pixels] per plane.
+    small: the small picture as it was rendered, of all cells."""
     layout = tiles.layout
     size = cells.columns * COARSE_PER_CELL, cells.rows * COARSE_PER_CELL
     known = np.ones(size[::-1], np.float32)
@@ -284,18 +277,18 @@ def _continue(
     known[:, -(-cells.width * COARSE_PER_CELL // cells.cell_px):] = 0
     coarse = cv2.resize(small, size, interpolation=cv2.INTER_AREA).reshape(*known.shape, -1)
     at = (tiles.rows, slice(None), tiles.columns)
-    _in_cells(known, cells)[at] *= 1 - tiles.averaged(missing, 0, COARSE_PER_CELL)
+    _in_cells(known, cells)[at] *= 1 - tiles.averaged(missing[0], 0, COARSE_PER_CELL)
     for i in range(coarse.shape[2]):
         filled = tiles.averaged(pictures[i], i, COARSE_PER_CELL)
         _in_cells(coarse[..., i], cells)[at] = filled * np.float32(255 / layout.peak)
     beyond = np.pad(extrapolated(coarse, known), ((1, 1), (1, 1), (0, 0)), mode="edge").transpose(2, 0, 1)
-    lacking = np.flatnonzero(missing.max(axis=1) > NEGLIGIBLE)
-    part, missing = tiles.only(lacking), missing[lacking]
+    lacking = np.flatnonzero(missing[0].max(axis=1) > NEGLIGIBLE)
+    part = tiles.only(lacking)
     for i, picture in enumerate(pictures):
         value: np.ndarray | np.float32 = np.float32(layout.peak)
         if i < len(beyond):
             value = part.spread_small(beyond[i:i + 1], i, COARSE_PER_CELL)[0] * np.float32(layout.peak / 255)
-        picture[lacking] += part.subsampled(missing, i) * (value - picture[lacking])
+        picture[lacking] += missing[i][lacking] * (value - picture[lacking])
 
 
 def _in_cells(coarse: np.ndarray, cells: Cells) -> np.ndarray:

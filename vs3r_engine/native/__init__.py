@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The three loops that are compiled, kernels.c behind numpy signatures. Where an installation has no compiled library
+(`is_available` is False; `vs3r doctor` says so) their callers do the same with numpy and OpenCV, slower."""
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+VERSION = 1
+"""Of the signatures below; a library of another version is not used."""
+LIBRARY = Path(__file__).with_name("kernels.dll" if sys.platform == "win32" else "kernels.so")
+
+_P, _I, _L, _F, _D = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double
+
+
+def _loaded() -> ctypes.CDLL | None:
+    """The library of this version, or None. VS3R_KERNELS=off: as if there were none."""
+    if os.environ.get("VS3R_KERNELS") == "off" or not LIBRARY.exists():
+        return None
+    try:
+        library = ctypes.CDLL(str(LIBRARY))
+        if library.kernels_version() != VERSION:
+            return None
+    except (OSError, AttributeError):  # made for another machine, or not by us
+        return None
+    size = ctypes.c_ssize_t
+    library.warp_plane.argtypes = [_P, size, _I, _I, _I, _P, _I, _I, _I, _F, _F, _P, _I, _I]
+    library.source_positions.argtypes = [_P, _L, _P, _P, _P, _P, _I, _I, _D, _I, _P, _I, _I, _D, _D, _P]
+    library.source_positions.restype = None
+    library.add_layer.argtypes = [_P, size, _I, _I, _I, _P, _I, _I, _P, _P, _P, _L, _I, _I, _F, _P, _P]
+    library.add_layer.restype = None
+    return library
+
+
+_library = _loaded()
+is_available = _library is not None
+
+
+def warp_plane(plane: np.ndarray, indices: np.ndarray, cell: tuple[int, int], peak: float, sharpening: float) -> np.ndarray:
+    """A plane of the same shape and type, each sample read once with a cubic kernel (a = -0.75) where `indices` say.
+
+    plane: [rows, columns] uint8, uint16 or float32. indices: [r + 2, c + 2, 2] (x, y) into it at the centres of the
+    cells and of one ring around them; bilinear between. cell: (columns, rows) of a cell. peak: the largest code value.
+    sharpening: what the result is pushed away from its own 3 x 3 mean. The border repeats.
+    """
+    rows, columns = plane.shape
+    plane = _lines(plane)
+    indices = np.ascontiguousarray(indices, np.float32)
+    out = np.empty((rows, columns), plane.dtype)
+    failed = _library.warp_plane(  # type: ignore[union-attr]
+        plane.ctypes.data, plane.strides[0], columns, rows, plane.itemsize, indices.ctypes.data, indices.shape[1],
+        *cell, peak, sharpening, out.ctypes.data, columns, rows,
+    )  # fmt: skip
+    if failed:
+        raise MemoryError
+    return out
+
+
+def source_positions(
+    pixels: np.ndarray, target_K: np.ndarray, source_K: np.ndarray, source_from_target: np.ndarray, size: tuple[int, int],
+    nearness: np.ndarray, start: float, iterations: int, change_px: np.ndarray | None,
+) -> np.ndarray:  # fmt: skip
+    """[..., 2] float64: `stages.render.source_positions` for two cameras without a lens.
+
+    size: (width, height). nearness: [h, w] float64 inverse depth of the view, first taken to be `start` everywhere.
+    change_px: [rows, columns, 2] to add, on a grid that spans the picture corner to corner.
+    """
+    pixels, nearness = np.ascontiguousarray(pixels, np.float64), np.ascontiguousarray(nearness, np.float64)
+    matrices = [np.ascontiguousarray(m, np.float64) for m in (target_K, source_K, source_from_target)]
+    change = None if change_px is None else np.ascontiguousarray(change_px, np.float64)
+    out = np.empty_like(pixels)
+    _library.source_positions(  # type: ignore[union-attr]
+        pixels.ctypes.data, pixels.size // 2, *(m.ctypes.data for m in matrices), nearness.ctypes.data, *nearness.shape,
+        start, iterations, *((None, 0, 0) if change is None else (change.ctypes.data, *change.shape[:2])), *size,
+        out.ctypes.data,
+    )  # fmt: skip
+    return out
+
+
+def add_layer(
+    plane: np.ndarray, vertices: np.ndarray, tile_rows: np.ndarray, tile_columns: np.ndarray, tiles: np.ndarray,
+    tile_size: tuple[int, int], lead: float, sums: np.ndarray, totals: np.ndarray,
+) -> None:  # fmt: skip
+    """Adds weight * (gain * sample + bias) to `sums` and the weight to `totals`, for some tiles of a picture.
+
+    plane: [h, w] of at least 4 x 4 samples. vertices: [6, rows + 2, columns + 2] float32 at the centres of the cells and
+    of one ring around them: x, y (indices into the plane), margin, share, gain, bias; weight = clip(margin, 0, 1) *
+    share, and should be 0 outside of the plane. tile_rows, tile_columns: [k] int64 cells, and tiles [k] int64 their
+    numbers in sums and totals, [tiles, rows * columns of tile_size] float32. lead: by how much of a sample samples are
+    sited left of their middle.
+    """
+    plane = _lines(plane)
+    rows, columns = tile_size
+    _library.add_layer(  # type: ignore[union-attr]
+        plane.ctypes.data, plane.strides[0], plane.shape[1], plane.shape[0], plane.itemsize, vertices.ctypes.data,
+        *vertices.shape[1:], tile_rows.ctypes.data, tile_columns.ctypes.data, tiles.ctypes.data, len(tiles), columns, rows,
+        lead, sums.ctypes.data, totals.ctypes.data,
+    )  # fmt: skip
+
+
+def _lines(plane: np.ndarray) -> np.ndarray:
+    """The plane, its lines contiguous."""
+    return plane if plane.strides[1] == plane.itemsize and plane.strides[0] > 0 else np.ascontiguousarray(plane)
