@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The three loops that are compiled, kernels.c behind numpy signatures. Where an installation has no compiled library
+"""The loops that are compiled, kernels.c behind numpy signatures. Where an installation has no compiled library
 (`is_available` is False; `vs3r doctor` says so) their callers do the same with numpy and OpenCV, slower."""
 
 import ctypes
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ def _loaded() -> ctypes.CDLL | None:
     library.source_positions.restype = None
     library.add_layer.argtypes = [_P, size, _I, _I, _I, _P, _I, _I, _P, _P, _P, _L, _I, _I, _F, _P, _P]
     library.add_layer.restype = None
+    library.align.argtypes = [_P, _I, _I, _L, _P, _P, _P, _P, _P, _I, _I, _P, _L, _P, _P, _P, _P, _P, _P, _P]
     return library
 
 
@@ -99,6 +101,35 @@ def add_layer(
         *vertices.shape[1:], tile_rows.ctypes.data, tile_columns.ctypes.data, tiles.ctypes.data, len(tiles), columns, rows,
         lead, sums.ctypes.data, totals.ctypes.data,
     )  # fmt: skip
+
+
+def align(
+    vertices: np.ndarray, at_cells: np.ndarray, weight: np.ndarray, template: Sequence[np.ndarray], anchor: Sequence[np.ndarray],
+    still: np.ndarray | None, bounds: np.ndarray, occupied: np.ndarray, starts: np.ndarray, pools: np.ndarray, tuning: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """(shift [rows, columns, 2], expected [n, 2], weight [n]) of one anchor: the loop of `alignment.aligned`, all float32.
+
+    vertices: [rows + 2, columns + 2, 2] where geometry expects the cells and a ring around them in the anchor's small
+    picture. at_cells [n, 2], weight [n], occupied, starts: as in Template; template: its levels [3, n]; anchor: its
+    levels [h, w]. bounds: left, top, right, bottom of its usable indices. pools: [levels, 3]. tuning: see kernels.c.
+    """
+    rows, columns = vertices.shape[0] - 2, vertices.shape[1] - 2
+    vertices, bounds = (np.ascontiguousarray(a, np.float32) for a in (vertices, bounds))
+    shift, expected, own_weight = (np.empty(shape, np.float32) for shape in ((rows, columns, 2), (len(weight), 2), len(weight)))
+    height, width = anchor[0].shape
+    failed = _library.align(  # type: ignore[union-attr]
+        vertices.ctypes.data, rows, columns, len(weight), at_cells.ctypes.data, weight.ctypes.data, _addresses(template),
+        _addresses(anchor), None if still is None else still.ctypes.data, width, height, bounds.ctypes.data, len(occupied),
+        occupied.ctypes.data, starts.ctypes.data, pools.ctypes.data, tuning.ctypes.data, shift.ctypes.data,
+        expected.ctypes.data, own_weight.ctypes.data,
+    )  # fmt: skip
+    if failed:
+        raise MemoryError
+    return shift, expected, own_weight
+
+
+def _addresses(arrays: Sequence[np.ndarray]) -> ctypes.Array:
+    return (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))
 
 
 def _lines(plane: np.ndarray) -> np.ndarray:

@@ -362,3 +362,170 @@ EXPORT void add_layer(const uint8_t *plane, ptrdiff_t stride, int32_t width, int
         }
     }
 }
+
+// --- aligning an anchor with the frame being completed (methods/temporal/alignment.py) --------------------------------
+
+// [height][width] with `step` floats a sample between its indices; outside the border repeats.
+static inline float between_floats(const float *image, int width, int height, int step, float x, float y) {
+    x = held(x, 0, width - 1.0f);
+    y = held(y, 0, height - 1.0f);
+    int left = (int)x, top = (int)y;
+    if (left > width - 2) left = width > 1 ? width - 2 : 0;
+    if (top > height - 2) top = height > 1 ? height - 2 : 0;
+    ptrdiff_t right = width > 1 ? step : 0, down = height > 1 ? (ptrdiff_t)width * step : 0;
+    const float *at = image + ((ptrdiff_t)top * width + left) * step;
+    float across = x - left, upper = at[0] + (at[right] - at[0]) * across;
+    float lower = at[down] + (at[down + right] - at[down]) * across;
+    return upper + (lower - upper) * (y - top);
+}
+
+// Means of `count` values over windows of (2 * radius + 1) squared cells, nothing outside. scratch: as large as out.
+WIDE static void box_mean(const float *in, float *out, float *scratch, int rows, int columns, int count, int radius) {
+    const int size = 2 * radius + 1;
+    const ptrdiff_t line = (ptrdiff_t)columns * count;
+    for (int row = 0; row < rows; row++) {
+        for (int column = 0; column < columns; column++) {
+            float *to = scratch + row * line + (ptrdiff_t)column * count;
+            int first = column - radius < 0 ? 0 : column - radius, last = column + radius < columns ? column + radius : columns - 1;
+            memset(to, 0, sizeof(float) * count);
+            for (int c = first; c <= last; c++) {
+                const float *from = in + row * line + (ptrdiff_t)c * count;
+                for (int k = 0; k < count; k++) to[k] += from[k];
+            }
+        }
+    }
+    const float scale = 1.0f / (size * size);
+    for (int row = 0; row < rows; row++) {
+        float *to = out + row * line;
+        int first = row - radius < 0 ? 0 : row - radius, last = row + radius < rows ? row + radius : rows - 1;
+        memset(to, 0, sizeof(float) * line);
+        for (int r = first; r <= last; r++) {
+            const float *from = scratch + r * line;
+            for (ptrdiff_t k = 0; k < line; k++) to[k] += from[k];
+        }
+        for (ptrdiff_t k = 0; k < line; k++) to[k] *= scale;
+    }
+}
+
+// sums [cells][count] becomes what counts at each cell: its near, its wider surroundings and everything.
+static void pooled(float *sums, float *local, float *wide, float *scratch, int rows, int columns, int count, const float pools[3]) {
+    const ptrdiff_t cells = (ptrdiff_t)rows * columns;
+    double everything[16] = {0};
+    for (ptrdiff_t i = 0; i < cells; i++)
+        for (int k = 0; k < count; k++) everything[k] += sums[i * count + k];
+    box_mean(sums, wide, scratch, rows, columns, count, 1);
+    box_mean(wide, local, scratch, rows, columns, count, 1);
+    box_mean(local, wide, scratch, rows, columns, count, 5);
+    for (ptrdiff_t i = 0; i < cells; i++)
+        for (int k = 0; k < count; k++) {
+            ptrdiff_t at = i * count + k;
+            sums[at] = pools[0] * local[at] + pools[1] * wide[at] + pools[2] * (float)(everything[k] / cells);
+        }
+}
+
+static inline float ratio(float wanted, float found, float known, float pedestal, float most) {
+    float tiny = 1e-6f, pedestals = pedestal * (known + tiny);
+    return held((wanted + pedestals) / (found + pedestals), 1 / most, most);
+}
+
+// The shift of one anchor; see alignment.aligned. tuning: pedestal, noise, least robust level, most gain, most shift,
+// moving evidence.
+EXPORT int32_t align(const float *vertices, int32_t rows, int32_t columns, int64_t count, const float *at_cells,
+                     const float *template_weight, const float *const template_levels[3], const float *const levels[3],
+                     const float *still, int32_t width, int32_t height, const float bounds[4], int64_t occupied_count,
+                     const int64_t *occupied, const int64_t *starts, const float pools[9], const float tuning[6],
+                     float *shift, float *expected, float *weight) {
+    enum { TERMS = 8 };
+    const float pedestal = tuning[0], noise = tuning[1], least = tuning[2], most_gain = tuning[3], most = tuning[4], moving = tuning[5];
+    const ptrdiff_t cells = (ptrdiff_t)rows * columns;
+    float *scratch = malloc(sizeof(float) * (5 * count + 4 * TERMS * cells + cells));
+    if (!scratch) return -1;
+    float *seen = scratch, *left = seen + count, *here_x = left + count, *here_y = here_x + count, *trusted = here_y + count;
+    float *sums = trusted + count, *local = sums + TERMS * cells, *wide = local + TERMS * cells, *spare = wide + TERMS * cells;
+    float *gain = spare + TERMS * cells;
+    double total = 0;
+    for (int64_t i = 0; i < count; i++) {
+        float cx = at_cells[2 * i], cy = at_cells[2 * i + 1];
+        float x = between_floats(vertices, columns + 2, rows + 2, 2, cx + 1, cy + 1);
+        float y = between_floats(vertices + 1, columns + 2, rows + 2, 2, cx + 1, cy + 1);
+        float w = x >= bounds[0] && y >= bounds[1] && x <= bounds[2] && y <= bounds[3] ? template_weight[i] : 0;
+        if (still && w > 0) {
+            float s = between_floats(still, width, height, 1, x, y);
+            w *= s > moving ? s : moving;
+        }
+        expected[2 * i] = x;
+        expected[2 * i + 1] = y;
+        weight[i] = w;
+        total += w;
+    }
+    for (ptrdiff_t i = 0; i < cells; i++) gain[i] = 1;
+    memset(shift, 0, sizeof(float) * 2 * cells);
+    for (int level = 0; level < 3; level++) {
+        const float *luma = template_levels[level], *gx = luma + count, *gy = gx + count, *pool = pools + 3 * level;
+        for (int64_t i = 0; i < count; i++) {
+            float cx = at_cells[2 * i], cy = at_cells[2 * i + 1];
+            here_x[i] = level ? between_floats(shift, columns, rows, 2, cx, cy) : 0;
+            here_y[i] = level ? between_floats(shift + 1, columns, rows, 2, cx, cy) : 0;
+            // What nothing weighs is not looked up.
+            seen[i] = weight[i] > 0 ? between_floats(levels[level], width, height, 1, expected[2 * i] + here_x[i], expected[2 * i + 1] + here_y[i]) : 0;
+        }
+        if (level == 0) {
+            memset(sums, 0, sizeof(float) * 3 * cells);
+            for (int64_t m = 0; m < occupied_count; m++) {
+                float *sum = sums + 3 * occupied[m];
+                int64_t end = m + 1 < occupied_count ? starts[m + 1] : count;
+                for (int64_t i = starts[m]; i < end; i++) {
+                    sum[0] += luma[i] * weight[i];
+                    sum[1] += seen[i] * weight[i];
+                    sum[2] += weight[i];
+                }
+            }
+            pooled(sums, local, wide, spare, rows, columns, 3, pool);
+            for (ptrdiff_t i = 0; i < cells; i++) gain[i] = ratio(sums[3 * i], sums[3 * i + 1], sums[3 * i + 2], pedestal, most_gain);
+        }
+        double disagreement = 0;
+        for (int64_t i = 0; i < count; i++) {
+            if (!(weight[i] > 0)) {
+                left[i] = 0;
+                continue;
+            }
+            float g = between_floats(gain, columns, rows, 1, at_cells[2 * i], at_cells[2 * i + 1]);
+            left[i] = luma[i] + pedestal - (seen[i] + pedestal) * g;
+            disagreement += fabsf(left[i]) * weight[i];
+        }
+        float typical = (float)(2 * disagreement / (total + 1e-6));
+        float per_level = 1 / (typical > least ? typical : least);
+        for (int64_t i = 0; i < count; i++) {
+            float relative = left[i] * per_level;
+            trusted[i] = weight[i] / (1 + relative * relative);
+            // What would be left to explain were the shift taken back: pooling acts on the whole shift, not its last step.
+            left[i] += gx[i] * here_x[i] + gy[i] * here_y[i];
+        }
+        memset(sums, 0, sizeof(float) * TERMS * cells);
+        for (int64_t m = 0; m < occupied_count; m++) {
+            float *sum = sums + TERMS * occupied[m];
+            int64_t end = m + 1 < occupied_count ? starts[m + 1] : count;
+            for (int64_t i = starts[m]; i < end; i++) {
+                float t = trusted[i], x = gx[i] * t, y = gy[i] * t;
+                sum[0] += x * gx[i];
+                sum[1] += x * gy[i];
+                sum[2] += y * gy[i];
+                sum[3] += x * left[i];
+                sum[4] += y * left[i];
+                sum[5] += luma[i] * t;
+                sum[6] += seen[i] * t;
+                sum[7] += t;
+            }
+        }
+        pooled(sums, local, wide, spare, rows, columns, TERMS, pool);
+        for (ptrdiff_t i = 0; i < cells; i++) {
+            const float *s = sums + TERMS * i;
+            float xx = s[0] + noise, xy = s[1], yy = s[2] + noise, scale = 1 / (xx * yy - xy * xy);
+            shift[2 * i] = held((yy * s[3] - xy * s[4]) * scale, -most, most);
+            shift[2 * i + 1] = held((xx * s[4] - xy * s[3]) * scale, -most, most);
+            gain[i] = ratio(s[5], s[6], s[7], pedestal, most_gain);
+        }
+    }
+    free(scratch);
+    return 0;
+}

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from vs3r_engine import native
 from vs3r_engine.methods.temporal.anchors import Anchor
 from vs3r_engine.methods.temporal.cells import SMALL_PER_CELL, Cells, blurred
-from vs3r_engine.methods.warp import remapped
+from vs3r_engine.methods.warp import remapped, upsampled
 
 POOLED_NEAR = (1.0, 0.05, 0.002)
 """What evidence counts from next to a cell (within 2), from its wider surroundings (within 7) and from everywhere."""
@@ -28,6 +29,8 @@ WORTHWHILE = 0.2
 EXPOSURE_PEDESTAL = 24.0
 """8-bit levels added before brightness is compared as a ratio, so that black does not decide."""
 MAX_GAIN = 1.4
+_POOLS = np.array([POOLED_WIDE, POOLED_NEAR, POOLED_NEAR], np.float32)
+_TUNING = np.array([EXPOSURE_PEDESTAL, CAMERA_NOISE, LEAST_ROBUST_LEVELS, MAX_GAIN, MAX_SHIFT_SMALL_PX, MOVING_EVIDENCE], np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,14 +110,33 @@ def aligned(
 ) -> Aligned:
     """Every anchor on the template, each for itself.
 
-    positions: per anchor [h, w, 2] float32 indices into its small picture, where geometry expects the template's
-    pixels.
-    is_chroma: per plane, whether it is matched by an offset (chroma) or by a ratio (brightness).
+    positions: per anchor [rows + 2, columns + 2, 2], corner-origin, where geometry expects the cells and a ring around
+    them. is_chroma: per plane, whether it is matched by an offset (chroma) or by a ratio (brightness).
     """
+    vertices = [at / cells.small_px - 0.5 for at in positions]
+    bounds = [np.concatenate([anchor.bounds[0], anchor.bounds[1] - cells.small_px]) / cells.small_px for anchor in anchors]
+    if native.is_available:
+        places = template.at_cells.reshape(-1, 2)
+        found = [
+            native.align(at, places, template.weight, template.levels, anchor.levels, anchor.still, limits,
+                         template.occupied, template.starts, _POOLS, _TUNING)
+            for anchor, at, limits in zip(anchors, vertices, bounds, strict=True)]
+        shift, expected, weight = (np.stack(parts) for parts in zip(*found, strict=True))
+    else:
+        shift, expected, weight = _shifts(template, anchors, vertices, bounds, cells)
+    return _matched(template, anchors, expected, weight, shift, is_chroma)
+
+
+def _shifts(
+    template: Template, anchors: Sequence[Anchor], vertices: Sequence[np.ndarray], bounds: Sequence[np.ndarray], cells: Cells
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(shift [anchors, rows, columns, 2], expected [anchors, n, 2], weight [anchors, n]): what native.align computes."""
     shape, count = (cells.rows, cells.columns), len(anchors)
-    expected = np.stack([at.reshape(-1, 2)[template.index] for at in positions])
-    bounds = np.stack([anchor.bounds for anchor in anchors])[:, :, None] / cells.small_px
-    weight = template.weight * ((expected >= bounds[:, 0]) & (expected <= bounds[:, 1] - 1)).all(axis=-1)
+    height, width = cells.small_shape
+    expected = np.stack([
+        upsampled(at, width, height, SMALL_PER_CELL, SMALL_PER_CELL).reshape(-1, 2)[template.index] for at in vertices])
+    limits = np.stack(bounds)[:, None]
+    weight = template.weight * ((expected >= limits[..., :2]) & (expected <= limits[..., 2:])).all(axis=-1)
     for i, anchor in enumerate(anchors):
         if anchor.still is not None:
             weight[i] *= np.maximum(_read(anchor.still, expected[i]), MOVING_EVIDENCE)
@@ -140,7 +162,7 @@ def aligned(
             np.multiply(a, b, out=terms[row])
         *equations, wanted, found, known = _pooled(template, terms, shape, pools)
         shift, gain = _solved(*equations), _ratio(wanted, found, known)
-    return _matched(template, anchors, expected, weight, shift, is_chroma)
+    return shift, expected, weight
 
 
 def _matched(

@@ -138,7 +138,7 @@ def _layers(
     if template is None:
         fit = unaligned(cells, len(anchors), len(chroma))
     else:
-        fit = aligned(template, anchors, [_at_small(positions, cells) for positions in expected], cells, chroma)
+        fit = aligned(template, anchors, expected, cells, chroma)
     positions = [at + _ringed(shift) * cells.small_px for at, shift in zip(expected, fit.shift_small_px, strict=True)]
     feather = np.float32(feather_px(cells.width))
     margins = [np.minimum(at - anchor.bounds[0], anchor.bounds[1] - at).min(axis=-1).astype(np.float32) / feather
