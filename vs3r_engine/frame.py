@@ -88,12 +88,12 @@ class Frame:
         return luma if self.layout.bit_depth == 32 else np.rint(luma).astype(self.layout.dtype)
 
     def luma8(self) -> np.ndarray:
-        """[h, w] uint8 brightness, for trackers."""
+        """[h, w] uint8 brightness, for trackers. A picture handed over at a greater depth has the same."""
         luma = self.luma()
         if luma.dtype == np.uint8:
             return luma
-        if self.layout.bit_depth == 32:
-            return np.clip(luma * 255.0, 0, 255).astype(np.uint8)
+        if self.layout.model == "rgb" or self.layout.bit_depth == 32:
+            return np.clip(np.rint(luma * np.float32(255 / self.layout.peak)), 0, 255).astype(np.uint8)
         return (luma >> (self.layout.bit_depth - 8)).astype(np.uint8)
 
     def to_rgb(self) -> np.ndarray:

@@ -7,7 +7,7 @@ import pytest
 from media_clips import numbered_planes
 
 from vs3r_engine.errors import EngineFault, MediaError
-from vs3r_engine.frame import PixelLayout
+from vs3r_engine.frame import ColourTags, Frame, PixelLayout
 from vs3r_engine.media.pixel_formats import frame_format, name_of_layout, picture_of, planar_format, planes_of
 
 PLANAR = ["yuv420p", "yuvj422p", "yuv444p", "yuv440p", "yuva420p", "yuv420p9le", "yuv422p10le", "yuv444p12le",
@@ -100,3 +100,13 @@ def test_planes_of_another_shape_or_depth_are_a_fault():
         picture_of((planes[0], planes[1][:-1], planes[2]), planar_format("yuv420p"))
     with pytest.raises(EngineFault):
         picture_of(tuple(plane.astype(np.uint16) for plane in planes), planar_format("yuv420p"))
+
+
+def test_trackers_see_the_same_picture_at_every_depth_it_is_handed_over_in():
+    codes = np.random.default_rng(7).integers(0, 256, (3, 40, 50))
+    seen = []
+    for depth in (8, 16, 32):
+        layout = PixelLayout("rgb", depth)
+        planes = tuple((plane / 255 * layout.peak).astype(layout.dtype) for plane in codes)
+        seen.append(Frame(0, planes, layout, ColourTags(matrix=0, full_range=True)).luma8())
+    assert np.array_equal(seen[0], seen[1]) and np.array_equal(seen[0], seen[2])

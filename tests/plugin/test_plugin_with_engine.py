@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The plug-in's frames are `vs3r stabilize`'s frames: the real engine, one clip, every kind of host."""
 
+import functools
 import itertools
 import os
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,16 +18,18 @@ import cv2
 import numpy as np
 import pytest
 
-from host_bridge.client import EngineClient
 from tests.conftest import SHARED_CLIPS
 from tests.fakes.engine_process import wait_until
 from tests.plugin.ofx_host import OK, Arguments, Instance, Layout
 from tests.synthetic import make_clip
-from vs3r_engine.service import protocol as p
+from vs3r_engine.media.decode import open_source
+from vs3r_engine.media.pixel_formats import picture_of, planar_format
 from vs3r_engine.service.rendezvous import connection_file, read_connection
 
 FRAMES = 16
 SETTINGS = {"path.smoothness": 70.0, "frame.framing": "crop", "fill.quality": "final", "path.strength": 100.0}
+WHITE = {np.uint8: 255, np.uint16: 65535}
+"""Full scale of a host's samples; 1 in float."""
 
 
 def pictures(name):
@@ -41,54 +45,97 @@ def pictures(name):
         return [frame.to_ndarray(format="rgb24").astype(np.float32) / 255 for frame in decoded]
 
 
-@pytest.fixture(scope="module", params=["synthetic", pytest.param("regular_720p", marks=pytest.mark.slow)])
-def clip(request):
-    """path of a 16-bit image sequence, and its stabilized frames as the engine writes them: float RGB, top-down."""
-    source = pictures(request.param)
+@pytest.fixture(scope="module")
+def at_work():
+    """(folder, its engine's environment): the real engine, running."""
     root = Path(tempfile.mkdtemp(prefix="vs3r-"))
-    for index, rgb in enumerate(source):
-        cv2.imwrite(str(root / f"in_{index:04d}.png"), (rgb[..., ::-1] * 65535 + 0.5).astype(np.uint16))
-    environment = {
+    environment = os.environ | {
         "VS3R_RUNTIME_DIR": str(root / "run"),
         "XDG_CACHE_HOME": str(root / "cache"),
         "XDG_STATE_HOME": str(root / "state"),
         "OMP_NUM_THREADS": "1",
     }
-    process = subprocess.Popen([sys.executable, "-m", "vs3r_engine.app.cli", "serve"], env=os.environ | environment)
+    process = subprocess.Popen([sys.executable, "-m", "vs3r_engine.app.cli", "serve"], env=environment)
     try:
         wait_until(lambda: read_connection(connection_file(root / "run")), 30)
-        path = str(root / f"in_[0000-{FRAMES - 1:04d}].png")
-        with EngineClient(read_connection(connection_file(root / "run")), "test") as client:
-            job = client.submit(
-                p.Stabilize(p.Source(path=path), str(root / "out_0000.png"), p.SettingsChoice("natural", SETTINGS))
-            )
-            last = [event.job for event in client.follow(job.job_id)][-1]
-            assert last.state == "done", last.error
-        written = [cv2.imread(str(root / f"out_{index:04d}.png"), cv2.IMREAD_UNCHANGED) for index in range(FRAMES)]
-        assert written[0].dtype == np.uint16
-        yield SimpleNamespace(
-            path=path,
-            run=root / "run",
-            source=[
-                cv2.imread(str(root / f"in_{i:04d}.png"), -1)[..., ::-1] / np.float32(65535) for i in range(FRAMES)
-            ],
-            stabilized=[image[..., 2::-1].astype(np.float32) / 65535 for image in written],
-        )
+        yield root, environment
     finally:
         process.terminate()
         process.wait(15)
         shutil.rmtree(root, ignore_errors=True)
 
 
+NAMES = ["synthetic", pytest.param("regular_720p", marks=pytest.mark.slow)]
+FILES = {
+    np.uint8: ("png", "gbrp", {}),
+    np.uint16: ("png", "gbrp16le", {}),
+    np.float16: ("exr", "gbrpf32le", {"format": "half"}),
+    np.float32: ("exr", "gbrpf32le", {"format": "float"}),
+}
+"""The image file that holds a host's samples of each type without loss: suffix, planar format, options."""
+
+
+def write_image(path, rgb):
+    """An image file of exactly these samples, [h, w, 3] of one of FILES' types."""
+    codec, pixel_format, options = FILES[rgb.dtype.type]
+    if codec == "png":
+        cv2.imwrite(str(path), rgb[..., ::-1])
+        return
+    context = av.CodecContext.create(codec, "w")
+    context.width, context.height, context.pix_fmt = rgb.shape[1], rgb.shape[0], pixel_format
+    context.time_base, context.options = Fraction(1, 24), options
+    planes = tuple(np.ascontiguousarray(rgb[..., c], np.float32) for c in range(3))
+    picture = picture_of(planes, planar_format(pixel_format))
+    path.write_bytes(b"".join(bytes(packet) for packet in [*context.encode(picture), *context.encode(None)]))
+
+
+def samples(rgb, dtype):
+    """Float RGB as a host of this depth holds it."""
+    white = WHITE.get(dtype, 1)
+    return (rgb if white == 1 else np.rint(rgb * white)).astype(dtype)
+
+
+def stabilized_by_command(at_work, name, dtype):
+    """A lossless image sequence of this depth, stabilized by `vs3r stabilize`. path; source: float RGB pictures as
+    stored; stabilized: the same of the result, top-down."""
+    root, environment = at_work
+    folder = root / f"{name}-{np.dtype(dtype).name}"
+    folder.mkdir()
+    suffix = FILES[dtype][0]
+    for index, rgb in enumerate(pictures(name)):
+        write_image(folder / f"in_{index:04d}.{suffix}", samples(rgb, dtype))
+    path, output = str(folder / f"in_[0000-{FRAMES - 1:04d}].{suffix}"), str(folder / f"out_0000.{suffix}")
+    values = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
+    command = [sys.executable, "-m", "host_bridge", "stabilize", path, "-o", output, "--quiet", *values]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    read = {}
+    for which, pattern in (("source", path), ("stabilized", output.replace("0000", f"[0000-{FRAMES - 1:04d}]"))):
+        with open_source(pattern) as frames:
+            assert frames.info.layout.bit_depth == {np.uint8: 8, np.uint16: 16}.get(dtype, 32)
+            read[which] = [frame.to_rgb() for frame in frames.frames(frames.info.clip.available_range)]
+    return SimpleNamespace(path=path, run=root / "run", **read)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def clip_of(request, at_work):
+    """A function from a sample type to `stabilized_by_command`."""
+    return functools.cache(lambda dtype: stabilized_by_command(at_work, request.param, dtype))
+
+
+@pytest.fixture
+def clip(clip_of):
+    """A 16-bit image sequence, and its stabilized frames."""
+    return clip_of(np.uint16)
+
+
 def on_clip(host, clip, layout=None, scale=1):
     layout = layout or Layout()
-    white = {np.uint8: 255, np.uint16: 65535}.get(layout.dtype, 1)
 
     def picture(at):
         rgb = clip.source[int(at)]
         rgb = cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale != 1 else rgb
-        rgba = np.concatenate([rgb * white, np.full((*rgb.shape[:2], 1), white, np.float32)], axis=-1)
-        return (rgba if white == 1 else np.rint(rgba)).astype(layout.dtype)
+        return samples(np.concatenate([rgb, np.ones((*rgb.shape[:2], 1), np.float32)], axis=-1), layout.dtype)
 
     instance = Instance(host, layout=layout)
     instance.connect(picture, (0, FRAMES - 1), 24.0, clip.path)
@@ -153,12 +200,40 @@ def test_at_half_size(resolve_host, clip, monkeypatch):
         assert pixels.shape[:2] == half.shape[:2] and psnr_db(pixels[..., :3], half) > 40
 
 
-def test_from_uploaded_pixels(spec_host, clip, monkeypatch):
-    monkeypatch.setenv("VS3R_RUNTIME_DIR", str(clip.run))
-    instance = on_clip(spec_host, clip, Layout(np.uint16))
+def uploaded(host, clip, layout):
+    """An effect on a clip whose file nobody names; its pixels are with the engine."""
+    instance = on_clip(host, clip, layout)
     instance.parameters["file"].value = ""
+    instance.properties.values.pop("OfxImageEffectPropSrcFilePath", None)
     instance.edit("analyze")
-    for at, pixels in rendered(instance, (7, 2)).items():
-        # The analysis reads the same pixels by another way; roundings there move the path by parts of a pixel.
-        alike_db = psnr_db(pixels[..., :3] / 65535, clip.stabilized[at])
-        assert alike_db > 40 and alike_db > psnr_db(clip.source[at], clip.stabilized[at]) + 10
+    return instance
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        Layout(np.uint8, 3, 7, True, (5, -3)),
+        Layout(np.uint16, 4),
+        Layout(np.float16, 4, 8, True, premultiplied=True),
+        Layout(np.float32, 3),
+    ],
+    ids=lambda one: f"{np.dtype(one.dtype).name}x{one.channels}",
+)
+def test_uploaded_pixels_come_back_as_a_lossless_rgb_sequence_of_them_is_stabilized(
+    spec_host, clip_of, layout, monkeypatch
+):
+    clip = clip_of(layout.dtype)
+    monkeypatch.setenv("VS3R_RUNTIME_DIR", str(clip.run))
+    white = WHITE.get(layout.dtype, 1)
+    for at, pixels in rendered(uploaded(spec_host, clip, layout), (7, 0, 2, FRAMES - 1)).items():
+        shown = pixels[..., :3].astype(np.float64) / white
+        assert psnr_db(shown, clip.stabilized[at]) > (60 if layout.dtype is np.float16 else 90)  # EXR's writer cuts halves off
+        if white == 255:
+            assert np.abs(shown - clip.stabilized[at]).max() * 255 <= 1
+
+
+def test_uploaded_floats_move_as_the_same_picture_in_a_16_bit_file_does(resolve_host, clip, monkeypatch):
+    """The same analysis from either: what differs is that floats keep what overshoots white and black."""
+    monkeypatch.setenv("VS3R_RUNTIME_DIR", str(clip.run))
+    for at, pixels in rendered(uploaded(resolve_host, clip, Layout()), (7, 2)).items():
+        assert psnr_db(np.clip(pixels[..., :3], 0, 1), clip.stabilized[at]) > 90
