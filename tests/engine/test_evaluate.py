@@ -18,8 +18,10 @@ from tests.synthetic import make_clip
 from vs3r_engine.errors import MediaError, SettingsError
 from vs3r_engine.evaluation import baselines, bench_report
 from vs3r_engine.evaluation.ablation import variant_label, variants
+from vs3r_engine.evaluation.common_area import warping_in_common
 from vs3r_engine.evaluation.evaluation import Asked, Row, evaluate, failure, measured_pair, report, write_tables
-from vs3r_engine.evaluation.measure import Choice, measure, warping_in_common
+from vs3r_engine.evaluation.measure import measure
+from vs3r_engine.evaluation.measurement import Choice
 from vs3r_engine.evaluation.pairs import Pair, Pairing, paired
 from vs3r_engine.evaluation.tables import marked, metric
 

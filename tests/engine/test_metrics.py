@@ -10,7 +10,7 @@ import pytest
 
 from vs3r_engine.camera import Trajectory
 from vs3r_engine.evaluation import metrics, truth
-from vs3r_engine.evaluation.registration import blank, features, homography, matches, motion
+from vs3r_engine.evaluation.registration import FEATURES, blank, features, homography, matches, similarity, tracks
 
 RATE = 30.0
 WIDTH, HEIGHT = 480, 200
@@ -49,7 +49,7 @@ def filmed(offsets, **how):
 
 
 def path_of(pictures):
-    steps = [motion(a, b) for a, b in pairwise(pictures)]
+    steps = [similarity(*tracks(a, b)) for a, b in pairwise(pictures)]
     return metrics.picture_path_px(steps, WIDTH, HEIGHT)
 
 
@@ -157,7 +157,7 @@ def test_the_older_stability_takes_the_worst_of_the_three_paths():
 def test_a_known_crop_and_a_black_border_are_measured_as_the_lost_field_of_view():
     scene = texture(margin=60)
     zoomed = seen(scene, zoom=1.25)
-    pair = matches(features(gray(seen(scene))), features(gray(zoomed)))
+    pair = matches(features(gray(seen(scene)), FEATURES), features(gray(zoomed), FEATURES))
     for published in (True, False):
         H = homography(*pair.better_than(0.7), published=published)
         assert metrics.cropping_published([H]) == pytest.approx(0.8, abs=0.004)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures what bench.py made, in parallel and file by file: what is measured stays, until a file or the meaning changes."""
+"""Measures what bench.py made, clip by clip in parallel: what is measured stays, until a file or the meaning changes."""
 
 import hashlib
 import json
@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from vs3r_engine.evaluation.baselines import OURS
+from vs3r_engine.evaluation.common_area import warping_in_common
 from vs3r_engine.evaluation.flow import best_flow
-from vs3r_engine.evaluation.measure import Choice, Measurement, measure, warping_in_common
+from vs3r_engine.evaluation.measure import measure
+from vs3r_engine.evaluation.measurement import Choice, Measurement
 from vs3r_engine.evaluation.perceptual import lpips
-from vs3r_engine.evaluation.reading import facts
+from vs3r_engine.evaluation.reading import facts, pictures
 
-MEANING = 4
+MEANING = 5
 """Goes up when a stored measurement would no longer mean the same."""
-EVERY = 5
-"""All but path and inter-frame metrics look at every fifth frame, as LPIPS does in the paper: measuring takes far
-longer than stabilizing otherwise."""
+SAMPLES = 20
+"""All but the path's metrics look at about so many frames of a clip, evenly spread, and at the frame before each:
+measuring takes far longer than stabilizing otherwise."""
 RIVALS = (OURS, "vidstab", "vidstab-30")
 """Whose common area is compared: ours and the baseline people use, not every baseline at once."""
 
@@ -31,52 +33,59 @@ def measured_clips(
 ) -> dict[Path, dict[str, Any]]:
     """For each clip its picture, the input's own path metrics, and every result's Measurement as plain data."""
     store.mkdir(parents=True, exist_ok=True)
-    results = [(clip, path) for clip, made in outputs.items() for path in (clip, *made.values())]
+    found = {}
     # A fork of a process whose OpenCV has started threads would wait for them for ever.
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _quiet) as pool:
-        tasks = {pool.submit(measured_file, clip, path, store): (clip, path) for clip, path in results}
+        tasks = {pool.submit(measured_clip, clip, made, store): clip for clip, made in outputs.items()}
         for count, task in enumerate(as_completed(tasks), 1):
-            clip, path = tasks[task]
-            task.result()
-            told(f"measured {count}/{len(results)}: {clip.stem}, {'input' if path == clip else path.stem}")
-        found = pool.map(_clip, outputs, outputs.values(), [store] * len(outputs))
-        return dict(zip(outputs, found, strict=True))
+            clip = tasks[task]
+            found[clip] = task.result()
+            told(f"measured {count}/{len(outputs)}: {clip.stem}")
+    return {clip: found[clip] for clip in outputs}
 
 
-def measured_file(clip: Path, path: Path, store: Path) -> Measurement:
-    """The Measurement of one result, or of the clip itself where `path` is the clip; from `store` when it is there."""
-    choice = _choice()
-    kept = store / f"{MEANING}-{choice.lpips is not None}-{_digest(clip)}-{_digest(path)}.json"
-    if not kept.exists():
-        if path == clip:
-            found = measure(clip, {}, choice)["input"]
-        else:
-            found = measure(clip, {"result": path}, choice, with_input=False)["result"]
-        temporary = kept.with_suffix(".part")
-        temporary.write_text(json.dumps(asdict(found)))
-        temporary.replace(kept)
-    return Measurement(**json.loads(kept.read_text()))
-
-
-def _clip(clip: Path, made: Mapping[str, Path], store: Path) -> dict[str, Any]:
-    measured = {name: measured_file(clip, path, store) for name, path in made.items()}
-    rivals = [name for name in RIVALS if name in measured and not measured[name].error]
-    if OURS in rivals and len(rivals) > 1:
-        common = warping_in_common({name: made[name] for name in rivals}, measured, _choice())
-        measured |= {
-            name: replace(measured[name], values=measured[name].values | {"warping_common_e3": value}) for name, value in common.items()
-        }
+def measured_clip(clip: Path, made: Mapping[str, Path], store: Path) -> dict[str, Any]:
+    """The clip's picture, the input's path metrics, and each result's Measurement; from `store` what is there."""
     source = facts(clip)
+    choice = _choice(clip, source.frame_count)
+    stores = {name: _stored(store, choice, clip, path) for name, path in {"input": clip, **made}.items()}
+    missing = {name: path for name, path in made.items() if not stores[name].exists()}
+    with_input = not stores["input"].exists()
+    if missing or with_input:
+        for name, measurement in measure(clip, missing, choice, with_input=with_input).items():
+            _keep(stores[name], asdict(measurement))
+    measured = {name: Measurement(**json.loads(kept.read_text())) for name, kept in stores.items()}
+    itself = measured.pop("input")
+    rivals = {name: made[name] for name in RIVALS if name in measured and not measured[name].error}
+    if OURS in rivals and len(rivals) > 1:
+        kept = _stored(store, choice, clip, *rivals.values())
+        if not kept.exists():
+            _keep(kept, warping_in_common(rivals, measured, choice))
+        for name, value in json.loads(kept.read_text()).items():
+            measured[name] = replace(measured[name], values=measured[name].values | {"warping_common_e3": value})
     return {
         "picture": {"width": source.width, "height": source.height, "rate": float(source.rate)},
-        "input": measured_file(clip, clip, store).values,
+        "input": itself.values,
         "measured": {name: asdict(replace(m, registration=[])) for name, m in measured.items()},
     }
 
 
-def _choice() -> Choice:
+def _choice(clip: Path, known_frames: int | None) -> Choice:
+    frames = known_frames or sum(1 for _ in pictures(clip))
     network, reason = lpips()
-    return Choice(True, EVERY, *best_flow(), network, reason, published_small=True)
+    return Choice(True, max(1, round(frames / SAMPLES)), *best_flow(), network, reason, quick=True)
+
+
+def _stored(store: Path, choice: Choice, *files: Path) -> Path:
+    """Where the measurement of these files is kept."""
+    how = [str(MEANING), choice.flow_name.split()[0], str(choice.lpips is not None)]
+    return store / ("-".join([*how, *map(_digest, files)]) + ".json")
+
+
+def _keep(target: Path, data: Any) -> None:
+    temporary = target.with_suffix(f".{os.getpid()}.part")
+    temporary.write_text(json.dumps(data))
+    temporary.replace(target)
 
 
 def _digest(path: Path) -> str:

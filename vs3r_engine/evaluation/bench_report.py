@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vs3r_engine.evaluation.baselines import OURS
-from vs3r_engine.evaluation.bench_measuring import EVERY
+from vs3r_engine.evaluation.bench_measuring import SAMPLES
 from vs3r_engine.evaluation.tables import METRICS, Metric, markdown, marked, mean, metric
 
 Outcome = dict[str, Any]
@@ -235,16 +235,14 @@ def _definitions() -> str:
         "The exact definitions are the docstrings of `vs3r_engine/evaluation/metrics.py`. Pixels are those of a "
         "picture 640 wide. Remaining jitter is the RMS of the picture's path above 0.5 Hz, path acceleration the mean "
         "length of its second difference. What is called published is what the paper's own evaluation code computes, "
-        f"faults included. All but the path and the published metrics look at every {_ordinal(EVERY)} frame. "
+        "faults included, on pictures of that width and with the homographies of the path's tracks. All but the path's "
+        f"metrics look at about {SAMPLES} frames of a clip, evenly spread, and the frame before each: the published epipolar "
+        "error, which wrong matches rule, is a rough number then. "
         "Warping error in the area all show is over what VS3R and both vidstab settings show of the current frame; it "
         "and PSNR favour soft pictures, so read them with the sharpness. Bold is best; – means there is no such value, "
         "as the flicker of filled areas where nothing is filled, or LPIPS without its backbone's weights. Some "
         "baselines repeat old picture at their borders: that counts as filled, not as empty.\n"
     )
-
-
-def _ordinal(number: int) -> str:
-    return {1: "", 2: "second", 3: "third", 5: "fifth"}.get(number, f"{number}th")
 
 
 def plot(outcome: Outcome, target: Path) -> str | None:

@@ -20,7 +20,8 @@ import numpy as np
 from vs3r_engine import __version__
 from vs3r_engine.errors import MediaError
 from vs3r_engine.evaluation.flow import best_flow
-from vs3r_engine.evaluation.measure import Choice, Measurement, measure
+from vs3r_engine.evaluation.measure import measure
+from vs3r_engine.evaluation.measurement import Choice, Measurement
 from vs3r_engine.evaluation.perceptual import lpips
 from vs3r_engine.evaluation.reading import facts, pictures
 from vs3r_engine.evaluation.tables import METRICS

@@ -57,7 +57,8 @@ def measured_pair(pair: Pair, asked: Asked) -> dict[str, Any]:
     import cv2
 
     from vs3r_engine.evaluation.flow import best_flow
-    from vs3r_engine.evaluation.measure import Choice, measure
+    from vs3r_engine.evaluation.measure import measure
+    from vs3r_engine.evaluation.measurement import Choice
     from vs3r_engine.evaluation.perceptual import lpips
 
     cv2.setNumThreads(1)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures for measuring, read without the product's own decoder, so that a fault there cannot hide itself."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -43,19 +44,27 @@ def facts(path: Path) -> VideoFacts:
         return VideoFacts(path, width, height, Fraction(rate), stream.frames or None)
 
 
-def pictures(path: Path) -> Iterator[np.ndarray]:
-    """[h, w, 3] uint8 BGR pictures, in order, turned upright. Raises: MediaError `unreadable`, `no-video`."""
+def decoded(path: Path) -> Iterator[Callable[[], np.ndarray]]:
+    """For every frame, in order, what gives its picture: [h, w, 3] uint8 BGR, turned upright. A frame whose picture
+    nobody asks for costs only its decoding. Raises: MediaError `unreadable`, `no-video`."""
     with _opened(path) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         try:
             for frame in container.decode(stream):
-                picture, turns = frame.to_ndarray(format="bgr24"), _quarter_turns(frame)
-                yield np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
+                yield functools.partial(_picture, frame)
         except (av.FFmpegError, ValueError) as error:
-            raise MediaError(
-                "unreadable", f"{path} cannot be decoded: {error}", "Check that the file is complete."
-            ) from error
+            raise MediaError("unreadable", f"{path} cannot be decoded: {error}", "Check that the file is complete.") from error
+
+
+def pictures(path: Path) -> Iterator[np.ndarray]:
+    """The picture of every frame. Raises: as `decoded`."""
+    return (give() for give in decoded(path))
+
+
+def _picture(frame: av.VideoFrame) -> np.ndarray:
+    picture, turns = frame.to_ndarray(format="bgr24"), _quarter_turns(frame)
+    return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
 
 
 def luma(picture: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 FEATURES = 2000
+QUICK_FEATURES = 1000
 """Strongest SIFT features kept. The published code keeps all; that makes matching quadratic in the picture's area."""
 
 _FEWEST_MATCHES = 10
@@ -26,7 +27,7 @@ class Features:
     descriptors: np.ndarray
 
 
-def features(luma: np.ndarray, limit: int = FEATURES) -> Features:
+def features(luma: np.ndarray, limit: int) -> Features:
     """SIFT features of an 8-bit picture."""
     sift: Any = cv2.SIFT.create(nfeatures=limit)  # type: ignore[attr-defined]
     keypoints, descriptors = sift.detectAndCompute(luma, None)
@@ -80,21 +81,25 @@ def _is_sane(H: np.ndarray) -> bool:
     return bool(np.isfinite(H).all() and 0.05 < scale < 20 and abs(H[2, 0]) < 0.01 and abs(H[2, 1]) < 0.01)
 
 
-def motion(luma: np.ndarray, next_luma: np.ndarray) -> np.ndarray | None:
-    """Similarity next_from_this [2, 3] of the picture as a whole, corner-origin pixels; None where nothing holds on.
-
-    Tracks of corners, there and back; the similarity most of them share, refined by iteratively reweighted least
-    squares (Geman-McClure, 1 px), so that moving objects and wrong tracks do not pull it.
-    """
+def tracks(luma: np.ndarray, next_luma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where up to 500 corners of the picture are in it and in the next, [n, 2] each; only what is found there and back."""
     corners = cv2.goodFeaturesToTrack(luma, 500, 0.003, max(luma.shape[1] / 50, 5.0))
-    if corners is None or len(corners) < 8:
-        return None
+    if corners is None:
+        return np.zeros((0, 2)), np.zeros((0, 2))
     until = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 0.003)
     track: Any = cv2.calcOpticalFlowPyrLK
     there, found, _ = track(luma, next_luma, corners, None, winSize=(21, 21), maxLevel=4, criteria=until)
     back, returned, _ = track(next_luma, luma, there, None, winSize=(21, 21), maxLevel=4, criteria=until)
     kept = (found[:, 0] > 0) & (returned[:, 0] > 0) & (np.abs(back - corners).reshape(-1, 2).max(axis=1) < 0.5)
-    source, target = corners.reshape(-1, 2)[kept].astype(float) + 0.5, there.reshape(-1, 2)[kept].astype(float) + 0.5
+    return corners.reshape(-1, 2)[kept].astype(float) + 0.5, there.reshape(-1, 2)[kept].astype(float) + 0.5
+
+
+def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray | None:
+    """target_from_source [2, 3] that most of the tracks [n, 2] share; None where nothing holds on.
+
+    Refined by iteratively reweighted least squares (Geman-McClure, 1 px), so that moving objects and wrong tracks do
+    not pull it.
+    """
     if len(source) < 8:
         return None
     start, _ = cv2.estimateAffinePartial2D(
