@@ -379,32 +379,33 @@ static inline float between_floats(const float *image, int width, int height, in
     return upper + (lower - upper) * (y - top);
 }
 
+// to = sums of `count` values over windows of 2 * radius + 1 places along one axis, nothing outside: `places` of them,
+// `step` floats apart. sum: `count` floats.
+static inline void window_sums(const float *from, float *to, int places, ptrdiff_t step, int count, int radius, float *sum) {
+    memset(sum, 0, sizeof(float) * count);
+    for (int i = -radius; i < places; i++) {
+        if (i + radius < places) {
+            const float *enters = from + (i + radius) * step;
+            for (int k = 0; k < count; k++) sum[k] += enters[k];
+        }
+        if (i < 0) continue;
+        if (i > radius) {
+            const float *leaves = from + (i - radius - 1) * step;
+            for (int k = 0; k < count; k++) sum[k] -= leaves[k];
+        }
+        memcpy(to + i * step, sum, sizeof(float) * count);
+    }
+}
+
 // Means of `count` values over windows of (2 * radius + 1) squared cells, nothing outside. scratch: as large as out.
 WIDE static void box_mean(const float *in, float *out, float *scratch, int rows, int columns, int count, int radius) {
-    const int size = 2 * radius + 1;
     const ptrdiff_t line = (ptrdiff_t)columns * count;
-    for (int row = 0; row < rows; row++) {
-        for (int column = 0; column < columns; column++) {
-            float *to = scratch + row * line + (ptrdiff_t)column * count;
-            int first = column - radius < 0 ? 0 : column - radius, last = column + radius < columns ? column + radius : columns - 1;
-            memset(to, 0, sizeof(float) * count);
-            for (int c = first; c <= last; c++) {
-                const float *from = in + row * line + (ptrdiff_t)c * count;
-                for (int k = 0; k < count; k++) to[k] += from[k];
-            }
-        }
-    }
-    const float scale = 1.0f / (size * size);
-    for (int row = 0; row < rows; row++) {
-        float *to = out + row * line;
-        int first = row - radius < 0 ? 0 : row - radius, last = row + radius < rows ? row + radius : rows - 1;
-        memset(to, 0, sizeof(float) * line);
-        for (int r = first; r <= last; r++) {
-            const float *from = scratch + r * line;
-            for (ptrdiff_t k = 0; k < line; k++) to[k] += from[k];
-        }
-        for (ptrdiff_t k = 0; k < line; k++) to[k] *= scale;
-    }
+    const float scale = 1.0f / ((2 * radius + 1) * (2 * radius + 1));
+    float sum[16];
+    for (int row = 0; row < rows; row++) window_sums(in + row * line, scratch + row * line, columns, count, count, radius, sum);
+    for (int column = 0; column < columns; column++)
+        window_sums(scratch + column * count, out + column * count, rows, line, count, radius, sum);
+    for (ptrdiff_t k = 0; k < rows * line; k++) out[k] *= scale;
 }
 
 // sums [cells][count] becomes what counts at each cell: its near, its wider surroundings and everything.

@@ -59,7 +59,7 @@ def source_positions(target: Target, view: View, pixels: np.ndarray) -> np.ndarr
     nearness, usual, iterations = _FLAT, 1.0, 0
     if np.any(offset):
         nearness = inverse_depth(view.depth)
-        usual = float(np.median(nearness))
+        usual = float(nearness.mean())
         parallax_px = source.K[0, 0] * float(np.linalg.norm(offset)) * float(nearness.max() - nearness.min())
         iterations = 3 if parallax_px > NEGLIGIBLE_PX else 0
     change_px = _residual_change(target.residual_px, view.residual_px)

@@ -39,7 +39,8 @@ BAND_SMALL_PX = 10
 """How far beside a hole pictures are compared."""
 LEAST_PLANE_PX = 8
 """Smaller planes are not read by the compiled kernel, which wants four taps within."""
-_ONE = np.ones((1, 1))
+ALPHA_MATCH = np.array([1, 0], np.float32)[:, None, None]
+"""Gain and bias of a plane that is not picture."""
 TOLERATED_LEVELS = 10.0
 """Mismatch beside the hole, in 8-bit levels, at which an anchor counts half."""
 
@@ -249,11 +250,10 @@ def _filling(layers: Sequence[Layer], tiles: Tiles) -> tuple[list[np.ndarray], l
     for layer in layers:
         part = tiles.only(layer.tiles)
         for i, plane in enumerate(layer.anchor.view.frame.planes):
-            is_picture = i < len(layer.gain)
-            gain, bias = (layer.gain[i], layer.bias[i] * unit) if is_picture else (_ONE, 0 * _ONE)
-            x, y = plane_positions(*layer.positions, layout, i)
-            shape = layer.positions.shape[1:]
-            fields = np.stack([np.broadcast_to(f, shape) for f in (x, y, *layer.weight, gain, bias)]).astype(np.float32)
+            fields = np.empty((6, *layer.positions.shape[1:]), np.float32)
+            fields[:2] = plane_positions(*layer.positions, layout, i)
+            fields[2:4] = layer.weight
+            fields[4:] = (layer.gain[i], layer.bias[i] * unit) if i < len(layer.gain) else ALPHA_MATCH
             if native.is_available and min(plane.shape) >= LEAST_PLANE_PX:
                 places = part.rows, part.columns, layer.tiles
                 native.add_layer(plane, fields, *places, sizes[i], leads[i], sums[i], totals[i])
