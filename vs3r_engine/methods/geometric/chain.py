@@ -17,6 +17,7 @@ from vs3r_engine.methods.geometric.motion import (
     votes_of,
 )
 from vs3r_engine.methods.geometric.tracks import Tracker
+from vs3r_engine.methods.shrink import shrunk
 
 ANALYSIS_WIDTH_PX = 640
 FEWEST_TRACKS = 12
@@ -25,8 +26,6 @@ _LOWEST_INLIER_SHARE = 0.25
 _RESTART_AFTER_FRAMES = 3
 """Bad frames in a row after which a textured picture is the new start; the motion across the gap stays unknown."""
 _LONGEST_GAP_FRAMES = 12
-_LINEAR_SHRINK = 1.6
-"""Up to this factor, linear interpolation loses no detail that tracks need."""
 
 
 @dataclass(slots=True, eq=False)
@@ -75,7 +74,7 @@ class Chain:
 
     def link(self, frame: Frame) -> Link:
         """The next frame's link."""
-        picture = self._analysed(frame.luma8())
+        picture = shrunk(frame.luma8(), *self._small)
         index = frame.frame_index
         if self._tracker.picture is None:
             self._tracker.begin(picture)
@@ -95,15 +94,6 @@ class Chain:
                 self._bad_in_a_row, self._expected, self._last_index = 0, (np.eye(3), 0.0), index
                 return self._without_motion(index, "start")
         return self._without_motion(index, "bad")
-
-    def _analysed(self, picture: np.ndarray) -> np.ndarray:
-        """The picture at the analysed size. Halving and a little linear shrinking cost less than one area average."""
-        while picture.shape[1] >= 2 * self._small[0] and picture.shape[0] >= 2 * self._small[1]:
-            picture = cv2.resize(picture, (picture.shape[1] // 2, picture.shape[0] // 2), interpolation=cv2.INTER_AREA)
-        if (picture.shape[1], picture.shape[0]) == self._small:
-            return picture
-        is_near = picture.shape[1] <= _LINEAR_SHRINK * self._small[0]
-        return cv2.resize(picture, self._small, interpolation=cv2.INTER_LINEAR if is_near else cv2.INTER_AREA)
 
     def refocus(self, focal_px: float, links: list[Link]) -> None:
         """From now on with another focal length (of the clip's pixels); `links` so far are changed to agree."""

@@ -10,9 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 
 _HYPOTHESES = 60
+"""Random pairs of tracks whose motions are tried where no motion is sure of a majority."""
 _STEPS = 6
+_SETTLED_PX = 5e-3
+_MAJORITY = 0.65
+"""Share of the votes with which a motion found from the expected one is taken."""
 _CONSENSUS_PX = 1.5
 """Scale of the consensus score, in pixels of the analysed picture."""
+_RIDGE = 1e-9 * np.eye(4)
 _LARGEST_LOG_ZOOM = 0.25
 """A change of focal length by more than this between two pictures is a false match, not a lens."""
 
@@ -61,15 +66,17 @@ def turned(points: np.ndarray, focal_px: float, to_from: np.ndarray, log_zoom: f
 
 
 def flow_basis(points: np.ndarray, focal_px: float) -> np.ndarray:
-    """[m, 2, 4] pixels of motion per radian about x, y, z and per unit of log zoom, at centred points.
+    """[4, 2, m] pixels of motion (x, y) per radian about x, y, z and per unit of log zoom, at centred points [m, 2].
 
     Derivative of the perspective projection at a small rotation.
     """
-    x, y = points[:, 0], points[:, 1]
-    xy = x * y / focal_px
-    basis = np.empty((len(points), 2, 4))
-    basis[:, 0, 0], basis[:, 0, 1], basis[:, 0, 2], basis[:, 0, 3] = -xy, focal_px + x * x / focal_px, -y, x
-    basis[:, 1, 0], basis[:, 1, 1], basis[:, 1, 2], basis[:, 1, 3] = -focal_px - y * y / focal_px, xy, x, y
+    x, y = points.T
+    basis = np.empty((4, 2, len(points)))
+    bent = x * y / focal_px
+    basis[0, 0], basis[0, 1] = -bent, -focal_px - y * y / focal_px
+    basis[1, 0], basis[1, 1] = focal_px + x * x / focal_px, bent
+    basis[2, 0], basis[2, 1] = -y, x
+    basis[3, 0], basis[3, 1] = x, y
     return basis
 
 
@@ -96,23 +103,36 @@ def pair_motion(
     expected: (to_from, log_zoom) to start from, the motion of the pair before. seed: equal seeds, equal results.
     Needs at least 4 tracks.
     """
-    to_from, log_zoom = _consensus(points_from, points_to, votes, focal_px, expected, seed)
+    before = turned(points_from, focal_px, *expected)
+    flow, basis = points_to - before, flow_basis(before, focal_px)
+    none = -np.append(vector_from_rotation(expected[0]), expected[1])
+    likely = np.stack([np.zeros(4), none])
+    motion = _reweighted(_best(likely, flow, basis, votes, expected), points_from, points_to, votes, focal_px)
+    if motion.inlier_share >= _MAJORITY:
+        # No other motion can have more votes.
+        return motion
+    tried = np.concatenate([likely, _random_motions(flow, basis, votes, focal_px, seed)])
+    return _reweighted(_best(tried, flow, basis, votes, expected), points_from, points_to, votes, focal_px)
+
+
+def _reweighted(
+    start: tuple[np.ndarray, float], points_from: np.ndarray, points_to: np.ndarray, votes: np.ndarray, focal_px: float
+) -> PairMotion:
+    """The motion that iteratively reweighted least squares lead to from `start`."""
+    to_from, log_zoom = start
     predicted = turned(points_from, focal_px, to_from, log_zoom)
     scale = 3.0
-    ridge = 1e-9 * np.eye(4) * focal_px**2
     for step in range(_STEPS):
         error = points_to - predicted
         squared = error[:, 0] ** 2 + error[:, 1] ** 2
         share = votes / (1.0 + squared / scale**2) ** 2
-        basis = flow_basis(predicted, focal_px * np.exp(log_zoom)).reshape(-1, 4)
-        weighted = basis * np.repeat(share, 2)[:, None]
-        change = np.linalg.solve(weighted.T @ basis + ridge, weighted.T @ error.ravel())
+        change = motion_explaining(error, predicted, share, focal_px * float(np.exp(log_zoom)))
         to_from = rotation_from_vector(change[:3]) @ to_from
         log_zoom = float(np.clip(log_zoom + change[3], -_LARGEST_LOG_ZOOM, _LARGEST_LOG_ZOOM))
         predicted = turned(points_from, focal_px, to_from, log_zoom)
         spread = _weighted_median(np.sqrt(squared), share)
         scale = min(max(2.5 * spread, 0.6), max(3.0 - 0.5 * step, 1.5))
-        if step >= 2 and np.abs(change).max() * focal_px < 2e-3:
+        if step >= 2 and np.abs(change).max() * focal_px < _SETTLED_PX:
             break
     error = points_to - predicted
     squared = error[:, 0] ** 2 + error[:, 1] ** 2
@@ -132,42 +152,42 @@ def refitted(
 ) -> tuple[np.ndarray, float]:
     """(to_from, log_zoom) for another focal length, from a motion near it and the weights it gave the tracks."""
     to_from = motion_to_from
-    ridge = 1e-9 * np.eye(4) * focal_px**2
     for _ in range(2):
         predicted = turned(points_from, focal_px, to_from, log_zoom)
-        basis = flow_basis(predicted, focal_px * np.exp(log_zoom)).reshape(-1, 4)
-        weighted = basis * np.repeat(weights, 2)[:, None]
-        change = np.linalg.solve(weighted.T @ basis + ridge, weighted.T @ (points_to - predicted).ravel())
+        change = motion_explaining(points_to - predicted, predicted, weights, focal_px * float(np.exp(log_zoom)))
         to_from, log_zoom = rotation_from_vector(change[:3]) @ to_from, float(log_zoom + change[3])
     u, _, vt = np.linalg.svd(to_from)
     return u @ vt, log_zoom
 
 
-def _consensus(
-    points_from: np.ndarray,
-    points_to: np.ndarray,
-    votes: np.ndarray,
-    focal_px: float,
-    expected: tuple[np.ndarray, float],
-    seed: int,
-) -> tuple[np.ndarray, float]:
-    """The best of many motions: the expected one, none, and those of random pairs of tracks."""
-    before = turned(points_from, focal_px, *expected)
-    flow = points_to - before
-    basis = flow_basis(before, focal_px)
+def motion_explaining(flow: np.ndarray, points: np.ndarray, weights: np.ndarray, focal_px: float) -> np.ndarray:
+    """[4] turn (radians about x, y, z) and log zoom that explain flow [m, 2] at centred points best in least squares."""
+    basis = flow_basis(points, focal_px)
+    weighted = (basis * weights).reshape(4, -1)
+    return np.linalg.solve(weighted @ basis.reshape(4, -1).T + _RIDGE * focal_px**2, weighted @ flow.T.ravel())
+
+
+def _random_motions(
+    flow: np.ndarray, basis: np.ndarray, votes: np.ndarray, focal_px: float, seed: int
+) -> np.ndarray:
+    """[k, 4] the motions that explain random pairs of tracks exactly."""
     rng = np.random.default_rng(seed)
     chosen = rng.choice(len(votes), size=(_HYPOTHESES, 2), p=votes)
     chosen = chosen[chosen[:, 0] != chosen[:, 1]]
-    system = basis[chosen].reshape(-1, 4, 4)
-    solvable = np.abs(np.linalg.det(system)) > 1e-3 * focal_px**2 * (0.05 * np.abs(points_from).max() + 1) ** 2
-    hypotheses = np.linalg.solve(system[solvable], flow[chosen[solvable]].reshape(-1, 4, 1))[..., 0]
-    none = -np.append(vector_from_rotation(expected[0]), expected[1])
-    hypotheses = np.concatenate(
-        [np.zeros((1, 4)), none[None], hypotheses[np.abs(hypotheses[:, 3]) < _LARGEST_LOG_ZOOM]]
-    )
-    left = flow.reshape(-1, 1) - basis.reshape(-1, 4) @ hypotheses.T
-    squared = (left * left).reshape(-1, 2, len(hypotheses)).sum(axis=1)
-    score = votes @ (1.0 / (1.0 + squared / _CONSENSUS_PX**2))
+    system = basis[:, :, chosen].transpose(2, 3, 1, 0).reshape(-1, 4, 4)
+    reach = np.abs(basis[3]).max()
+    solvable = np.abs(np.linalg.det(system)) > 1e-3 * focal_px**2 * (0.05 * reach + 1) ** 2
+    motions = np.linalg.solve(system[solvable], flow[chosen[solvable]].reshape(-1, 4, 1))[..., 0]
+    return motions[np.abs(motions[:, 3]) < _LARGEST_LOG_ZOOM]
+
+
+def _best(
+    hypotheses: np.ndarray, flow: np.ndarray, basis: np.ndarray, votes: np.ndarray, expected: tuple[np.ndarray, float]
+) -> tuple[np.ndarray, float]:
+    """The motion that most votes agree with. hypotheses: [k, 4] relative to the expected one, after which `flow` is left."""
+    left = flow.T - (hypotheses @ basis.reshape(4, -1)).reshape(-1, 2, len(flow))
+    squared = left[:, 0] ** 2 + left[:, 1] ** 2
+    score = (1.0 / (1.0 + squared / _CONSENSUS_PX**2)) @ votes
     best = hypotheses[int(score.argmax())]
     return rotation_from_vector(best[:3]) @ expected[0], float(best[3] + expected[1])
 

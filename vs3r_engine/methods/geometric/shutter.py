@@ -8,7 +8,7 @@ Source: the row-wise rotation model of Ringaby & Forssén (2012), here to second
 import numpy as np
 
 from vs3r_engine.methods.geometric.chain import Link
-from vs3r_engine.methods.geometric.motion import flow_basis, refitted, turned, vector_from_rotation
+from vs3r_engine.methods.geometric.motion import flow_basis, motion_explaining, refitted, turned, vector_from_rotation
 
 _ROUNDS = 3
 _SHORTEST, _LONGEST = 0.08, 1.1
@@ -27,8 +27,9 @@ def skew_at(points: np.ndarray, pace: np.ndarray, readout: float, focal_px: floa
     """
     if readout == 0.0:
         return np.zeros_like(points)
-    late = (readout / height) * points[:, 1:]
-    return np.matmul(flow_basis(points, focal_px), (late * pace[0] + 0.5 * late**2 * pace[1])[..., None])[..., 0]
+    late = (readout / height) * points[:, 1]
+    moved = late * pace[0][:, None] + 0.5 * late**2 * pace[1][:, None]
+    return (flow_basis(points, focal_px) * moved[:, None]).sum(axis=0).T
 
 
 class Shutter:
@@ -127,7 +128,5 @@ def _step(link: Link) -> np.ndarray:
 
 def _without_motion(field: np.ndarray, points: np.ndarray, weights: np.ndarray, focal_px: float) -> np.ndarray:
     """`field` [m, 2] less the rotation and zoom that explain it best."""
-    basis = flow_basis(points, focal_px).reshape(-1, 4)
-    weighted = basis * np.repeat(weights, 2)[:, None]
-    motion = np.linalg.solve(weighted.T @ basis + 1e-9 * focal_px**2 * np.eye(4), weighted.T @ field.ravel())
-    return field - (basis @ motion).reshape(-1, 2)
+    motion = motion_explaining(field, points, weights, focal_px)
+    return field - (motion @ flow_basis(points, focal_px).reshape(4, -1)).reshape(2, -1).T
