@@ -280,9 +280,26 @@ def test_the_benchmark_page_prints_losses_as_plainly_as_wins():
     text = bench_report.report(outcome, None)
     assert "| Remaining jitter at most theirs | 1 of 2; not bad (8.00 against 2.00) |" in text
     assert "| Sharpness at least 0.95 of the source's | 0 of 2; not good (0.900), bad (0.900) |" in text
-    assert "| Remaining jitter, px ↓ | 4.50 | 2.00 | vidstab | **worse** | 1 / 0 / 1 |" in text
+    assert "| Remaining jitter, px ↓ | 4.50 | 2.00 | vidstab | **worse** | 1 of 2 | 1 / 0 / 1 |" in text
+    assert "| good | 9.00 | **1.00** | 2.00 | better |" in text and "| bad | 9.00 | 8.00 | **2.00** | **worse** |" in text
+    assert "| CPU time against vidstab's two passes ↓ |  | **1.00** | **1.00** |" in text
     assert "Skipped: vidstab (PyPI). not installed" in text and "it broke" in text
     assert "| 1920x1080, 10 frames | 200 | 200 | 1.00 | 1.00 |" in text
+
+
+def test_the_bench_replaces_its_own_part_of_the_page_and_nothing_else(tmp_path):
+    page = tmp_path / "BENCHMARKS.md"
+    page.write_text(bench_report.placed("## first", page))
+    assert page.read_text().startswith("# Benchmarks\n\n" + bench_report.BEGIN)
+    page.write_text("# Mine\n\nwords\n")
+    page.write_text(bench_report.placed("## first", page) + "\n## By hand\n\nmore words\n")
+    once = page.read_text()
+    page.write_text(bench_report.placed("## second", page))
+    assert page.read_text() == once.replace("first", "second"), "as often as it runs"
+    assert once.startswith("# Mine\n\nwords\n\n") and once.endswith("\n\n## By hand\n\nmore words\n")
+    page.write_text(once.replace(bench_report.END, ""))
+    with pytest.raises(MediaError, match="page-marks"):
+        bench_report.placed("## third", page)
 
 
 COST = {"cpu_s": 2.0, "wall_s": 1.0, "peak_mib": 300.0}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make bench CLIPS=folder`: every stabilizer on every clip in one run, measured, as BENCHMARKS.md and a plot.
+"""`make bench CLIPS=folder`: every stabilizer on every clip in one run, measured, into BENCHMARKS.md and a plot.
 
 python -m vs3r_engine.evaluation.bench CLIPS [--report BENCHMARKS.md] [--keep FOLDER] [--speed-only | --no-speed]
 """
@@ -21,6 +21,7 @@ from vs3r_engine import __version__
 from vs3r_engine.errors import MediaError, VS3RError
 from vs3r_engine.evaluation.baselines import OURS, Cost, Stabilizer, run, stabilizers
 from vs3r_engine.evaluation.bench_measuring import measured_clips
+from vs3r_engine.evaluation.bench_report import placed, report
 from vs3r_engine.evaluation.pairs import VIDEO_SUFFIXES
 
 SPEED_SIZES = ((1920, 1080), (854, 480))
@@ -30,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; the exit code."""
     options = _parsed(arguments)
     keep = Path(options.keep) if options.keep else Path(tempfile.mkdtemp(prefix="vs3r-bench-"))
+    page = Path(options.report)
     try:
+        placed("", page)  # A page that cannot be written is refused before hours of work, not after.
         clips = clips_in(Path(options.clips))
         chosen = stabilizers(options.set, options.vidstab_python)
         outcome: dict[str, Any] = json.loads((keep / "outcome.json").read_text()) if (keep / "outcome.json").exists() else {}
@@ -48,25 +51,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             outcome["speed"] = speed(next((c for c in clips if "720" in c.stem), clips[0]), chosen, keep, options.repeat)
         keep.mkdir(parents=True, exist_ok=True)
         (keep / "outcome.json").write_text(json.dumps(outcome, indent=1))
-        from vs3r_engine.evaluation.bench_report import plot, report
+        from vs3r_engine.evaluation.bench_plot import plot
 
-        written = Path(options.report)
-        picture = plot(outcome, written.with_suffix(".svg"))
-        written.write_text(report(outcome, picture))
+        page.write_text(placed(report(outcome, plot(outcome, page.with_suffix(".svg"))), page), encoding="utf-8")
     except VS3RError as error:
         print(str(error), file=sys.stderr)
         return error.exit_code
     finally:
         if not options.keep:
             shutil.rmtree(keep, ignore_errors=True)
-    print(written)
+    print(page)
     return 0
 
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m vs3r_engine.evaluation.bench", description="Compare with other stabilizers.")
     parser.add_argument("clips", help="folder with shaky clips")
-    parser.add_argument("--report", default="BENCHMARKS.md", help="Markdown file to write; the plot goes beside it")
+    parser.add_argument("--report", default="BENCHMARKS.md", help="Markdown page whose measured part is replaced; the plot goes beside it")
     parser.add_argument("--keep", help="keep results and measurements in this folder, and use them again where nothing changed")
     parser.add_argument("--set", action="append", default=[], help="a setting for VS3R, key=value; repeat for more")
     parser.add_argument(

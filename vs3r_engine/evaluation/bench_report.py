@@ -1,86 +1,165 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BENCHMARKS.md and its plot from what bench.py measured. Losses are printed as plainly as wins."""
+"""The measured part of BENCHMARKS.md from what bench.py found. Losses are printed as plainly as wins."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vs3r_engine.errors import MediaError
 from vs3r_engine.evaluation.baselines import OURS
 from vs3r_engine.evaluation.bench_measuring import SAMPLES
 from vs3r_engine.evaluation.tables import METRICS, Metric, markdown, marked, mean, metric
 
-Outcome = dict[str, Any]
-Value = Callable[[str, str], float | None]
+BEGIN = "<!-- measured by make bench: begin -->"
+END = "<!-- measured by make bench: end -->"
+"""What stands between these lines belongs to the bench, everything else on the page to people."""
+
+VERDICTS = {1: "better", 0: "equal", -1: "**worse**"}
 
 
-def report(outcome: Outcome, picture: str | None) -> str:
-    """The whole page."""
-    machine = outcome["machine"]
+class Outcome:
+    """What was measured, by name: methods, clips, values. `data` is what bench.py keeps as outcome.json."""
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        self.data = data
+        self.clips: dict[str, Any] = data.get("clips", {})
+        self.labels: dict[str, str] = data["stabilizers"]
+        self.names = [name for name in self.labels if any(name in clip["measured"] for clip in self.clips.values())]
+        self.baselines = [name for name in self.names if name != OURS]
+
+    def value(self, key: str, clip: str, name: str) -> float | None:
+        """Of a clip's result, or of the clip itself where `name` is "input"."""
+        if name == "input":
+            return self.clips[clip]["input"].get(key)
+        return self.clips[clip]["measured"].get(name, {}).get("values", {}).get(key)
+
+    def mean(self, key: str, name: str) -> float | None:
+        """Over the clips."""
+        return mean(self.value(key, clip, name) for clip in self.clips)
+
+    def metrics(self) -> list[Metric]:
+        """Those that have a value anywhere."""
+        return [m for m in METRICS if any(self.value(m.key, clip, name) is not None for clip in self.clips for name in self.names)]
+
+    def best(self, of: Metric, values: dict[str, float | None]) -> tuple[str, float] | None:
+        """The best baseline among `values` by name, and its value."""
+        known = {name: v for name, v in values.items() if name != OURS and v is not None}
+        if not known or of.higher_is_better is None:
+            return None
+        name = (max if of.higher_is_better else min)(known, key=lambda n: known[n])
+        return name, known[name]
+
+    def verdict(self, of: Metric, values: dict[str, float | None]) -> int | None:
+        """1 when ours is better than the best baseline, -1 when worse, 0 within a percent; None without one of both."""
+        ours, best = values.get(OURS), self.best(of, values)
+        return None if ours is None or best is None else of.better(ours, best[1])
+
+
+def placed(part: str, page: Path) -> str:
+    """The page with `part` between its marks; a page without marks gets them at its end, a missing page is begun."""
+    marked_part = f"{BEGIN}\n{part.rstrip()}\n{END}\n"
+    if not page.exists():
+        return f"# Benchmarks\n\n{marked_part}"
+    text = page.read_text(encoding="utf-8")
+    if BEGIN not in text and END not in text:
+        return f"{text.rstrip()}\n\n{marked_part}"
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise MediaError("page-marks", f"{page} has only one of the marks {BEGIN} and {END}.", "Put both in, or take both out.")
+    return f"{before}{marked_part}{after.lstrip(chr(10)) and chr(10)}{after.lstrip(chr(10))}"
+
+
+def report(data: dict[str, Any], picture: str | None) -> str:
+    """The measured part of the page."""
+    outcome, machine = Outcome(data), data["machine"]
     parts = [
-        "# Benchmarks\n",
-        f"Made by `{outcome['command']}` (VS3R {machine['vs3r']}"
-        + (f", settings {', '.join(outcome['settings'])}" if outcome["settings"] else ", default settings")
+        f"Made by `{data['command']}` (VS3R {machine['vs3r']}"
+        + (f", settings {', '.join(data['settings'])}" if data["settings"] else ", default settings")
         + f"). {machine['system']} ({machine['processor']}); {machine['ffmpeg']}; OpenCV {machine['opencv']}; "
-        + f"Python {machine['python']}. Every stabilizer ran in the same run on the same clips and wrote H.264 with "
+        + f"Python {machine['python']}. Every stabilizer ran on the same clips and wrote H.264 with "
         "x264 `veryfast`, CRF 18, no sound.\n",
     ]
-    if outcome.get("reused"):
+    if data.get("reused"):
         parts.append("The baselines' results and costs are those of an earlier run on this machine.\n")
-    parts += [f"Skipped: {label}. {reason}\n" for label, reason in outcome["skipped"].items()]
-    if "clips" in outcome:
+    parts += [f"Skipped: {label}. {reason}\n" for label, reason in data["skipped"].items()]
+    if outcome.clips:
         if picture:
             parts.append(f"![Remaining jitter of every clip, and against the view that is kept]({picture})\n")
-        parts += [_against_vidstab(outcome), _ours_beside_best(outcome), _means(outcome), _failures(outcome)]
-    if "speed" in outcome:
-        parts.append(_speed(outcome))
-    if "clips" in outcome:
+        parts += [_ours_beside_best(outcome), _against_vidstab(outcome), _means(outcome), _failures(outcome)]
+    if "speed" in data:
+        parts.append(_speed(data["speed"]))
+    if outcome.clips:
         parts += [_costs(outcome), _per_clip(outcome), _definitions()]
     return "\n".join(part for part in parts if part)
 
 
-def _value(outcome: Outcome, key: str) -> Value:
-    return lambda clip, name: outcome["clips"][clip]["measured"].get(name, {}).get("values", {}).get(key)
-
-
-def _names(outcome: Outcome) -> list[str]:
-    return [name for name in outcome["stabilizers"] if any(name in clip["measured"] for clip in outcome["clips"].values())]
-
-
-def _shown(outcome: Outcome) -> list[Metric]:
-    return [
-        m for m in METRICS if any(_value(outcome, m.key)(clip, name) is not None for clip in outcome["clips"] for name in _names(outcome))
-    ]
+def _ours_beside_best(outcome: Outcome) -> str:
+    rows = []
+    for m in outcome.metrics():
+        means = {name: outcome.mean(m.key, name) for name in outcome.names}
+        verdict, best = outcome.verdict(m, means), outcome.best(m, means)
+        if verdict is None or best is None:
+            continue
+        each = [outcome.verdict(m, {name: outcome.value(m.key, clip, name) for name in outcome.names}) for clip in outcome.clips]
+        known = [v for v in each if v is not None]
+        wins = len(known) - known.count(-1)
+        rows.append(
+            (
+                m.label,
+                m.text(means[OURS]),
+                m.text(best[1]),
+                outcome.labels[best[0]],
+                VERDICTS[verdict],
+                f"{wins} of {len(known)}",
+                f"{known.count(1)} / {known.count(0)} / {known.count(-1)}",
+            )
+        )
+    if not rows:
+        return ""
+    header = (
+        "metric",
+        "VS3R, mean",
+        "best baseline, mean",
+        "which",
+        "VS3R is",
+        "clips on which VS3R is not worse than their best baseline",
+        "clips better / within 1 % / worse",
+    )
+    return (
+        "## VS3R beside the best baseline of each metric\n\nThe last two columns compare with whichever baseline is best on that "
+        "clip in that metric: five methods against one.\n\n" + markdown(header, rows)
+    )
 
 
 def _against_vidstab(outcome: Outcome) -> str:
     """Ours against the better of vidstab's two settings, clip by clip."""
-    clips = outcome["clips"]
-    rivals = [name for name in ("vidstab", "vidstab-30") if name in _names(outcome)]
-    if not rivals or OURS not in _names(outcome):
+    rivals = [name for name in ("vidstab", "vidstab-30") if name in outcome.names]
+    if not rivals or OURS not in outcome.names:
         return ""
 
     def count(key: str, holds: Callable[[float, float], bool]) -> str:
-        value, good, lost, compared = _value(outcome, key), 0, [], 0
-        for clip in clips:
-            ours, theirs = value(clip, OURS), [v for v in (value(clip, name) for name in rivals) if v is not None]
-            if ours is None or not theirs:
+        good, lost, compared = 0, [], 0
+        for clip in outcome.clips:
+            ours, best = outcome.value(key, clip, OURS), outcome.best(metric(key), {n: outcome.value(key, clip, n) for n in rivals})
+            if ours is None or best is None:
                 continue
             compared += 1
-            best = (max if metric(key).higher_is_better else min)(theirs)
-            if holds(ours, best):
+            if holds(ours, best[1]):
                 good += 1
             else:
-                lost.append(f"{clip} ({metric(key).text(ours)} against {metric(key).text(best)})")
+                lost.append(f"{clip} ({metric(key).text(ours)} against {metric(key).text(best[1])})")
         return f"{good} of {compared}" + (f"; not {', '.join(lost)}" if lost else "")
 
     def each(key: str, least: float) -> str:
-        value = _value(outcome, key)
-        low = [f"{clip} ({metric(key).text(value(clip, OURS))})" for clip in clips if (value(clip, OURS) or 0) < least]
-        return f"{len(clips) - len(low)} of {len(clips)}" + (f"; not {', '.join(low)}" if low else "")
+        values = {clip: value for clip in outcome.clips if (value := outcome.value(key, clip, OURS)) is not None}
+        low = [f"{clip} ({metric(key).text(value)})" for clip, value in values.items() if value < least]
+        return f"{len(values) - len(low)} of {len(values)}" + (f"; not {', '.join(low)}" if low else "")
 
     rows = [
         ("Remaining jitter at most theirs", count("jitter_px", lambda a, b: a <= b)),
         ("Path acceleration at most theirs", count("acceleration_px", lambda a, b: a <= b)),
+        ("Stability at least theirs", count("stability", lambda a, b: a >= b)),
         ("Published stability at least theirs", count("stability_published", lambda a, b: a >= b)),
         ("Warping error, in the area both show, not above theirs", count("warping_common_e3", lambda a, b: a <= b)),
         ("Epipolar error at most 1.1 x theirs", count("epipolar_px2", lambda a, b: a <= 1.1 * b)),
@@ -92,64 +171,36 @@ def _against_vidstab(outcome: Outcome) -> str:
     )
 
 
-def _ours_beside_best(outcome: Outcome) -> str:
-    rows = []
-    for m in _shown(outcome):
-        value = _value(outcome, m.key)
-        means = {name: mean(value(clip, name) for clip in outcome["clips"]) for name in _names(outcome)}
-        ours = means.pop(OURS, None)
-        known = {name: v for name, v in means.items() if v is not None}
-        if ours is None or not known or m.higher_is_better is None:
-            continue
-        best = (max if m.higher_is_better else min)(known, key=lambda name: known[name])
-        verdicts = [
-            m.better(a, b) for a, b in ((value(c, OURS), value(c, best)) for c in outcome["clips"]) if a is not None and b is not None
-        ]
-        rows.append(
-            (
-                m.label,
-                m.text(ours),
-                m.text(known[best]),
-                outcome["stabilizers"][best],
-                {1: "better", 0: "equal", -1: "**worse**"}[m.better(ours, known[best])],
-                f"{verdicts.count(1)} / {verdicts.count(0)} / {verdicts.count(-1)}",
-            )
-        )
-    header = (
-        "metric, mean over clips",
-        "VS3R",
-        "best baseline",
-        "which",
-        "VS3R is",
-        "clips better / within 1 % / worse",
-    )
-    return "## VS3R beside the best baseline of each metric\n\n" + markdown(header, rows)
-
-
 def _means(outcome: Outcome) -> str:
-    names = _names(outcome)
     rows = []
-    for m in _shown(outcome):
-        value = _value(outcome, m.key)
-        texts = marked({name: mean(value(clip, name) for clip in outcome["clips"]) for name in names}, m)
-        before = mean(clip["input"].get(m.key) for clip in outcome["clips"].values())
-        rows.append((m.label, m.text(before), *(texts[name] for name in names)))
-    header = ("mean over clips", "input", *(outcome["stabilizers"][name] for name in names))
+    for m in outcome.metrics():
+        texts = marked({name: outcome.mean(m.key, name) for name in outcome.names}, m)
+        rows.append((m.label, m.text(outcome.mean(m.key, "input")), *(texts[name] for name in outcome.names)))
+    for label, of in (("CPU time against vidstab's two passes ↓", _cpu_ratio), ("Largest process, MiB ↓", _peak_mib)):
+        numbers = {name: mean(of(clip["costs"], name) for clip in outcome.clips.values()) for name in outcome.names}
+        texts = marked(numbers, Metric("", label, False, 0 if of is _peak_mib else 2))
+        rows.append((label, "", *(texts[name] for name in outcome.names)))
+    header = ("mean over clips", "input", *(outcome.labels[name] for name in outcome.names))
     return "## Means\n\n" + markdown(header, rows)
+
+
+def _cpu_ratio(costs: dict[str, Any], name: str) -> float | None:
+    return costs[name]["cpu_s"] / costs["vidstab"]["cpu_s"] if name in costs and "vidstab" in costs else None
+
+
+def _peak_mib(costs: dict[str, Any], name: str) -> float | None:
+    return costs[name]["peak_mib"] if name in costs else None
 
 
 def _failures(outcome: Outcome) -> str:
     lines = []
-    for stem, clip in outcome["clips"].items():
-        lines += [f"- {stem}, {outcome['stabilizers'].get(name, name)}: {text}" for name, text in clip["failures"].items()]
-        lines += [
-            f"- {stem}, {outcome['stabilizers'].get(name, name)}: {m['error']}" for name, m in clip["measured"].items() if m.get("error")
-        ]
+    for stem, clip in outcome.clips.items():
+        lines += [f"- {stem}, {outcome.labels.get(name, name)}: {text}" for name, text in clip["failures"].items()]
+        lines += [f"- {stem}, {outcome.labels.get(name, name)}: {m['error']}" for name, m in clip["measured"].items() if m.get("error")]
     return "## What failed\n\n" + "\n".join(lines) + "\n" if lines else ""
 
 
-def _speed(outcome: Outcome) -> str:
-    found = outcome["speed"]
+def _speed(found: dict[str, Any]) -> str:
     if "skipped" in found:
         return f"## Speed\n\n{found['skipped']}\n"
     rows = []
@@ -167,15 +218,7 @@ def _speed(outcome: Outcome) -> str:
                 f"{theirs['peak_mib']:.0f}",
             )
         )
-    header = (
-        "clip",
-        "VS3R, CPU ms per frame",
-        "vidstab, CPU ms per frame",
-        "CPU ratio",
-        "wall ratio",
-        "VS3R, MiB",
-        "vidstab, MiB",
-    )
+    header = ("clip", "VS3R, CPU ms per frame", "vidstab, CPU ms per frame", "CPU ratio", "wall ratio", "VS3R, MiB", "vidstab, MiB")
     return (
         f"## Speed\n\nWhole processes, decoding and encoding included: {found['clip']} scaled to each size, VS3R with "
         "full-frame fill against vidstab's two passes, in turns; the least of "
@@ -186,46 +229,36 @@ def _speed(outcome: Outcome) -> str:
 
 
 def _costs(outcome: Outcome) -> str:
-    names = _names(outcome)
     rows = []
-    for stem, clip in outcome["clips"].items():
-        basis = clip["costs"].get("vidstab")
-        if basis is None:
+    for stem, clip in outcome.clips.items():
+        costs = clip["costs"]
+        if "vidstab" not in costs:
             continue
-
-        def text(name: str, costs: dict[str, Any] = clip["costs"], basis: dict[str, float] = basis) -> str:
-            if name not in costs:
-                return "–"
-            cost = costs[name]
-            cpu, wall = cost["cpu_s"] / basis["cpu_s"], cost["wall_s"] / basis["wall_s"]
-            return f"{cpu:.2f} / {wall:.2f} / {cost['peak_mib']:.0f}"
-
-        rows.append((stem, f"{basis['cpu_s']:.1f}", *(text(name) for name in names)))
+        cells = []
+        for name in outcome.names:
+            cpu, peak = _cpu_ratio(costs, name), _peak_mib(costs, name)
+            cells.append("–" if cpu is None else f"{cpu:.2f} / {costs[name]['wall_s'] / costs['vidstab']['wall_s']:.2f} / {peak:.0f}")
+        rows.append((stem, f"{costs['vidstab']['cpu_s']:.1f}", *cells))
     if not rows:
         return ""
-    header = ("clip", "vidstab, CPU s", *(outcome["stabilizers"][name] for name in names))
+    header = ("clip", "vidstab, CPU s", *(outcome.labels[name] for name in outcome.names))
     return "## Cost of every clip\n\nCPU time and wall time as ratios to vidstab's two passes / largest process, MiB.\n\n" + markdown(
         header, rows
     )
 
 
 def _per_clip(outcome: Outcome) -> str:
-    names, parts = _names(outcome), ["## Clip by clip\n"]
-    for m in _shown(outcome):
-        value = _value(outcome, m.key)
+    parts = ["## Clip by clip\n"]
+    for m in outcome.metrics():
         rows = []
-        for stem, clip in outcome["clips"].items():
-            texts = marked({name: value(stem, name) for name in names}, m)
-            rows.append((stem, m.text(clip["input"].get(m.key)), *(texts[name] for name in names)))
-        texts = marked({name: mean(value(stem, name) for stem in outcome["clips"]) for name in names}, m)
-        rows.append(
-            (
-                "mean",
-                m.text(mean(c["input"].get(m.key) for c in outcome["clips"].values())),
-                *(texts[name] for name in names),
-            )
-        )
-        parts.append(f"### {m.label}\n\n" + markdown(("clip", "input", *(outcome["stabilizers"][name] for name in names)), rows))
+        by_row = {stem: {n: outcome.value(m.key, stem, n) for n in ("input", *outcome.names)} for stem in outcome.clips}
+        by_row["mean"] = {n: outcome.mean(m.key, n) for n in ("input", *outcome.names)}
+        for row, values in by_row.items():
+            before = m.text(values.pop("input"))
+            texts, verdict = marked(values, m), outcome.verdict(m, values)
+            rows.append((row, before, *(texts[name] for name in outcome.names), "–" if verdict is None else VERDICTS[verdict]))
+        header = ("clip", "input", *(outcome.labels[name] for name in outcome.names), "VS3R against the best baseline")
+        parts.append(f"### {m.label}\n\n" + markdown(header, rows))
     return "\n".join(parts)
 
 
@@ -239,63 +272,8 @@ def _definitions() -> str:
         f"metrics look at about {SAMPLES} frames of a clip, evenly spread, and the frame before each: the published epipolar "
         "error, which wrong matches rule, is a rough number then. "
         "Warping error in the area all show is over what VS3R and both vidstab settings show of the current frame; it "
-        "and PSNR favour soft pictures, so read them with the sharpness. Bold is best; – means there is no such value, "
+        "and PSNR favour soft pictures, so read them with the sharpness. Bold is best; better and worse are by more than one "
+        "percent; – means there is no such value, "
         "as the flicker of filled areas where nothing is filled, or LPIPS without its backbone's weights. Some "
         "baselines repeat old picture at their borders: that counts as filled, not as empty.\n"
     )
-
-
-def plot(outcome: Outcome, target: Path) -> str | None:
-    """Draw remaining jitter against kept picture, clip by clip; the file's name, or None without matplotlib."""
-    if "clips" not in outcome:
-        return None
-    try:
-        import matplotlib
-    except ImportError:
-        return None
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "vs3r"
-    from matplotlib import pyplot
-
-    names = _names(outcome)
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4.6), constrained_layout=True)
-    colours = ["#d1495b", "#1d3557", "#457b9d", "#a8c5da", "#8d99ae", "#c9ada7"]
-    clips = list(outcome["clips"])
-    width = 0.8 / (len(names) + 1)
-    for k, name in enumerate(["input", *names]):
-        value = _value(outcome, "jitter_px")
-        heights = [outcome["clips"][c]["input"].get("jitter_px") if name == "input" else value(c, name) for c in clips]
-        left.bar(
-            [i + (k - len(names) / 2) * width for i in range(len(clips))],
-            [h or 0 for h in heights],
-            width,
-            color="#dddddd" if name == "input" else colours[(k - 1) % len(colours)],
-            label="input" if name == "input" else outcome["stabilizers"][name],
-        )
-    left.set_xticks(range(len(clips)), clips, rotation=30, ha="right", fontsize=8)
-    left.set_yscale("log")
-    left.set_ylabel("remaining jitter, px at width 640 (log)")
-    left.legend(fontsize=7)
-    for k, name in enumerate(names):
-        points = [
-            (
-                _value(outcome, "cropping")(c, name),
-                _value(outcome, "jitter_px")(c, name),
-                outcome["clips"][c]["input"].get("jitter_px"),
-            )
-            for c in clips
-        ]
-        known = [(a, b / before) for a, b, before in points if a is not None and b is not None and before]
-        right.scatter(
-            [a for a, _ in known],
-            [b for _, b in known],
-            color=colours[k % len(colours)],
-            label=outcome["stabilizers"][name],
-            s=28,
-        )
-    right.set_xlabel("cropping ratio: share of the view that is kept")
-    right.set_ylabel("remaining jitter / input's jitter")
-    right.legend(fontsize=7)
-    figure.savefig(target, metadata={"Date": None})
-    pyplot.close(figure)
-    return target.name
