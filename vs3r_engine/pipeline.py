@@ -25,6 +25,7 @@ from vs3r_engine.media.analysis import SCHEMA as ANALYSIS_SCHEMA
 from vs3r_engine.media.analysis import Analysis, AnalysisWriter, source_key
 from vs3r_engine.media.decode import VideoSource, open_source, probe
 from vs3r_engine.media.encode import SegmentWriter, assemble, resolve_encoding
+from vs3r_engine.media.kept import KeptSource
 from vs3r_engine.methods.choice import Methods, choose_methods
 from vs3r_engine.scene import Rendered, Target, View
 from vs3r_engine.settings import Settings
@@ -84,7 +85,7 @@ def stabilize(job: Job, store: Store) -> Iterator[Progress | RenderResult]:
     same as if nothing had happened. Raises: VS3RError; nothing is then left under the output's name.
     """
     methods = choose_methods(job.settings, job.clip.rate)
-    with open_source(job.clip.path) as source:
+    with KeptSource(open_source(job.clip.path)) as source:
         encoding = resolve_encoding(source.info, job.output, job.settings.output, overwrite=job.overwrite)
         started_s = time.monotonic()
         analysis = yield from _analyzed(job, store, methods, source)
