@@ -1,58 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """The plug-in, built once per content of its sources; hosts that load it; engines it talks to."""
 
-import hashlib
 import os
-import shutil
-import subprocess
-import tempfile
 from pathlib import Path
 
 import pytest
 
 from tests.fakes.engine_process import EngineProcess
+from tests.plugin.building import GIVEN, GIVEN_SANITIZER, built, can_build, library_in
 from tests.plugin.ofx_host import Host
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def _content() -> str:
-    """Names the sources and how they are compiled."""
-    files = sorted(
-        [
-            *(ROOT / "plugin").glob("CMakeLists.txt"),
-            *(ROOT / "plugin" / "openfx").rglob("*"),
-            Path(__file__).with_name("protocol_check.cpp"),
-        ]
-    )
-    digest = hashlib.sha256(os.environ.get("CXX", "").encode())
-    for file in files:
-        if file.is_file() and file.suffix != ".pyc":
-            digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()[:16]
+SANITIZER = os.environ.get(GIVEN_SANITIZER, "")
+"""What is in the plug-in under test; the tests of the bundle as it ships are then left out."""
+if SANITIZER:
+    os.environ.pop("LD_PRELOAD", None)  # engines and tools run as they are
 
 
 @pytest.fixture(scope="session")
 def build() -> Path:
-    """The build folder, with `VS3R.ofx.bundle` and `protocol_check` in it.
-
-    VS3R_PLUGIN_BUILD names one made elsewhere.
-    """
-    if given := os.environ.get("VS3R_PLUGIN_BUILD"):
+    """The build folder, with `VS3R.ofx.bundle` and `protocol_check` in it."""
+    if given := os.environ.get(GIVEN):
         return Path(given)
-    if not shutil.which("cmake") or not (shutil.which("c++") or shutil.which("g++")):
+    if not can_build():
         pytest.skip("the plug-in is not built: cmake or a C++ compiler is missing")
-    folder = Path(tempfile.gettempdir()) / f"vs3r-plugin-{os.getuid()}-{_content()}"
-    if not (folder / "done").exists():
-        for command in (
-            ["cmake", "-S", str(ROOT / "plugin"), "-B", str(folder), "-DVS3R_CHECKS=ON"],
-            ["cmake", "--build", str(folder), "-j", "2"],
-        ):
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stdout + done.stderr
-            assert "warning" not in done.stderr, done.stderr
-        (folder / "done").touch()
-    return folder
+    return built()
 
 
 @pytest.fixture(scope="session")
@@ -61,8 +32,21 @@ def bundle(build) -> Path:
 
 
 @pytest.fixture(scope="session")
-def library(bundle) -> Path:
-    return bundle / "Contents" / "Linux-x86-64" / "VS3R.ofx"
+def library(build) -> Path:
+    return library_in(build)
+
+
+@pytest.fixture
+def shipped(bundle) -> Path:
+    """The bundle, as it ships."""
+    if SANITIZER:
+        pytest.skip("the bundle that ships has no sanitizer in it")
+    return bundle
+
+
+@pytest.fixture
+def shipped_library(shipped, library) -> Path:
+    return library
 
 
 @pytest.fixture(params=["spec", "resolve", "mlt"])

@@ -242,6 +242,7 @@ class Instance:
         self.cancel_progress_after: int | None = None
         self.outputs: dict[int, HostImage] = {}
         self.reading_others = False
+        host.instances.append(self)
         self.created = host.act("OfxActionCreateInstance", self.handle)
 
     def _parameter(self, described: Parameter) -> Parameter:
@@ -346,6 +347,7 @@ class Instance:
         return status, image.pixels
 
     def destroy(self) -> int:
+        self.host.instances.remove(self)
         return self.host.act("OfxActionDestroyInstance", self.handle)
 
 
@@ -381,6 +383,8 @@ class Host:
         self.violations: list[str] = []
         self.actions: list[tuple[str, int]] = []
         self.open_images: dict[int, HostImage] = {}
+        self.instances: list[Instance] = []
+        """Those that live."""
         self._objects: dict[int, Any] = {}
         self._ids = itertools.count(0x10000, 16)
         self._lock = threading.Lock()
@@ -409,6 +413,8 @@ class Host:
         return self
 
     def __exit__(self, kind: Any, *_: object) -> None:
+        while self.instances:
+            assert self.instances[-1].destroy() == OK
         self.act("OfxActionUnload", None)
         if kind is None:
             assert not self.open_images, f"{len(self.open_images)} images were never released"

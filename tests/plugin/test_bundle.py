@@ -27,20 +27,20 @@ def output(*command):
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def test_exactly_the_three_entry_points_are_exported(library):
-    assert set(re.findall(r" [A-Z] (\S+)", output("nm", "-D", "--defined-only", str(library)))) == ENTRY_POINTS
+def test_exactly_the_three_entry_points_are_exported(shipped_library):
+    assert set(re.findall(r" [A-Z] (\S+)", output("nm", "-D", "--defined-only", str(shipped_library)))) == ENTRY_POINTS
 
 
-def test_nothing_but_the_systems_own_libraries_is_needed(library):
-    dynamic = output("readelf", "-d", str(library))
+def test_nothing_but_the_systems_own_libraries_is_needed(shipped_library):
+    dynamic = output("readelf", "-d", str(shipped_library))
     assert set(re.findall(r"\(NEEDED\).*\[(.*)\]", dynamic)) <= SYSTEM
     assert "RUNPATH" not in dynamic and "RPATH" not in dynamic
 
 
-def test_the_c_library_asked_for_is_no_newer_than_stated(library):
+def test_the_c_library_asked_for_is_no_newer_than_stated(shipped_library):
     versions = {
         tuple(map(int, text.split(".")))
-        for text in re.findall(r"GLIBC_([0-9.]+)", output("objdump", "-T", str(library)))
+        for text in re.findall(r"GLIBC_([0-9.]+)", output("objdump", "-T", str(shipped_library)))
     }
     assert max(versions)[:2] <= NEWEST_GLIBC_HERE
 
@@ -49,9 +49,9 @@ def test_the_generated_settings_are_current():
     assert generate.HEADER.read_text() == generate.header(), "run: python plugin/openfx/generate.py"
 
 
-def test_the_bundle_works_from_any_place(bundle, tmp_path):
+def test_the_bundle_works_from_any_place(shipped, tmp_path):
     moved = tmp_path / "some where" / "VS3R.ofx.bundle"
-    shutil.copytree(bundle, moved)
+    shutil.copytree(shipped, moved)
     plist = plistlib.loads((moved / "Contents" / "Info.plist").read_bytes())
     assert (
         plist["CFBundleExecutable"] == "VS3R.ofx"
