@@ -312,6 +312,31 @@ def test_the_best_is_bold_and_a_percent_is_a_tie():
 
 
 @pytest.mark.release
+@pytest.mark.timeout(1800)
+def test_a_thousand_pairs_that_are_really_measured_do_not_grow_memory(tmp_path):
+    """Two minutes of CPU time."""
+    import psutil
+
+    clip = written(tmp_path / "clip.mkv", 2, width=64, height=36)
+    for folder in ("o", "r"):
+        (tmp_path / folder / "Crowd").mkdir(parents=True)
+        for i in range(1000):
+            (tmp_path / folder / "Crowd" / f"{i:04d}.mkv").hardlink_to(clip)
+    resident_mib = []
+
+    def told(done, total, row):
+        here = psutil.Process()
+        workers = [child.memory_info().rss for child in here.children(recursive=True)]
+        resident_mib.append((here.memory_info().rss / 2**20, max(workers) / 2**20))
+
+    rows = evaluate([paired(tmp_path / "o", tmp_path / "r")], tmp_path / "out", Asked(published=False, every=2), jobs=1, told=told)
+    assert len(rows) == 1000 and not any(row.error for row in rows)
+    parent, worker = np.array(resident_mib).reshape(10, 100, 2).max(axis=1).T
+    print("MiB of every hundred pairs: parent", parent.round(1), "worker", worker.round(1))
+    assert parent[-1] < parent[1] + 8 and worker[-1] < 1.05 * worker[1]
+
+
+@pytest.mark.release
 def test_a_synthetic_clip_that_was_stabilized_perfectly_beats_its_shaky_self(tmp_path):
     clip = make_clip("rotation", frames=90, width=640, height=360)
     calm = make_clip("rotation", frames=90, width=640, height=360, shake=0.0)

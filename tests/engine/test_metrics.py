@@ -141,6 +141,13 @@ def test_published_stability_is_blind_to_jitter_on_a_pan_and_the_corrected_one_i
     assert metrics.stability(path, RATE) < 0.2
 
 
+def test_published_stability_of_a_perfectly_steady_pan_is_the_leakage_of_its_jump():
+    steady = metrics.stability_published(shifts(0.5 * np.arange(240)))
+    assert steady == pytest.approx((0.890 + 1.0) / 2, abs=0.001)
+    noise = 3 * np.random.default_rng(0).standard_normal(240)
+    assert metrics.stability_published(shifts(0.5 * np.arange(240) + noise)) == pytest.approx(steady, abs=0.005)
+
+
 def test_the_older_stability_takes_the_worst_of_the_three_paths():
     time = np.arange(241)
     moves = []
