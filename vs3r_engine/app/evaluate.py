@@ -16,6 +16,7 @@ def evaluate(
     jobs: Annotated[int, typer.Option(help="Clips measured at once; 0 = one for each core.")] = 0,
     every: Annotated[int, typer.Option(min=1, help="Measure every n-th frame, to be quicker.")] = 1,
     published: Annotated[bool, typer.Option(help="Also as the paper's own code measures.")] = True,
+    quick: Annotated[bool, typer.Option("--quick", help="That at width 640 and from what is measured anyway.")] = False,
     paper: Annotated[bool, typer.Option("--paper", help="Print the paper's rows beside.")] = False,
     without: Annotated[
         list[str] | None, typer.Option(help="Stabilize without hybrid-mask or completion, and measure.")
@@ -48,7 +49,7 @@ def evaluate(
     def told(done: int, total: int, row: Row) -> None:
         _say(f"{done}/{total} {row.label}: {row.name}" + (f": {row.error}" if row.error else ""))
 
-    rows = measure_all(pairings, output, Asked(published, every), jobs=jobs or os.cpu_count() or 1, told=told)
+    rows = measure_all(pairings, output, Asked(published, every, quick), jobs=jobs or os.cpu_count() or 1, told=told)
     for pairing in pairings:
         for name in pairing.missing:
             _say(f"{pairing.label}: no result for {name}")

@@ -46,6 +46,7 @@ class Asked:
 
     published: bool = True
     every: int = 1
+    quick: bool = False
 
 
 Measuring = Callable[[Pair, Asked], dict[str, Any]]
@@ -63,7 +64,7 @@ def measured_pair(pair: Pair, asked: Asked) -> dict[str, Any]:
 
     cv2.setNumThreads(1)
     network, reason = lpips()
-    choice = Choice(asked.published, asked.every, *best_flow(), network, reason)
+    choice = Choice(asked.published, asked.every, *best_flow(), network, reason, asked.quick)
     try:
         found = measure(pair.original, {"result": pair.result}, choice)["result"]
     except VS3RError as error:
@@ -151,7 +152,7 @@ def _pool(jobs: int) -> ProcessPoolExecutor:
 
 def _key(pair: Pair, asked: Asked) -> str:
     stamps = [f"{s.st_size}-{s.st_mtime_ns}" for s in (os.stat(pair.original), os.stat(pair.result))]
-    return "/".join([str(SCHEMA), *stamps, f"{asked.published}-{asked.every}"])
+    return "/".join([str(SCHEMA), *stamps, f"{asked.published}-{asked.every}-{asked.quick}"])
 
 
 def _rows(log: Path) -> Iterator[Row]:
