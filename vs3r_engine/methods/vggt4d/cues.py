@@ -30,6 +30,7 @@ class MotionCues:
         self._maps: dict[str, Tensor] = {}
         self._waiting: list[Tensor] = []
 
+    @torch.no_grad()
     def __call__(self, layer: int, q: Tensor, k: Tensor) -> None:
         """q, k: [heads, frames, patches, head_dim]."""
         if layer == self._zero:
@@ -54,29 +55,34 @@ class MotionCues:
 
     def _mean_product(self, a: Tensor, b: Tensor) -> Tensor:
         """[frames, patches]: mean over heads, source frames and source patches of <a, b'>; O(patches)."""
-        of_sources = torch.einsum("rs,hsd->hrd", self._averaging.to(a.device), b.float().mean(2))
-        return torch.einsum("hrnd,hrd->rn", a.float(), of_sources) / len(a)
+        of_frames = torch.stack([b[:, frame].float().mean(1) for frame in range(b.shape[1])], 1)
+        of_sources = torch.einsum("rs,hsd->rhd", self._averaging.to(a.device), of_frames)
+        # Frame by frame: all at once, the product would first copy every query.
+        products = [a[:, frame].float() @ mean[..., None] for frame, mean in enumerate(of_sources)]
+        return torch.stack([product[..., 0].mean(0) for product in products])
 
     def _spread(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
         """[frames, patches]: standard deviation over source patches of <a, b'> averaged over layers, heads and source
         frames: one product of the concatenated heads per reference frame."""
-        heads, frames = sum(len(layer) for layer in a), a[0].shape[1]
-        spread = []
-        for reference in range(frames):
+        heads = sum(len(layer) for layer in a)
+        frames, patches, dim = a[0].shape[1:]
+        # Filled again for every frame: fresh ones would leave gaps of several times their size in the heap.
+        here, there = (a[0].new_empty(patches, heads, dim, dtype=torch.float32) for _ in range(2))
+        products = here.new_empty(patches, patches)
+        spread = here.new_zeros(frames, patches)
+        for reference in range(frames if patches > 1 else 0):
             chosen = sources(frames, reference) or [reference]
-            here = torch.cat([layer[:, reference].float() for layer in a])
-            there = torch.cat([_mean([layer[:, s] for s in chosen]) for layer in b])
-            products = here.transpose(0, 1).flatten(1) @ there.transpose(0, 1).flatten(1).T / heads
-            spread.append(products.std(1) if products.shape[1] > 1 else products[:, 0] * 0)
-        return torch.stack(spread)
-
-
-def _mean(tensors: list[Tensor]) -> Tensor:
-    """Their mean in float32, one at a time: a stack of them would be several times as large."""
-    total = tensors[0].float()
-    for tensor in tensors[1:]:
-        total = total + tensor.float()
-    return total / len(tensors)
+            there.zero_()
+            first = 0
+            for ours, theirs in zip(a, b, strict=True):
+                part = slice(first, first + len(ours))
+                here[:, part] = ours[:, reference].transpose(0, 1)
+                for source in chosen:
+                    there[:, part] += theirs[:, source].transpose(0, 1)
+                first = part.stop
+            torch.mm(here.flatten(1), there.flatten(1).T, out=products)
+            spread[reference] = products.std(1) / (heads * len(chosen))
+        return spread
 
 
 def normalised(cue: Tensor) -> Tensor:
