@@ -166,7 +166,7 @@ def examples() -> list[Example]:
         reply(
             "probe",
             "probe",
-            p.ProbeReply(PATH, 1920, 1080, "30000/1001", (0, 600), (0, 600), "01:00:00;00"),
+            p.ProbeReply(PATH, 1920, 1080, "30000/1001", (0, 600), (0, 600), "01:00:00;00", 90, "4/3"),
             "what a file is",
         ),
         reply(

@@ -31,11 +31,14 @@ CHUNK_FRAMES = 20
 @dataclass(frozen=True)
 class FakeInfo:
     clip: Clip
+    rotation_deg: int = 0
+    pixel_aspect: Fraction = Fraction(1)
 
 
 def make_media(path: Path, **facts: Any) -> str:
     """A fake clip. frames, width, height; step_s per frame; die_once / die_always: the worker is killed at that frame;
-    fail_at: rendering it raises; ballast_mib: allocated while running."""
+    fail_at: rendering it raises; ballast_mib: allocated while running; rotation_deg, pixel_aspect; ramp: green and blue
+    grow with column and row."""
     path.write_text(json.dumps({"frames": 100, "width": 32, "height": 16, "step_s": 0.0, **facts}))
     return str(path)
 
@@ -53,7 +56,8 @@ def probe(path: str) -> FakeInfo:
     if raw_frames.is_raw_frames(path):
         return FakeInfo(open_source(path).info.clip)
     facts = facts_of(path)
-    return FakeInfo(Clip(path, Fraction(25), facts["width"], facts["height"], FrameRange(0, facts["frames"])))
+    clip = Clip(path, Fraction(25), facts["width"], facts["height"], FrameRange(0, facts["frames"]))
+    return FakeInfo(clip, facts.get("rotation_deg", 0), Fraction(facts.get("pixel_aspect", "1")))
 
 
 class FakeSource:
@@ -61,11 +65,12 @@ class FakeSource:
         self.path, self.facts, self.info = path, facts_of(path), probe(path)
 
     def frames(self, frame_range: FrameRange) -> Iterator[Frame]:
+        height, width = self.facts["height"], self.facts["width"]
+        green, blue = np.full((height, width), -0.25, np.float32), np.full((height, width), 1.5, np.float32)
+        if self.facts.get("ramp"):
+            green[:], blue[:] = np.arange(width) / width, np.arange(height)[:, None] / height
         for index in frame_range:
-            planes = tuple(
-                np.full((self.facts["height"], self.facts["width"]), value, np.float32)
-                for value in (index / 1000, -0.25, 1.5)
-            )
+            planes = (np.full((height, width), index / 1000, np.float32), green, blue)
             yield Frame(index, planes, PixelLayout("rgb", 32))
 
     def close(self) -> None:

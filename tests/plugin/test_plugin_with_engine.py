@@ -237,3 +237,30 @@ def test_uploaded_floats_move_as_the_same_picture_in_a_16_bit_file_does(resolve_
     monkeypatch.setenv("VS3R_RUNTIME_DIR", str(clip.run))
     for at, pixels in rendered(uploaded(resolve_host, clip, Layout()), (7, 2)).items():
         assert psnr_db(np.clip(pixels[..., :3], 0, 1), clip.stabilized[at]) > 90
+
+
+@pytest.mark.parametrize("rotation_deg", [90, -90])
+def test_a_phones_clip_is_as_upright_as_a_player_shows_it(resolve_host, at_work, monkeypatch, rotation_deg):
+    root, _ = at_work
+    monkeypatch.setenv("VS3R_RUNTIME_DIR", str(root / "run"))
+    if not shutil.which("ffmpeg"):
+        pytest.skip("ffmpeg, the player, is not installed")
+    path = root / f"phone{rotation_deg}.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", 24, options={"qp": "6"})
+        stream.width, stream.height, stream.pix_fmt = 160, 90, "yuv444p"
+        stream.set_display_rotation(rotation_deg)
+        for rgb in pictures("synthetic"):
+            picture = av.VideoFrame.from_ndarray(samples(rgb, np.uint8), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    command = ["ffmpeg", "-v", "error", "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    played = subprocess.run(command, capture_output=True, check=True).stdout
+    played = np.frombuffer(played, np.uint8).reshape(FRAMES, 160, 90, 3) / np.float32(255)
+
+    instance = Instance(resolve_host)
+    instance.connect(lambda at: np.ones((160, 90, 4), np.float32), (0, FRAMES - 1), 24.0, str(path))
+    instance.edit("strength", 10.0)
+    pixels = rendered(instance, [5])[5][..., :3]
+    others = [psnr_db(pixels, turned) for turned in (played[5, ::-1, ::-1], played[5, ::-1], played[5, :, ::-1])]
+    assert psnr_db(pixels, played[5]) > 8 + max(others)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.fakes.engine import make_media
-from tests.plugin.ofx_host import FAILED, OK, Arguments, HostImage, Instance, Layout
+from tests.plugin.ofx_host import FAILED, OK, Arguments, Host, HostImage, Instance, Layout
 
 SIZE = (16, 32)
 """(height, width) of the fake engine's clips."""
@@ -231,10 +231,71 @@ def test_a_clip_without_media(spec_host, engine, tmp_path):
 
 
 def test_a_host_that_never_calls_instance_changed_gets_the_presets_values(library, engine, tmp_path):
-    from tests.plugin.ofx_host import Host
-
     with Host(library, "mlt") as host:
         instance = effect(host, make_media(tmp_path / "a.json"))
         assert set(instance.parameters) & {"analyze"} == set()
         instance.parameters["preset"].value = 1
         assert instance.render(Arguments(42))[0] == OK
+
+
+def stored(width=32, height=16):
+    """Green and blue of the fake engine's ramp, as its media stores it."""
+    return np.dstack(np.meshgrid(np.arange(width) / width, np.arange(height) / height))
+
+
+@pytest.mark.parametrize("rotation_deg", [90, 180, 270])
+@pytest.mark.parametrize("mode", ["spec", "resolve"])
+def test_a_picture_stored_on_its_side_is_turned_upright(library, engine, tmp_path, mode, rotation_deg):
+    with Host(library, mode) as host:
+        instance = effect(host, make_media(tmp_path / "a.json", ramp=True, rotation_deg=rotation_deg))
+        upright = np.rot90(stored(), rotation_deg // 90)
+        status, pixels = instance.render(Arguments(42, source_frame=42, size=upright.shape[:2]))
+        assert status == OK
+        np.testing.assert_allclose(pixels[..., 1:3], upright, atol=1e-6)
+
+
+def test_upright_pictures_lie_in_the_middle_of_a_timeline_of_another_shape(resolve_host, engine, tmp_path):
+    instance = effect(resolve_host, make_media(tmp_path / "a.json", ramp=True, rotation_deg=270))
+    status, pixels = instance.render(Arguments(42, source_frame=42, size=(32, 64)))
+    assert status == OK and not pixels[:, :24].any() and not pixels[:, 40:].any()
+    np.testing.assert_allclose(pixels[:, 24:40, 1:3], np.rot90(stored(), 3), atol=1e-6)
+
+
+def test_a_host_that_shows_what_is_stored_gets_what_is_stored(spec_host, engine, tmp_path):
+    instance = effect(spec_host, make_media(tmp_path / "a.json", ramp=True, rotation_deg=90))
+    status, pixels = instance.render(Arguments(42))
+    assert status == OK
+    np.testing.assert_allclose(pixels[..., 1:3], stored(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "aspect", "rows"),
+    [
+        ("spec", (16, 32), 1.0, (0, 16)),  # shown as stored by a host that knows nothing of aspects
+        ("spec", (16, 32), 4 / 3, (0, 16)),  # and by one that has such pixels itself
+        ("resolve", (16, 32), 4 / 3, (0, 16)),
+        ("spec", (24, 64), 1.0, (0, 24)),  # on square pixels
+        ("resolve", (24, 65), 1.0, (0, 24)),  # with another rounding of the aspect
+        ("resolve", (32, 64), 1.0, (4, 28)),  # in a higher timeline
+        ("resolve", (12, 32), 1.0, (0, 12)),  # at half size
+    ],
+)
+def test_a_picture_stored_squeezed_is_shown_in_shape(library, engine, tmp_path, mode, size, aspect, rows):
+    path = make_media(tmp_path / "a.json", ramp=True, pixel_aspect="4/3")
+    with Host(library, mode) as host:
+        shown_in_shape(effect(host, path, Layout(pixel_aspect=aspect), gray(size=size)), size, rows)
+
+
+def shown_in_shape(instance, size, rows):
+    status, pixels = instance.render(Arguments(42, source_frame=42))
+    first, end = rows
+    assert status == OK and not pixels[:first].any() and not pixels[end:].any() and pixels[first:end, :, 3].all()
+    across = (np.arange(size[1]) + 0.5) / size[1] - 0.5 / 32
+    np.testing.assert_allclose(pixels[(first + end) // 2, 2:-2, 1], across[2:-2], atol=0.02)
+
+
+def test_a_squeezed_picture_on_its_side_is_turned_and_shown_in_shape(resolve_host, engine, tmp_path):
+    path = make_media(tmp_path / "a.json", ramp=True, pixel_aspect="4/3", rotation_deg=90)
+    status, pixels = effect(resolve_host, path).render(Arguments(42, source_frame=42, size=(64, 24)))
+    assert status == OK and pixels[..., 3].all()
+    assert pixels[2, 12, 1] > 0.9 > 0.1 > pixels[-3, 12, 1] and pixels[32, 2, 2] < 0.2 < 0.8 < pixels[32, -3, 2]

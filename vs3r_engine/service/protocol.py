@@ -233,6 +233,8 @@ class ProbeReply(Struct, frozen=True):
     available_range: FrameSpan
     render_range: FrameSpan
     start_timecode: str | None = None
+    rotation_deg: int = 0
+    pixel_aspect: str = "1"
 
 
 class FrameReply(Struct, frozen=True, omit_defaults=True):

@@ -16,6 +16,7 @@ import threading
 import traceback
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
+from types import SimpleNamespace
 from typing import Any
 
 from vs3r_engine.errors import DiskFull, EngineFault, OutOfMemory, VS3RError
@@ -102,8 +103,14 @@ class Worker:
         from vs3r_engine.service.playback import job_of
         from vs3r_engine.service.protocol import SettingsChoice
 
+        infos: list[Any] = []
+
+        def probe(path: str) -> Any:
+            infos.append(self._pipeline.probe(path))
+            return infos[-1]
+
         try:
-            job = job_of(self._pipeline, order.source, SettingsChoice(), "", "-", False)
+            job = job_of(SimpleNamespace(probe=probe), order.source, SettingsChoice(), "", "-", False)
         except Exception as error:
             return error_of(translated(error))
         clip = job.clip
@@ -116,6 +123,8 @@ class Worker:
             (available.start, available.end_exclusive),
             (render.start, render.end_exclusive),
             clip.start_timecode,
+            round(infos[-1].rotation_deg / 90) % 4 * 90,
+            str(infos[-1].pixel_aspect),
         )
 
     def _step(self) -> None:

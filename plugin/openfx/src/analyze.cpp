@@ -135,12 +135,13 @@ std::string Effect::upload_clip(const std::string& id) {
     ClipImage original(source_, time);
     if (!original.is_readable()) return "The host gives no picture for frame " + std::to_string(time) + ".";
     const Image& image = original.image();
-    MediaSize size{image.picture.x2 - image.picture.x1, image.picture.y2 - image.picture.y1};
-    if (size.width > kLargestSide || size.height > kLargestSide) return "The picture is larger than 16384 pixels.";
-    if (upload->signatures.empty()) upload->size = size;
-    if (size.width != upload->size.width || size.height != upload->size.height) return "The clip changes its size at frame " + std::to_string(time) + ".";
+    const MediaShape shape{image.picture.x2 - image.picture.x1, image.picture.y2 - image.picture.y1, 0,
+                           image.pixel_aspect > 0 ? image.pixel_aspect : 1};
+    if (shape.width > kLargestSide || shape.height > kLargestSide) return "The picture is larger than 16384 pixels.";
+    if (upload->signatures.empty()) upload->shape = shape;
+    if (shape.width != upload->shape.width || shape.height != upload->shape.height) return "The clip changes its size at frame " + std::to_string(time) + ".";
     std::vector<uint8_t> pixels = packed(image);
-    Json body = protocol::put_frames(id, size.width, size.height, rate,
+    Json body = protocol::put_frames(id, shape.width, shape.height, rate,
                                      {{time - upload->first, format_name(image.depth), image.channels == 4 ? "rgba" : "rgb"}});
     Answer answer = engine().ask("put_frames", body, {{pixels.data(), pixels.size()}}, Deadline::in(protocol::kPut_s));
     bool may_come = answer.kind == Answer::Kind::kNoEngine && engine().state() == EngineState::kStarting && upload->signatures.empty();

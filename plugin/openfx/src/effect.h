@@ -29,7 +29,7 @@ struct Controls {
 struct Upload {
   std::string id, engine;  // engine: the run that holds them
   int first = 0;           // host time of frame 0
-  MediaSize size;
+  MediaShape shape;
   std::vector<Signature> signatures;
 };
 
@@ -42,6 +42,7 @@ void forget_uploads();
 struct Binding {
   protocol::Source source;
   int64_t frame_index = 0;
+  bool is_named_by_host = false;
   std::shared_ptr<const Upload> upload;
   std::string problem;
 };

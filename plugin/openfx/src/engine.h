@@ -34,8 +34,10 @@ struct Answer {
   std::vector<Part> buffers;  // with kOk
 };
 
-struct MediaSize {
+struct MediaShape {
   int64_t width = 0, height = 0;
+  int quarter_turns = 0;    // anticlockwise, until the picture is upright
+  double pixel_aspect = 1;  // shown width of a pixel over its height
 };
 
 // The state of an analysis that somebody waits for.

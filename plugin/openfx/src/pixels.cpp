@@ -104,11 +104,12 @@ struct Fit {
 Fit fit(const EngineFrame& from, const Image& to) {
   double width = to.picture.x2 - to.picture.x1, height = to.picture.y2 - to.picture.y1;
   double scale_x = width / static_cast<double>(from.width), scale_y = height / static_cast<double>(from.height);
-  double aspect = to.pixel_aspect > 0 ? to.pixel_aspect : 1;
-  // Square pixels of the frame are 1 / aspect wide here. Sizes are rounded: a pixel's difference is none. A picture that
-  // fills the whole area when stretched as stored is anamorphic, and stored the same way on both sides.
-  bool is_same_shape = std::fabs(static_cast<double>(from.width) * scale_y - width) <= 1.5 ||
-                       std::fabs(static_cast<double>(from.height) * scale_x - height) <= 1.5;
+  double aspect = (to.pixel_aspect > 0 ? to.pixel_aspect : 1) / from.pixel_aspect;
+  // The frame's pixels are 1 / aspect wide here. Sizes are rounded: a pixel's difference is none. Of aspects there are
+  // several roundings: 16:11 and 64:45 are both wide PAL.
+  const double tolerance = from.pixel_aspect == 1 ? 0 : 0.03;
+  bool is_same_shape = std::fabs(static_cast<double>(from.width) * scale_y / aspect - width) <= std::max(1.5, tolerance * width) ||
+                       std::fabs(static_cast<double>(from.height) * scale_x * aspect - height) <= std::max(1.5, tolerance * height);
   if (is_same_shape) return {double(to.picture.x1), double(to.picture.y1), double(to.picture.x2), double(to.picture.y2)};
   double scale = std::min(scale_x * aspect, scale_y);
   double half_width = scale / aspect * static_cast<double>(from.width) / 2, half_height = scale * static_cast<double>(from.height) / 2;
@@ -191,6 +192,26 @@ int bytes_of(Depth depth) { return depth == Depth::kByte ? 1 : depth == Depth::k
 
 ofx::RectI intersection(const ofx::RectI& a, const ofx::RectI& b) {
   return {std::max(a.x1, b.x1), std::max(a.y1, b.y1), std::min(a.x2, b.x2), std::min(a.y2, b.y2)};
+}
+
+std::vector<uint8_t> turn(EngineFrame* frame, int quarter_turns) {
+  const EngineFrame from = *frame;
+  const size_t pixel = static_cast<size_t>(4 * bytes_of(from.depth));
+  const bool is_odd = quarter_turns % 2 != 0;
+  if (is_odd) std::swap(frame->width, frame->height);
+  frame->row_bytes = frame->width * static_cast<int64_t>(pixel);
+  std::vector<uint8_t> pixels(static_cast<size_t>(frame->row_bytes * frame->height));
+  uint8_t* to = pixels.data();
+  for (int64_t y = 0; y < frame->height; ++y) {
+    for (int64_t x = 0; x < frame->width; ++x, to += pixel) {
+      int64_t row = is_odd ? x : y, column = is_odd ? y : x;
+      if (quarter_turns == 2 || quarter_turns == 3) row = from.height - 1 - row;
+      if (quarter_turns == 1 || quarter_turns == 2) column = from.width - 1 - column;
+      std::memcpy(to, from.data + row * from.row_bytes + column * static_cast<int64_t>(pixel), pixel);
+    }
+  }
+  frame->data = pixels.data();
+  return pixels;
 }
 
 bool is_empty(const ofx::RectI& rect) { return rect.x2 <= rect.x1 || rect.y2 <= rect.y1; }

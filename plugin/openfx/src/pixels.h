@@ -34,11 +34,14 @@ struct EngineFrame {
   const uint8_t* data = nullptr;
   int64_t width = 0, height = 0, row_bytes = 0;
   Depth depth = Depth::kHalf;
+  double pixel_aspect = 1;
 };
 
 ofx::RectI intersection(const ofx::RectI& a, const ofx::RectI& b);
 bool is_empty(const ofx::RectI& rect);
 
+// `frame` is turned anticlockwise; its pixels are the ones returned from then on.
+std::vector<uint8_t> turn(EngineFrame* frame, int quarter_turns);
 // `window` of `to` holds the engine's frame, scaled to fill `to.picture`; where their shapes differ it fits inside, centred,
 // with transparent black around it.
 void draw_frame(const EngineFrame& from, const Image& to, const ofx::RectI& window);

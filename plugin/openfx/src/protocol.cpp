@@ -82,6 +82,12 @@ bool same_major(const std::string& version) {
   return version.substr(0, dot) == std::string(kVersion).substr(0, std::strcspn(kVersion, "."));
 }
 
+double ratio(const std::string& text) {
+  char* end = nullptr;
+  const long above = std::strtol(text.c_str(), &end, 10), below = *end == '/' ? std::strtol(end + 1, nullptr, 10) : 1;
+  return above > 0 && below > 0 ? static_cast<double>(above) / static_cast<double>(below) : 1;
+}
+
 std::string Error::text() const { return hint.empty() ? message : message + " " + hint; }
 
 Json Settings::json() const {

@@ -76,6 +76,8 @@ std::string launch_file();
 bool parse_connection(std::string_view text, Connection* out);
 bool parse_launch(std::string_view text, std::vector<std::string>* program);
 bool same_major(const std::string& version);
+// "4/3" or "1"; 1 where it is neither.
+double ratio(const std::string& text);
 bool read_file(const std::string& path, std::string* text);
 
 Json source_json(const Source& source);

@@ -19,6 +19,7 @@ constexpr double kTransfer_s = 2, kFinalTransfer_s = 30;
 constexpr double kSilence_s = 60;   // a final render gives up on an engine that cannot be reached for this long
 constexpr double kStall_s = 600;    // and on an analysis that does not move
 constexpr int kRoundingPixels = 1;
+constexpr double kSameShape = 0.02;  // of a picture's aspect, what rounding may change
 
 const char* format_of(Depth depth) {
   switch (depth) {
@@ -34,10 +35,39 @@ Depth depth_of(const std::string& format) {
   return format == "uint8" ? Depth::kByte : format == "uint16" ? Depth::kShort : format == "half" ? Depth::kHalf : Depth::kFloat;
 }
 
-// The smallest picture of the engine that is not smaller than the host's.
-int reduction_for(const MediaSize& media, const RectI& picture) {
-  double width = static_cast<double>(media.width), height = static_cast<double>(media.height);
-  double scale = std::min((picture.x2 - picture.x1) / width, (picture.y2 - picture.y1) / height);
+double aspect_of(const Image& image) { return image.pixel_aspect > 0 ? image.pixel_aspect : 1; }
+
+// The media as the host shows it in `to`: size and pixels as they are then, and the turns that lead there.
+MediaShape as_shown(const MediaShape& media, bool is_named_by_host, const Image& to) {
+  const bool is_odd = media.quarter_turns % 2 != 0;
+  const double host_aspect = aspect_of(to);
+  MediaShape upright = media;
+  if (is_odd) upright = {media.height, media.width, media.quarter_turns, 1 / media.pixel_aspect};
+  if (is_named_by_host) return upright;
+  // Other hosts may show what is stored, on its side or squeezed. Their picture's shape tells.
+  const double wanted = (to.picture.x2 - to.picture.x1) * host_aspect / std::max(1, to.picture.y2 - to.picture.y1);
+  MediaShape nearest = upright;
+  double least = HUGE_VAL;
+  for (MediaShape one : {upright, MediaShape{media.width, media.height, is_odd ? 0 : media.quarter_turns, media.pixel_aspect}}) {
+    for (double pixel_aspect : {one.pixel_aspect, host_aspect}) {
+      one.pixel_aspect = pixel_aspect;
+      double shape = static_cast<double>(one.width) * pixel_aspect / static_cast<double>(one.height);
+      double difference = std::fabs(std::log(shape / wanted));
+      if (difference < least - kSameShape) {
+        least = difference;
+        nearest = one;
+      }
+    }
+  }
+  return nearest;
+}
+
+// The smallest picture of the engine that is not smaller than the host's, either way.
+int reduction_for(const MediaShape& shown, const Image& to) {
+  double width = static_cast<double>(shown.width), height = static_cast<double>(shown.height);
+  double widening = shown.pixel_aspect / aspect_of(to);
+  double scale = std::min((to.picture.x2 - to.picture.x1) / (width * widening), (to.picture.y2 - to.picture.y1) / height);
+  scale *= std::max(1.0, widening);
   for (int reduction : {8, 4, 2}) {
     if (std::ceil(width / reduction) + kRoundingPixels > scale * width) return reduction;
   }
@@ -51,18 +81,24 @@ std::string in_words(const std::string& stage, double fraction) {
   return text;
 }
 
-std::mutex g_sizes_mutex;
-std::map<std::string, MediaSize> g_sizes;
+std::mutex g_shapes_mutex;
+std::map<std::string, MediaShape> g_shapes;
 
-std::optional<MediaSize> known_size(const std::string& path) {
-  std::lock_guard lock(g_sizes_mutex);
-  auto found = g_sizes.find(path);
-  return found == g_sizes.end() ? std::nullopt : std::optional(found->second);
+std::optional<MediaShape> known_shape(const Binding& binding) {
+  if (binding.upload) return binding.upload->shape;
+  std::lock_guard lock(g_shapes_mutex);
+  auto found = g_shapes.find(binding.source.path);
+  return found == g_shapes.end() ? std::nullopt : std::optional(found->second);
 }
 
-void learn_size(const std::string& path, const MediaSize& size) {
-  std::lock_guard lock(g_sizes_mutex);
-  g_sizes[path] = size;
+MediaShape learned_shape(const std::string& path, const Json& probed) {
+  MediaShape shape;
+  shape.width = std::max<int64_t>(1, probed["width"].integer());
+  shape.height = std::max<int64_t>(1, probed["height"].integer());
+  shape.quarter_turns = static_cast<int>((probed["rotation_deg"].integer() / 90 % 4 + 4) % 4);
+  shape.pixel_aspect = protocol::ratio(probed["pixel_aspect"].text());
+  std::lock_guard lock(g_shapes_mutex);
+  return g_shapes[path] = shape;
 }
 
 }  // namespace
@@ -83,6 +119,7 @@ Binding Effect::bind(const Controls& controls, PropertySet in_args, Time time) c
   if (!path.empty() || !controls.file.empty()) {
     // Looked up at every render: a pasted effect belongs to the clip it now lies on.
     out.source.path = path.empty() ? controls.file : path;
+    out.is_named_by_host = !path.empty();
     out.frame_index = frame && !path.empty() ? *frame : frame_of_time(time);
     if (out.frame_index < 0) out.problem = "This frame lies before the first frame of " + out.source.path + ".";
     return out;
@@ -117,17 +154,15 @@ std::string Effect::frame_within(const Binding& binding, const Controls& control
   const double transfer_s = is_final ? kFinalTransfer_s : kTransfer_s;
   auto heard = Clock::now(), moved = heard;
   double fraction = -1;
-  std::optional<MediaSize> size = binding.upload ? std::optional(binding.upload->size) : known_size(binding.source.path);
+  std::optional<MediaShape> shape = known_shape(binding);
   std::string news = "VS3R is waiting for its engine";
   while (!deadline.is_over()) {
     double pause_s = 0.05;
-    Deadline turn = is_final ? deadline.at_most(size ? protocol::kReply_s + kFinalWait_s : protocol::kProbe_s) : deadline;
-    if (!size) {
+    Deadline turn = is_final ? deadline.at_most(shape ? protocol::kReply_s + kFinalWait_s : protocol::kProbe_s) : deadline;
+    if (!shape) {
       *answer = engine().ask("probe", protocol::probe(binding.source), {}, turn, transfer_s);
-      const Json& body = answer->reply.body;
       if (answer->kind == Answer::Kind::kOk) {
-        size = MediaSize{std::max<int64_t>(1, body["width"].integer()), std::max<int64_t>(1, body["height"].integer())};
-        learn_size(binding.source.path, *size);
+        shape = learned_shape(binding.source.path, answer->reply.body);
         continue;
       }
     } else {
@@ -136,7 +171,7 @@ std::string Effect::frame_within(const Binding& binding, const Controls& control
       request.settings = controls.settings;
       request.frame_index = binding.frame_index;
       request.format = format_of(to.depth);
-      request.reduction = reduction_for(*size, to.picture);
+      request.reduction = reduction_for(as_shown(*shape, binding.is_named_by_host, to), to);
       request.wait_s = is_final ? kFinalWait_s : std::max(0.0, deadline.left_s() - kReserve_s);
       request.analyze = is_final || !is_paused_;
       *answer = engine().ask("frame", protocol::frame(request), {}, turn, transfer_s);
@@ -215,7 +250,12 @@ Status Effect::render(PropertySet in_args) {
   const std::string problem =
       binding.problem.empty() ? frame_within(binding, now, to, is_final, deadline, &answer, &frame) : binding.problem;
   if (problem.empty()) {
+    const MediaShape media = known_shape(binding).value_or(MediaShape());
+    const MediaShape shown = as_shown(media, binding.is_named_by_host, to);
     EngineFrame stabilized{answer.buffers[0].data.get(), frame.width, frame.height, frame.row_bytes, depth_of(frame.format)};
+    std::vector<uint8_t> turned;
+    if (shown.quarter_turns != 0) turned = turn(&stabilized, shown.quarter_turns);
+    stabilized.pixel_aspect = shown.pixel_aspect;
     RectI right = window;
     if (now.view == View::kSplit) {
       int middle = to.picture.x1 + (to.picture.x2 - to.picture.x1) / 2;
