@@ -22,8 +22,9 @@ TEST_EXTRAS = "test,deep,diffusion,timelines"
 
 
 def ensure_installed(extras: str) -> None:
-    """`.venv` holds this checkout, editable, with the named extras; a stamp of pyproject.toml makes the next start quick."""
-    stamp = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + extras.encode() + sys.version.encode()).hexdigest()
+    """`.venv` holds this checkout, editable, with the named extras; a stamp of what it is made of makes the next start quick."""
+    made_of = [(ROOT / name).read_bytes() for name in ("pyproject.toml", "hatch_build.py", "vs3r_engine/native/kernels.c")]
+    stamp = hashlib.sha256(b"".join(made_of) + extras.encode() + sys.version.encode()).hexdigest()
     marker = ENVIRONMENT / f"vs3r-installed-{extras or 'base'}"
     if marker.exists() and marker.read_text() == stamp:
         return

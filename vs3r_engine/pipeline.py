@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vs3r_engine import __version__
+from vs3r_engine import __version__, native
 from vs3r_engine.camera import Trajectory, output_camera
 from vs3r_engine.errors import EngineFault
 from vs3r_engine.frame import Frame
@@ -319,6 +319,7 @@ def _chunks_key(job: Job) -> str:
     return (
         f"{source_key(job.clip.path)}-{job.settings.digest(*groups)}-{job.render_range.start}-{job.render_range.end_exclusive}"
         f"-{job.analysis_range.start}-{job.analysis_range.end_exclusive}-{Path(job.output).suffix.lstrip('.')}-{__version__}"
+        f"-{native.VERSION if native.is_available else 'numpy'}"
     )
 
 
@@ -333,9 +334,10 @@ def _write_sidecar(
     def rounded(array: np.ndarray) -> list:
         return np.round(np.asarray(array, np.float64), 9).tolist()
 
+    kernels = native.VERSION if native.is_available else None
     sidecar = {
         "schema": 1,
-        "versions": {"vs3r": __version__, "python": platform.python_version(), "numpy": np.__version__},
+        "versions": {"vs3r": __version__, "python": platform.python_version(), "numpy": np.__version__, "kernels": kernels},
         "source": {
             "path": job.clip.path,
             "rate": str(job.clip.rate),

@@ -39,7 +39,7 @@ def examine() -> Iterator[Finding]:
         "ok",
         f"{__version__} on Python {platform.python_version()}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     )
-    for check in (_video, _tracking, _cache, _engine, _torch, _pytorch3d, _weights, _diffusion, _trial):
+    for check in (_video, _tracking, _kernels, _cache, _engine, _torch, _pytorch3d, _weights, _diffusion, _trial):
         try:
             found = check()
         except VS3RError as error:
@@ -90,6 +90,21 @@ def _tracking() -> list[Finding]:
             "ok" if has_guided else "wrong",
             f"OpenCV {cv2.__version__}{'' if has_guided else ' without its contrib modules'}",
             "" if has_guided else f"{sys.executable} -m pip install --force-reinstall opencv-contrib-python-headless",
+        )
+    ]
+
+
+def _kernels() -> list[Finding]:
+    from vs3r_engine import native
+
+    if native.is_available:
+        return [Finding("kernels", "ok", f"compiled, {native.LIBRARY}")]
+    return [
+        Finding(
+            "kernels",
+            "off",
+            "not compiled for this machine: warping and filling run in numpy, about twice as slow",
+            f"Install a C compiler, then {sys.executable} -m pip install --force-reinstall --no-deps vs3r, or run hatch_build.py.",
         )
     ]
 

@@ -7,28 +7,28 @@ from vs3r_engine.frame import Frame
 from vs3r_engine.media.source import VideoSource
 from vs3r_engine.timeline import FrameRange
 
-KEPT_BYTES = 128 << 20
+KEPT_BYTES = 160 << 20
+"""Nine seconds of 848x480, two of 1920x1080, in 8 bits."""
 
 
 class KeptSource(VideoSource):
-    """The frames of another source. Those its first reading begins with, as many as fit into KEPT_BYTES, are kept until
-    they are read once more."""
+    """The frames of another source. The first range that is read is kept until it is read once more, where all of it fits
+    into KEPT_BYTES: of a part that is missing, a long group of pictures would have to be decoded from its start."""
 
     def __init__(self, source: VideoSource) -> None:
         self.info, self._source = source.info, source
         self._kept: dict[int, Frame] = {}
-        self._free_bytes = KEPT_BYTES
+        self._is_first = True
 
     def _decode(self, frame_range: FrameRange) -> Iterator[Frame]:
-        start = frame_range.start
+        start, is_first, self._is_first = frame_range.start, self._is_first, False
         while start < frame_range.end_exclusive and start in self._kept:
             yield self._kept.pop(start)
             start += 1
         if start == frame_range.end_exclusive:
             return
         for frame in self._source.frames(FrameRange.between(start, frame_range.end_exclusive)):
-            self._free_bytes -= sum(plane.nbytes for plane in frame.planes)
-            if self._free_bytes >= 0:
+            if is_first and frame_range.duration * sum(plane.nbytes for plane in frame.planes) <= KEPT_BYTES:
                 self._kept[frame.frame_index] = frame
             yield frame
 

@@ -261,60 +261,65 @@ typedef struct {
 
 static inline Lens lens_of(const double K[9]) { return (Lens){K[0], K[1], K[2], K[4], K[5]}; }
 
-static inline double held_double(double value, double low, double high) {
-    // NaN reads the first sample.
-    return !(value > low) ? low : value > high ? high : value;
+// [rows][columns] with `step` doubles a sample, read bilinearly at indices; held constant outside, NaN reads the first.
+static inline double between_doubles(const double *samples, int rows, int columns, int step, double x, double y) {
+    x = x > 0 ? x : 0;
+    y = y > 0 ? y : 0;
+    x = x < columns - 1 ? x : columns - 1;
+    y = y < rows - 1 ? y : rows - 1;
+    int left = (int)x, top = (int)y, last_left = columns > 1 ? columns - 2 : 0, last_top = rows > 1 ? rows - 2 : 0;
+    left = left < last_left ? left : last_left;
+    top = top < last_top ? top : last_top;
+    int right = columns > 1 ? step : 0, down = rows > 1 ? columns * step : 0, at = (top * columns + left) * step;
+    double across = x - left, upper = samples[at] + (samples[at + right] - samples[at]) * across;
+    double lower = samples[at + down] + (samples[at + down + right] - samples[at + down]) * across;
+    return upper + (lower - upper) * (y - top);
 }
 
-typedef struct {
-    ptrdiff_t at;
-    double x, y;
-} Between;
-
-static inline Between between(double x, double y, int rows, int columns) {
-    x = held_double(x, 0, columns - 1);
-    y = held_double(y, 0, rows - 1);
-    int left = (int)x, top = (int)y;
-    if (left > columns - 2) left = columns > 1 ? columns - 2 : 0;
-    if (top > rows - 2) top = rows > 1 ? rows - 2 : 0;
-    return (Between){(ptrdiff_t)top * columns + left, x - left, y - top};
-}
-
-static inline double bilinear(const double *samples, int step, Between b, int rows, int columns) {
-    ptrdiff_t right = columns > 1 ? step : 0, down = rows > 1 ? (ptrdiff_t)columns * step : 0;
-    const double *at = samples + b.at * step;
-    double upper = at[0] + (at[right] - at[0]) * b.x, lower = at[down] + (at[down + right] - at[down]) * b.x;
-    return upper + (lower - upper) * b.y;
-}
-
-EXPORT void source_positions(const double *pixels, int64_t count, const double *target_K, const double *source_K,
-                             const double *source_from_target, const double *nearness, int32_t rows, int32_t columns,
-                             double start, int32_t iterations, const double *change, int32_t change_rows,
-                             int32_t change_columns, double width, double height, double *out) {
+// Points are worked on in blocks, each step in a loop of its own, so that compilers use wide registers.
+WIDE EXPORT void source_positions(const double *pixels, int64_t count, const double *target_K, const double *source_K,
+                                  const double *source_from_target, const double *nearness, int32_t rows, int32_t columns,
+                                  double start, int32_t iterations, const double *change, int32_t change_rows,
+                                  int32_t change_columns, double width, double height, double *out) {
+    enum { BLOCK = 64 };
     const Lens target = lens_of(target_K), source = lens_of(source_K);
-    const double *m = source_from_target;
-    const double ox = m[3], oy = m[7], oz = m[11];
-    for (int64_t i = 0; i < count; i++) {
-        double v = (pixels[2 * i + 1] - target.cy) / target.fy;
-        double u = (pixels[2 * i] - target.cx - target.skew * v) / target.fx;
-        double dx = m[0] * u + m[1] * v + m[2], dy = m[4] * u + m[5] * v + m[6], dz = m[8] * u + m[9] * v + m[10];
-        double ahead = dz > 0 ? dz : 0, near = start, x, y;
+    const double *m = source_from_target, ox = m[3], oy = m[7], oz = m[11];
+    const double per_fx = 1 / target.fx, per_fy = 1 / target.fy, to_x = columns / width, to_y = rows / height;
+    const double to_change_x = (change_columns - 1) / width, to_change_y = (change_rows - 1) / height;
+    for (int64_t first = 0; first < count; first += BLOCK, pixels += 2 * BLOCK, out += 2 * BLOCK) {
+        const int n = count - first < BLOCK ? (int)(count - first) : BLOCK;
+        double dx[BLOCK], dy[BLOCK], dz[BLOCK], near[BLOCK], x[BLOCK], y[BLOCK];
+        for (int i = 0; i < n; i++) {
+            double v = (pixels[2 * i + 1] - target.cy) * per_fy;
+            double u = (pixels[2 * i] - target.cx - target.skew * v) * per_fx;
+            dx[i] = m[0] * u + m[1] * v + m[2];
+            dy[i] = m[4] * u + m[5] * v + m[6];
+            dz[i] = m[8] * u + m[9] * v + m[10];
+            near[i] = start;
+        }
         for (int k = 0;; k++) {
-            double under = 1 - oz * near, length = ahead * near / (under > 0.05 ? under : 0.05);
-            double pz = dz + oz * length, per_z = pz > 1e-9 ? 1 / pz : NAN;
-            double a = (dx + ox * length) * per_z, b = (dy + oy * length) * per_z;
-            x = source.fx * a + source.skew * b + source.cx;
-            y = source.fy * b + source.cy;
+            for (int i = 0; i < n; i++) {
+                double under = 1 - oz * near[i], ahead = dz[i] > 0 ? dz[i] : 0;
+                double length = ahead * near[i] / (under > 0.05 ? under : 0.05), pz = dz[i] + oz * length;
+                double per_z = 1 / (pz > 1e-9 ? pz : NAN);
+                double a = (dx[i] + ox * length) * per_z, b = (dy[i] + oy * length) * per_z;
+                x[i] = source.fx * a + source.skew * b + source.cx;
+                y[i] = source.fy * b + source.cy;
+            }
             if (k == iterations) break;
-            near = bilinear(nearness, 1, between(x * columns / width - 0.5, y * rows / height - 0.5, rows, columns), rows, columns);
+            // The depth that counts is that of where the ray lands, which depends on it.
+            for (int i = 0; i < n; i++)
+                near[i] = between_doubles(nearness, rows, columns, 1, x[i] * to_x - 0.5, y[i] * to_y - 0.5);
         }
-        if (change) {
-            Between b = between(x * (change_columns - 1) / width, y * (change_rows - 1) / height, change_rows, change_columns);
-            x += bilinear(change, 2, b, change_rows, change_columns);
-            y += bilinear(change + 1, 2, b, change_rows, change_columns);
+        for (int i = 0; i < n; i++) {
+            out[2 * i] = x[i];
+            out[2 * i + 1] = y[i];
         }
-        out[2 * i] = x;
-        out[2 * i + 1] = y;
+        if (!change) continue;
+        for (int i = 0; i < n; i++) {
+            out[2 * i] += between_doubles(change, change_rows, change_columns, 2, x[i] * to_change_x, y[i] * to_change_y);
+            out[2 * i + 1] += between_doubles(change + 1, change_rows, change_columns, 2, x[i] * to_change_x, y[i] * to_change_y);
+        }
     }
 }
 
@@ -323,7 +328,7 @@ EXPORT void source_positions(const double *pixels, int64_t count, const double *
 // One layer's weighted samples added to tiles. vertices: [6][rows + 2][columns + 2] x, y (indices into the plane),
 // margin, share, gain, bias. lead: by how much samples are sited left of their middle. sums, totals: [tiles][cell_y *
 // cell_x].
-EXPORT void add_layer(const uint8_t *plane, ptrdiff_t stride, int32_t width, int32_t height, int32_t bytes,
+WIDE EXPORT void add_layer(const uint8_t *plane, ptrdiff_t stride, int32_t width, int32_t height, int32_t bytes,
                       const float *vertices, int32_t vertex_rows, int32_t vertex_columns, const int64_t *tile_rows,
                       const int64_t *tile_columns, const int64_t *tiles, int64_t count, int32_t cell_x, int32_t cell_y,
                       float lead, float *sums, float *totals) {
@@ -331,6 +336,13 @@ EXPORT void add_layer(const uint8_t *plane, ptrdiff_t stride, int32_t width, int
     Cubic cubic = cubic_for(bytes);
     const ptrdiff_t field = (ptrdiff_t)vertex_rows * vertex_columns;
     const float high_x = width - 2.001f, high_y = height - 2.001f;
+    float across[3][MOST];  // what the vertices left of, in and right of a cell count for its samples
+    for (int i = 0; i < cell_x; i++) {
+        float at = (i + 0.5f - lead) / cell_x + 0.5f;
+        across[0][i] = held(1 - at, 0, 1);
+        across[1][i] = 1 - fabsf(at - 1);
+        across[2][i] = held(at - 1, 0, 1);
+    }
     for (int64_t t = 0; t < count; t++) {
         const float *corner = vertices + tile_rows[t] * vertex_columns + tile_columns[t];
         float *sum = sums + tiles[t] * cell_x * cell_y, *total = totals + tiles[t] * cell_x * cell_y;
@@ -343,11 +355,9 @@ EXPORT void add_layer(const uint8_t *plane, ptrdiff_t stride, int32_t width, int
                 for (int k = 0; k < 3; k++) line[c][k] = at[k] + share * (at[vertex_columns + k] - at[k]);
             }
             for (int c = 0; c < CHANNELS; c++) {
-                for (int i = 0; i < cell_x; i++) {
-                    float across = (i + 0.5f - lead) / cell_x + 0.5f;
-                    int k = across >= 1;
-                    values[c][i] = line[c][k] + (across - k) * (line[c][k + 1] - line[c][k]);
-                }
+                const float left = line[c][0], middle = line[c][1], right = line[c][2];
+                for (int i = 0; i < cell_x; i++)
+                    values[c][i] = left * across[0][i] + middle * across[1][i] + right * across[2][i];
             }
             for (int i = 0; i < cell_x; i++) {
                 values[X][i] = held(values[X][i], 1, high_x);
@@ -369,13 +379,12 @@ EXPORT void add_layer(const uint8_t *plane, ptrdiff_t stride, int32_t width, int
 static inline float between_floats(const float *image, int width, int height, int step, float x, float y) {
     x = held(x, 0, width - 1.0f);
     y = held(y, 0, height - 1.0f);
-    int left = (int)x, top = (int)y;
-    if (left > width - 2) left = width > 1 ? width - 2 : 0;
-    if (top > height - 2) top = height > 1 ? height - 2 : 0;
-    ptrdiff_t right = width > 1 ? step : 0, down = height > 1 ? (ptrdiff_t)width * step : 0;
-    const float *at = image + ((ptrdiff_t)top * width + left) * step;
-    float across = x - left, upper = at[0] + (at[right] - at[0]) * across;
-    float lower = at[down] + (at[down + right] - at[down]) * across;
+    int left = (int)x, top = (int)y, last_left = width > 1 ? width - 2 : 0, last_top = height > 1 ? height - 2 : 0;
+    left = left < last_left ? left : last_left;
+    top = top < last_top ? top : last_top;
+    int right = width > 1 ? step : 0, down = height > 1 ? width * step : 0, at = (top * width + left) * step;
+    float across = x - left, upper = image[at] + (image[at + right] - image[at]) * across;
+    float lower = image[at + down] + (image[at + down + right] - image[at + down]) * across;
     return upper + (lower - upper) * (y - top);
 }
 
@@ -431,7 +440,7 @@ static inline float ratio(float wanted, float found, float known, float pedestal
 
 // The shift of one anchor; see alignment.aligned. tuning: pedestal, noise, least robust level, most gain, most shift,
 // moving evidence.
-EXPORT int32_t align(const float *vertices, int32_t rows, int32_t columns, int64_t count, const float *at_cells,
+WIDE EXPORT int32_t align(const float *vertices, int32_t rows, int32_t columns, int64_t count, const float *at_cells,
                      const float *template_weight, const float *const template_levels[3], const float *const levels[3],
                      const float *still, int32_t width, int32_t height, const float bounds[4], int64_t occupied_count,
                      const int64_t *occupied, const int64_t *starts, const float pools[9], const float tuning[6],
@@ -446,30 +455,30 @@ EXPORT int32_t align(const float *vertices, int32_t rows, int32_t columns, int64
     float *gain = spare + TERMS * cells;
     double total = 0;
     for (int64_t i = 0; i < count; i++) {
-        float cx = at_cells[2 * i], cy = at_cells[2 * i + 1];
-        float x = between_floats(vertices, columns + 2, rows + 2, 2, cx + 1, cy + 1);
-        float y = between_floats(vertices + 1, columns + 2, rows + 2, 2, cx + 1, cy + 1);
-        float w = x >= bounds[0] && y >= bounds[1] && x <= bounds[2] && y <= bounds[3] ? template_weight[i] : 0;
-        if (still && w > 0) {
-            float s = between_floats(still, width, height, 1, x, y);
-            w *= s > moving ? s : moving;
-        }
+        float cx = at_cells[2 * i] + 1, cy = at_cells[2 * i + 1] + 1;
+        float x = between_floats(vertices, columns + 2, rows + 2, 2, cx, cy);
+        float y = between_floats(vertices + 1, columns + 2, rows + 2, 2, cx, cy);
+        int inside = (x >= bounds[0]) & (y >= bounds[1]) & (x <= bounds[2]) & (y <= bounds[3]);
+        weight[i] = inside ? template_weight[i] : 0;
         expected[2 * i] = x;
         expected[2 * i + 1] = y;
-        weight[i] = w;
-        total += w;
     }
+    for (int64_t i = 0; still && i < count; i++) {
+        float s = between_floats(still, width, height, 1, expected[2 * i], expected[2 * i + 1]);
+        weight[i] *= s > moving ? s : moving;
+    }
+    for (int64_t i = 0; i < count; i++) total += weight[i];
     for (ptrdiff_t i = 0; i < cells; i++) gain[i] = 1;
     memset(shift, 0, sizeof(float) * 2 * cells);
     for (int level = 0; level < 3; level++) {
         const float *luma = template_levels[level], *gx = luma + count, *gy = gx + count, *pool = pools + 3 * level;
         for (int64_t i = 0; i < count; i++) {
             float cx = at_cells[2 * i], cy = at_cells[2 * i + 1];
-            here_x[i] = level ? between_floats(shift, columns, rows, 2, cx, cy) : 0;
-            here_y[i] = level ? between_floats(shift + 1, columns, rows, 2, cx, cy) : 0;
-            // What nothing weighs is not looked up.
-            seen[i] = weight[i] > 0 ? between_floats(levels[level], width, height, 1, expected[2 * i] + here_x[i], expected[2 * i + 1] + here_y[i]) : 0;
+            here_x[i] = between_floats(shift, columns, rows, 2, cx, cy);
+            here_y[i] = between_floats(shift + 1, columns, rows, 2, cx, cy);
         }
+        for (int64_t i = 0; i < count; i++)
+            seen[i] = between_floats(levels[level], width, height, 1, expected[2 * i] + here_x[i], expected[2 * i + 1] + here_y[i]);
         if (level == 0) {
             memset(sums, 0, sizeof(float) * 3 * cells);
             for (int64_t m = 0; m < occupied_count; m++) {
@@ -484,16 +493,12 @@ EXPORT int32_t align(const float *vertices, int32_t rows, int32_t columns, int64
             pooled(sums, local, wide, spare, rows, columns, 3, pool);
             for (ptrdiff_t i = 0; i < cells; i++) gain[i] = ratio(sums[3 * i], sums[3 * i + 1], sums[3 * i + 2], pedestal, most_gain);
         }
-        double disagreement = 0;
         for (int64_t i = 0; i < count; i++) {
-            if (!(weight[i] > 0)) {
-                left[i] = 0;
-                continue;
-            }
             float g = between_floats(gain, columns, rows, 1, at_cells[2 * i], at_cells[2 * i + 1]);
             left[i] = luma[i] + pedestal - (seen[i] + pedestal) * g;
-            disagreement += fabsf(left[i]) * weight[i];
         }
+        double disagreement = 0;
+        for (int64_t i = 0; i < count; i++) disagreement += fabsf(left[i]) * weight[i];
         float typical = (float)(2 * disagreement / (total + 1e-6));
         float per_level = 1 / (typical > least ? typical : least);
         for (int64_t i = 0; i < count; i++) {

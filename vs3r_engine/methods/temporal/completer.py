@@ -251,7 +251,7 @@ def _filling(layers: Sequence[Layer], tiles: Tiles) -> tuple[list[np.ndarray], l
         part = tiles.only(layer.tiles)
         for i, plane in enumerate(layer.anchor.view.frame.planes):
             fields = np.empty((6, *layer.positions.shape[1:]), np.float32)
-            fields[:2] = plane_positions(*layer.positions, layout, i)
+            fields[:2] = plane_positions(layer.positions[0], layer.positions[1], layout, i)
             fields[2:4] = layer.weight
             fields[4:] = (layer.gain[i], layer.bias[i] * unit) if i < len(layer.gain) else ALPHA_MATCH
             if native.is_available and min(plane.shape) >= LEAST_PLANE_PX:
