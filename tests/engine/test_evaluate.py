@@ -262,8 +262,7 @@ def test_the_benchmark_page_prints_losses_as_plainly_as_wins():
         return {
             "costs": {"vs3r": COST, "vidstab": COST},
             "failures": {"deshake": "it broke"},
-            "input": {"jitter_px": 9.0},
-            "measured": {"vs3r": values(ours), "vidstab": values(theirs)},
+            "measured": {"input": {"values": {"jitter_px": 9.0}}, "vs3r": values(ours), "vidstab": values(theirs)},
         }
 
     outcome = {

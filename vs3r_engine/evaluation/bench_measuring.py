@@ -24,14 +24,14 @@ MEANING = 5
 SAMPLES = 20
 """All but the path's metrics look at about so many frames of a clip, evenly spread, and at the frame before each:
 measuring takes far longer than stabilizing otherwise."""
-RIVALS = (OURS, "vidstab", "vidstab-30")
-"""Whose common area is compared: ours and the baseline people use, not every baseline at once."""
+RIVALS = ("input", OURS, "vidstab", "vidstab-30")
+"""Whose common area is compared: the clip, ours and the baseline people use, not every baseline at once."""
 
 
 def measured_clips(
     outputs: Mapping[Path, Mapping[str, Path]], store: Path, jobs: int, told: Callable[[str], None]
 ) -> dict[Path, dict[str, Any]]:
-    """For each clip its picture, the input's own path metrics, and every result's Measurement as plain data."""
+    """What `measured_clip` finds of each clip."""
     store.mkdir(parents=True, exist_ok=True)
     found = {}
     # A fork of a process whose OpenCV has started threads would wait for them for ever.
@@ -45,19 +45,21 @@ def measured_clips(
 
 
 def measured_clip(clip: Path, made: Mapping[str, Path], store: Path) -> dict[str, Any]:
-    """The clip's picture, the input's path metrics, and each result's Measurement; from `store` what is there."""
+    """The clip's picture, and the Measurement of each result as plain data; from `store` what is there.
+
+    The clip itself is measured as if it were a result, "input": what shakes or is noisy in it is not a result's fault.
+    """
     source = facts(clip)
     choice = _choice(clip, source.frame_count)
-    stores = {name: _stored(store, choice, clip, path) for name, path in {"input": clip, **made}.items()}
-    missing = {name: path for name, path in made.items() if not stores[name].exists()}
-    with_input = not stores["input"].exists()
-    if missing or with_input:
-        for name, measurement in measure(clip, missing, choice, with_input=with_input).items():
+    files = {"input": clip, **made}
+    stores = {name: _stored(store, choice, clip, path) for name, path in files.items()}
+    missing = {name: path for name, path in files.items() if not stores[name].exists()}
+    if missing:
+        for name, measurement in measure(clip, missing, choice, with_input=False).items():
             _keep(stores[name], asdict(measurement))
     measured = {name: Measurement(**json.loads(kept.read_text())) for name, kept in stores.items()}
-    itself = measured.pop("input")
-    rivals = {name: made[name] for name in RIVALS if name in measured and not measured[name].error}
-    if OURS in rivals and len(rivals) > 1:
+    rivals = {name: files[name] for name in RIVALS if name in measured and not measured[name].error}
+    if {OURS, "vidstab"} <= set(rivals):
         kept = _stored(store, choice, clip, *rivals.values())
         if not kept.exists():
             _keep(kept, warping_in_common(rivals, measured, choice))
@@ -65,7 +67,6 @@ def measured_clip(clip: Path, made: Mapping[str, Path], store: Path) -> dict[str
             measured[name] = replace(measured[name], values=measured[name].values | {"warping_common_e3": value})
     return {
         "picture": {"width": source.width, "height": source.height, "rate": float(source.rate)},
-        "input": itself.values,
         "measured": {name: asdict(replace(m, registration=[])) for name, m in measured.items()},
     }
 

@@ -29,13 +29,13 @@ class Outcome:
 
     def value(self, key: str, clip: str, name: str) -> float | None:
         """Of a clip's result, or of the clip itself where `name` is "input"."""
-        if name == "input":
-            return self.clips[clip]["input"].get(key)
         return self.clips[clip]["measured"].get(name, {}).get("values", {}).get(key)
 
     def mean(self, key: str, name: str) -> float | None:
-        """Over the clips."""
-        return mean(self.value(key, clip, name) for clip in self.clips)
+        """Over the clips; None for a method that lacks one on which ours has a value, for then they do not compare."""
+        values = {clip: self.value(key, clip, name) for clip in self.clips}
+        lacking = any(value is None and self.value(key, clip, OURS) is not None for clip, value in values.items())
+        return None if lacking else mean(values.values())
 
     def metrics(self) -> list[Metric]:
         """Those that have a value anywhere."""
@@ -274,6 +274,8 @@ def _definitions() -> str:
         "Warping error in the area all show is over what VS3R and both vidstab settings show of the current frame; it "
         "and PSNR favour soft pictures, so read them with the sharpness. Bold is best; better and worse are by more than one "
         "percent; – means there is no such value, "
-        "as the flicker of filled areas where nothing is filled, or LPIPS without its backbone's weights. Some "
+        "as the flicker of filled areas where nothing is filled, LPIPS without its backbone's weights, or a mean over fewer clips "
+        "than VS3R's. The input is measured as if it were a result: its own epipolar and warping errors are what its noise, its "
+        "moving objects and the measuring leave of perfect pictures. Some "
         "baselines repeat old picture at their borders: that counts as filled, not as empty.\n"
     )
