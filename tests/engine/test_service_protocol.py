@@ -6,9 +6,12 @@ import math
 import re
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
+import opentimelineio as otio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +20,7 @@ from tests.engine.protocol_examples import ENGINE, GOLDEN, examples, index, pack
 from vs3r_engine import errors
 from vs3r_engine.service import protocol as p
 from vs3r_engine.service.rendezvous import Connection, Launch
+from vs3r_engine.timeline import Clip, FrameRange
 
 DOCUMENT = (Path(__file__).parents[2] / "PROTOCOL.md").read_text()
 ALL_REQUESTS = p.REQUESTS | p.CONTROLS
@@ -214,3 +218,34 @@ def test_deep_nesting_is_a_typed_error():
 def test_a_bad_field_is_named(body, field):
     with pytest.raises(errors.ProtocolError, match=f"{field}.*bad-field"):
         p.decode(json.dumps(body).encode(), p.FrameRequest, "frame")
+
+
+@pytest.mark.parametrize(
+    ("effect", "choice", "expected"),
+    [
+        (None, p.SettingsChoice(), ("smooth", 50.0, 100.0)),
+        (None, p.SettingsChoice("subtle"), ("smooth", 30.0, 80.0)),
+        (None, p.SettingsChoice("subtle", {"path.strength": 60}), ("smooth", 30.0, 60.0)),
+        ({"settings": {"path.smoothness": 40}}, p.SettingsChoice("subtle"), ("smooth", 40.0, 80.0)),
+        ({"preset": "glide"}, p.SettingsChoice("subtle"), ("smooth", 85.0, 100.0)),
+        ({"preset": "natural"}, p.SettingsChoice("locked"), ("smooth", 50.0, 100.0)),
+        ({"preset": "glide", "settings": {"path.smoothness": 40}}, p.SettingsChoice(), ("smooth", 40.0, 100.0)),
+        (
+            {"preset": "glide", "settings": {"path.smoothness": 40, "path.strength": 70}},
+            p.SettingsChoice("locked", {"path.smoothness": 10}),
+            ("smooth", 10.0, 70.0),
+        ),
+    ],
+)
+def test_values_lie_over_the_clips_effect_which_lies_over_the_preset(effect, choice, expected):
+    from vs3r_engine.media.edit import write_clip
+    from vs3r_engine.service.playback import job_of
+
+    media = Clip("/a.mov", Fraction(25), 64, 36, FrameRange(0, 100))
+    clip = otio.schema.Clip(media_reference=otio.schema.ExternalReference("/a.mov"))
+    clip.source_range = otio.opentime.TimeRange(otio.opentime.RationalTime(10, 25), otio.opentime.RationalTime(20, 25))
+    if effect is not None:
+        clip.effects.append(otio.schema.Effect(effect_name="VS3R", metadata={"vs3r": {"schema": 1, **effect}}))
+    pipeline = SimpleNamespace(probe=lambda path: SimpleNamespace(clip=media))
+    job = job_of(pipeline, p.Source(clip=json.loads(write_clip(clip))), choice, "j", "/o.mov", False)
+    assert (job.settings.path.mode, job.settings.path.smoothness, job.settings.path.strength) == expected

@@ -34,6 +34,8 @@ ANALYSIS_HANDLES_S = 6
 """Seconds looked at on either side of what is returned: three standard deviations of the calmest path filter (2 s)."""
 
 DEFAULTS = Settings()
+_UNPRESET = {key: DEFAULTS.values()[key] for values in PRESETS.values() for key in values}
+"""Everything that a preset may have changed, as it was before."""
 
 Probe = Callable[[str], Clip]
 """From a path to what the file is; raises MediaError."""
@@ -334,7 +336,8 @@ def settings_effect(values: dict[str, Any], **more: Any) -> otio.schema.Effect:
 
 
 def settings_of(clip: otio.core.Item, base: Settings = DEFAULTS) -> Settings:
-    """`base` with what the clip's VS3R effect says: its preset first, then its single values. A disabled effect says nothing.
+    """`base` with what the clip's VS3R effect says: its preset in place of the one in `base`, then its single values. A
+    disabled effect says nothing.
 
     Raises: SettingsError `newer-settings`, `unknown-setting`, `bad-setting`, `unknown-preset`.
     """
@@ -345,7 +348,9 @@ def settings_of(clip: otio.core.Item, base: Settings = DEFAULTS) -> Settings:
             raise SettingsError(
                 "unknown-preset", f"The clip {clip.name!r} asks for a preset {name!r}.", f"Choose one of {', '.join(PRESETS)}."
             )
-        base = base.with_values({**(PRESETS[name] if name else {}), **dict(ours.get("settings", {}))})
+        if name is not None:
+            base = base.with_values({**_UNPRESET, **PRESETS[name]})
+        base = base.with_values(dict(ours.get("settings", {})))
     return base
 
 
