@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from tests.fakes.measuring import noted, perfect
 from tests.synthetic import make_clip
 from vs3r_engine.errors import MediaError, SettingsError
-from vs3r_engine.evaluation import baselines, bench_report
+from vs3r_engine.evaluation import baselines, bench_measuring, bench_report
 from vs3r_engine.evaluation.ablation import variant_label, variants
 from vs3r_engine.evaluation.common_area import warping_in_common
 from vs3r_engine.evaluation.evaluation import Asked, Row, evaluate, failure, measured_pair, report, write_tables
@@ -80,6 +80,34 @@ def test_a_zoomed_and_a_bordered_clip_measure_as_what_they_lost(tmp_path):
     both = warping_in_common({"zoomed": zoomed, "bordered": bordered}, found, Choice(published=False, every=2))
     assert all(value is not None and value < 3 for value in both.values())
     assert {"jitter_px", "lpips"} <= set(found["zoomed"].reasons), "too short; not asked for"
+
+
+def test_the_quick_published_values_are_those_of_the_slow_ones(tmp_path):
+    clip = written(tmp_path / "a.mkv", 16, width=320, height=160)
+    zoomed = written(tmp_path / "zoomed.mkv", 16, width=320, height=160, zoom=1.25)
+    slow, quick = (measure(clip, {"r": zoomed}, Choice(quick=quick, every=4))["r"].values for quick in (False, True))
+    assert quick["cropping_published"] == pytest.approx(slow["cropping_published"], abs=0.003) == pytest.approx(0.8, abs=0.005)
+    for name in ("stability_published", "stability_older"):
+        assert quick[name] == pytest.approx(slow[name], abs=0.02), name
+    assert quick["warping_published_e3"] == slow["warping_published_e3"]
+    assert quick["epipolar_published"] is not None
+
+
+def test_the_bench_measures_a_result_once(tmp_path, monkeypatch):
+    clip = written(tmp_path / "a.mkv", 6, width=320, height=160)
+    made = {name: written(tmp_path / f"{name}.mkv", 6, width=320, height=160, zoom=z) for name, z in (("vs3r", 1.0), ("vidstab", 1.2))}
+    (tmp_path / "store").mkdir()
+    first = bench_measuring.measured_clip(clip, made, tmp_path / "store")
+    assert first["measured"]["vidstab"]["values"]["cropping"] == pytest.approx(1 / 1.2, abs=0.01)
+    assert first["measured"]["input"]["values"]["psnr_db"] == 100
+    assert all(first["measured"][name]["values"]["warping_common_e3"] is not None for name in ("input", *made))
+    asked = []
+    monkeypatch.setattr(bench_measuring, "measure", lambda clip, results, *_, **__: asked.extend(results) or {})
+    assert bench_measuring.measured_clip(clip, made, tmp_path / "store") == first and not asked
+    written(made["vs3r"], 6, width=320, height=160, zoom=1.1)
+    with pytest.raises(FileNotFoundError):
+        bench_measuring.measured_clip(clip, made, tmp_path / "store")
+    assert asked == ["vs3r"], "only what changed"
 
 
 def test_another_size_is_resized_and_said_and_another_rate_or_length_is_refused(tmp_path):
