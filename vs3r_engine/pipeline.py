@@ -206,7 +206,7 @@ class SourceViews:
         self._source, self._analysis, self._completer = source, analysis, completer
         self._near_frames = max([1, *(abs(offset) for offset in neighbours)])
         self._reach_frames = max(self._near_frames, completer.reach_frames if completer else 0)
-        self._held: dict[int, Frame] = {}
+        self._held: dict[int, View] = {}
         self._frames: Iterator[Frame] = iter(())
         self._first = self._next = 0
 
@@ -245,11 +245,14 @@ class SourceViews:
             frame = next(self._frames, None)
             if frame is None:
                 raise EngineFault("source-ended", f"The source ended before frame {self._next}, which its index lists.")
-            self._held[self._next] = frame
+            self._held[self._next] = self._seen(frame)
             self._next += 1
-        analysis = self._analysis
+        return self._held[frame_index]
+
+    def _seen(self, frame: Frame) -> View:
+        analysis, frame_index = self._analysis, frame.frame_index
         return View(
-            self._held[frame_index],
+            frame,
             analysis.trajectory.camera(frame_index),
             analysis.trajectory.residual(frame_index),
             analysis.depth(frame_index),

@@ -2,6 +2,7 @@
 """The default Renderer: every plane of the current frame warped once, backwards, with a cubic kernel, straight from the
 decoder's code values; static pixels of neighbouring frames in what it does not cover."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -41,7 +42,7 @@ class WarpRenderer:
         if is_identity(target, current):
             return Rendered(frame, np.zeros((height, width), bool), target, np.ones((height, width), bool))
         pixels = vertices(width, height, CELL_PX)
-        positions = np.nan_to_num(source_positions(target, current, pixels), nan=LOST_PX)
+        positions = found_positions(target, current, pixels)
         planes = _warped(frame, positions)
         hole_mask, holes = _uncovered(positions, current)
         current_mask = ~hole_mask
@@ -52,11 +53,20 @@ class WarpRenderer:
         return Rendered(replace(frame, planes=planes), hole_mask, target, current_mask)
 
 
+@functools.lru_cache(maxsize=8)
 def vertices(width: int, height: int, cell_px: int) -> np.ndarray:
     """[rows + 2, columns + 2, 2] corner-origin centres of the cells of a picture and of a ring of cells around them."""
     x = cell_px * (np.arange(-(-width // cell_px) + 2) - 0.5)
     y = cell_px * (np.arange(-(-height // cell_px) + 2) - 0.5)
-    return np.stack(np.meshgrid(x, y), -1)
+    grid = np.stack(np.meshgrid(x, y), -1)
+    grid.flags.writeable = False
+    return grid
+
+
+def found_positions(target: Target, view: View, pixels: np.ndarray) -> np.ndarray:
+    """`source_positions`, far outside of the picture where a ray points away from the view's camera."""
+    positions = source_positions(target, view, pixels)
+    return positions if np.isfinite(positions.sum()) else np.nan_to_num(positions, nan=LOST_PX)
 
 
 def upsampled(at_vertices: np.ndarray, width: int, height: int, cell_x: int, cell_y: int) -> np.ndarray:
@@ -99,18 +109,19 @@ def _warped(frame: Frame, positions: np.ndarray) -> tuple[np.ndarray, ...]:
     """Every plane of a frame read where the positions at the picture's vertices say. Colour differences and alpha are not
     sharpened: in them nobody sees it."""
     layout = frame.layout
-    planes, maps = [], dict[tuple[int, int], np.ndarray]()
+    planes, indices, maps = [], dict[tuple[int, int], np.ndarray](), dict[tuple[int, int], np.ndarray]()
     for i, plane in enumerate(frame.planes):
         is_chroma = layout.model == "yuv" and i in (1, 2)
         shift_x, shift_y = (layout.chroma_shift_x, layout.chroma_shift_y) if is_chroma else (0, 0)
         is_sharpened = not is_chroma and i < layout.plane_count - layout.has_alpha
         cell = CELL_PX >> shift_x, CELL_PX >> shift_y
-        indices = _plane_indices(positions, shift_x, shift_y)
+        if cell not in indices:
+            indices[cell] = _plane_indices(positions, shift_x, shift_y)
         if native.is_available:
-            planes.append(native.warp_plane(plane, indices, cell, layout.peak, SHARPENING if is_sharpened else 0.0))
+            planes.append(native.warp_plane(plane, indices[cell], cell, layout.peak, SHARPENING if is_sharpened else 0.0))
             continue
         if cell not in maps:
-            maps[cell] = upsampled(indices, plane.shape[1], plane.shape[0], *cell)
+            maps[cell] = upsampled(indices[cell], plane.shape[1], plane.shape[0], *cell)
         warped = resampled(plane, maps[cell], layout)
         planes.append(_sharpened(warped, layout) if is_sharpened else warped)
     return tuple(planes)
@@ -156,7 +167,7 @@ def _add_static(
     ringed = cv2.copyMakeBorder(wanted, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     needed = cv2.dilate(ringed, np.ones((3, 3), np.uint8)) > 0
     positions = np.full((2, *needed.shape), LOST_PX)
-    positions[:, needed] = np.nan_to_num(source_positions(target, view, pixels[needed]), nan=LOST_PX).T
+    positions[:, needed] = found_positions(target, view, pixels[needed]).T
     x, y = holes.spread(positions)
     (left, top), (right, bottom) = picture_bounds(view)
     full = holes.shape[0] * CELL_PX, holes.shape[1] * CELL_PX

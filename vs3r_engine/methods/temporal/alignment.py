@@ -30,7 +30,6 @@ EXPOSURE_PEDESTAL = 24.0
 """8-bit levels added before brightness is compared as a ratio, so that black does not decide."""
 MAX_GAIN = 1.4
 _POOLS = np.array([POOLED_WIDE, POOLED_NEAR, POOLED_NEAR], np.float32)
-_TUNING = np.array([EXPOSURE_PEDESTAL, CAMERA_NOISE, LEAST_ROBUST_LEVELS, MAX_GAIN, MAX_SHIFT_SMALL_PX, MOVING_EVIDENCE], np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,9 +116,11 @@ def aligned(
     bounds = [np.concatenate([anchor.bounds[0], anchor.bounds[1] - cells.small_px]) / cells.small_px for anchor in anchors]
     if native.is_available:
         places = template.at_cells.reshape(-1, 2)
+        tuning = np.array(
+            [EXPOSURE_PEDESTAL, CAMERA_NOISE, LEAST_ROBUST_LEVELS, MAX_GAIN, MAX_SHIFT_SMALL_PX, MOVING_EVIDENCE], np.float32)
         found = [
             native.align(at, places, template.weight, template.levels, anchor.levels, anchor.still, limits,
-                         template.occupied, template.starts, _POOLS, _TUNING)
+                         template.occupied, template.starts, _POOLS, tuning)
             for anchor, at, limits in zip(anchors, vertices, bounds, strict=True)]
         shift, expected, weight = (np.stack(parts) for parts in zip(*found, strict=True))
     else:

@@ -16,11 +16,10 @@ from vs3r_engine.methods.temporal.anchors import Anchor, Anchors, prior_weight, 
 from vs3r_engine.methods.temporal.cells import SMALL_PER_CELL, SMALL_WIDTH_PX, Cells, is_chroma
 from vs3r_engine.methods.temporal.extrapolation import extrapolated
 from vs3r_engine.methods.tiles import Tiles, cells_of, padded, plane_positions
-from vs3r_engine.methods.warp import LOST_PX, remapped, resampled, upsampled, vertices
+from vs3r_engine.methods.warp import found_positions, remapped, resampled, upsampled, vertices
 from vs3r_engine.scene import Rendered, Target, View
 from vs3r_engine.settings import FillSettings
 from vs3r_engine.stages.complete import Views
-from vs3r_engine.stages.render import source_positions
 
 ANCHORS_PER_SECOND = 6
 QUARTER_S = 1 / 6
@@ -135,7 +134,7 @@ def _layers(
     chroma = is_chroma(item.frame.layout)
     anchors = [anchor for anchor, _ in candidates]
     pixels = vertices(cells.width, cells.height, cells.cell_px)
-    expected = [np.nan_to_num(source_positions(item.target, anchor.view, pixels), nan=LOST_PX) for anchor in anchors]
+    expected = [found_positions(item.target, anchor.view, pixels) for anchor in anchors]
     if template is None:
         fit = unaligned(cells, len(anchors), len(chroma))
     else:
@@ -199,8 +198,7 @@ def _still_at(target: Target, current: View | None, cells: Cells) -> np.ndarray 
     still = None if current is None else cells.still(current.dynamic_mask)
     if current is None or still is None:
         return None
-    positions = source_positions(target, current, vertices(cells.width, cells.height, cells.cell_px))
-    at = _at_small(np.nan_to_num(positions, nan=LOST_PX), cells)
+    at = _at_small(found_positions(target, current, vertices(cells.width, cells.height, cells.cell_px)), cells)
     return remapped(still, np.ascontiguousarray(at), cv2.INTER_LINEAR)
 
 
