@@ -96,7 +96,7 @@ def _marked(frames: Iterable[Frame]) -> Iterator[tuple[Frame, bool]]:
 
 def _tiny(frame: Frame) -> np.ndarray:
     """[h, w, 3] uint8 BGR about 96 pixels wide, from a sparse sample of the frame's pixels."""
-    stride = max(1, min(frame.width // (3 * _TINY_WIDTH_PX), frame.height // 32))
+    stride = max(1, min(frame.width // (2 * _TINY_WIDTH_PX), frame.height // 32))
     planes = tuple(np.ascontiguousarray(plane[::stride, ::stride]) for plane in frame.planes)
     sparse = Frame(frame.frame_index, planes, frame.layout, frame.colour)
     width = min(_TINY_WIDTH_PX, sparse.width)

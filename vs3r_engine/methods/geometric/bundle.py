@@ -62,23 +62,24 @@ def adjusted(
     has_depth = model == ROTATION_TRANSLATION
     if not has_depth:
         window = replace(window, inverse_depth=np.zeros_like(window.inverse_depth))
-    prior_depth = window.inverse_depth
+    prior = _Prior(window.inverse_depth, window.depth_weight / np.maximum(window.inverse_depth, 1e-3) ** 2)
+    xy = np.ascontiguousarray(sightings.xy.transpose(0, 2, 1))
     damping = 1e-3
     scales = np.maximum(
         first_scale_px * (scale_px / first_scale_px) ** (np.arange(iterations) / max(iterations - 2, 1)), scale_px
     )
-    pixels, point, turned = _projected(window)
+    view = _seen_by(window, xy)
     for scale in scales:
-        cost = _cost(window, sightings, pixels, prior_depth, scale)
-        step = _step(window, sightings, pixels, point, turned, prior_depth, scale, columns, has_depth, damping, hold)
-        trial = _moved(window, step, columns, has_depth)
-        trial_pixels, trial_point, trial_turned = _projected(trial)
-        if _cost(trial, sightings, trial_pixels, prior_depth, scale) < cost:
-            window, pixels, point, turned = trial, trial_pixels, trial_point, trial_turned
+        cost = _cost(view, sightings.seen, prior, scale)
+        tangents = _tangents(window.direction)
+        step = _step(view, sightings.seen, prior, tangents, scale, columns, has_depth, damping, hold)
+        trial = _seen_by(_moved(window, step, tangents, columns, has_depth), xy)
+        if _cost(trial, sightings.seen, prior, scale) < cost:
+            window, view = trial.window, trial
             damping = max(damping * 0.2, 1e-7)
         else:
             damping = min(damping * 20.0, 1e3)
-    return window, np.sqrt(_squared(sightings.xy - pixels))
+    return window, np.sqrt(view.squared)
 
 
 def begun(window: Window, sightings: Sightings, is_quick: bool = False) -> tuple[Window, np.ndarray]:
@@ -153,40 +154,53 @@ def _grown(window: Window, sightings: Sightings) -> tuple[Window, np.ndarray]:
     return window, error
 
 
-def _projected(window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(pixels [f, m, 2], points in the camera [3, f, m], turned directions [3, f, m])."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Prior:
+    """What is known of the points' depths: inverse_depth [m], and weight [m] of squared differences from it."""
+
+    inverse_depth: np.ndarray
+    weight: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _View:
+    """A window as its cameras see it: turned [f, 3, m] directions in the camera, plane [f, 2, m] and z [f, 1, m] of the
+    points, error [f, 2, m] and its square [f, m] in pixels."""
+
+    window: Window
+    turned: np.ndarray
+    plane: np.ndarray
+    z: np.ndarray
+    error: np.ndarray
+    squared: np.ndarray
+
+
+def _seen_by(window: Window, xy: np.ndarray) -> _View:
+    """xy: [f, 2, m] where the points were seen."""
     turned = _turned(window, window.direction)
-    point = turned + window.translation.T[:, :, None] * window.inverse_depth
-    np.maximum(point[2], 0.02, out=point[2])
-    pixels = np.stack([point[0] / point[2], point[1] / point[2]], axis=-1) * window.focal_px[:, None, None]
-    return pixels, point, turned
+    point = turned + window.translation[:, :, None] * window.inverse_depth
+    z = np.maximum(point[:, 2:], 0.02)
+    plane = point[:, :2] / z
+    error = xy - plane * window.focal_px[:, None, None]
+    return _View(window, turned, plane, z, error, error[:, 0] ** 2 + error[:, 1] ** 2)
 
 
 def _turned(window: Window, vectors: np.ndarray) -> np.ndarray:
-    """[3, f, m] reference vectors [m, 3] in every camera's axes."""
-    return (window.rotation.transpose(1, 0, 2).reshape(-1, 3) @ vectors.T).reshape(
-        3, len(window.rotation), len(vectors)
-    )
+    """[f, 3, m] reference vectors [m, 3] in every camera's axes."""
+    return (window.rotation.reshape(-1, 3) @ vectors.T).reshape(len(window.rotation), 3, len(vectors))
 
 
-def _cost(window: Window, sightings: Sightings, pixels: np.ndarray, prior_depth: np.ndarray, scale: float) -> float:
-    squared = _squared(sightings.xy - pixels)
-    robust = sightings.seen * (squared / (1.0 + squared / scale**2))
-    held = window.depth_weight * ((window.inverse_depth - prior_depth) / np.maximum(prior_depth, 1e-3)) ** 2
-    return float(robust.sum() + held.sum())
-
-
-def _squared(error: np.ndarray) -> np.ndarray:
-    return error[..., 0] ** 2 + error[..., 1] ** 2
+def _cost(view: _View, seen: np.ndarray, prior: _Prior, scale: float) -> float:
+    robust = view.squared / (1.0 + view.squared * scale**-2)
+    strayed = view.window.inverse_depth - prior.inverse_depth
+    return float(np.vdot(seen, robust) + np.vdot(prior.weight, strayed * strayed))
 
 
 def _step(
-    window: Window,
-    sightings: Sightings,
-    pixels: np.ndarray,
-    point: np.ndarray,
-    turned: np.ndarray,
-    prior_depth: np.ndarray,
+    view: _View,
+    seen: np.ndarray,
+    prior: _Prior,
+    tangents: np.ndarray,
     scale: float,
     columns: list[int],
     has_depth: bool,
@@ -195,89 +209,111 @@ def _step(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(camera step [f, c], point step [m, 2 or 3]) of one damped Gauss-Newton step.
 
-    Arrays run [x or y, parameter, frame, track]; the normal equations' rows run parameter first, then frame or track.
+    Derivatives run [frame, parameter, x or y, track].
     """
-    frames, tracks = sightings.seen.shape
-    error = sightings.xy - pixels
-    root = np.sqrt(sightings.seen) / (1.0 + _squared(error) / scale**2)
-    left = np.stack([error[..., 0] * root, error[..., 1] * root])
-    x, y = point[0] / point[2], point[1] / point[2]
-    lens = root * window.focal_px[:, None] / point[2]
-
-    # The projection's derivative is lens * [1, 0, -x] and lens * [0, 1, -y], applied to each parameter's motion.
-    first, second = _tangents(window.direction)
-    motions = [_turned(window, first), _turned(window, second)]
-    if has_depth:
-        motions.append(np.broadcast_to(window.translation.T[:, :, None], (3, frames, tracks)))
-    p, c = len(motions), len(columns)
-    place = np.empty((2, p, frames, tracks))
-    for k, motion in enumerate(motions):
-        place[0, k], place[1, k] = lens * (motion[0] - x * motion[2]), lens * (motion[1] - y * motion[2])
-    camera = np.zeros((2, c, frames, tracks))
+    frames, tracks = seen.shape
+    root = (np.sqrt(seen) / (1.0 + view.squared * scale**-2))[:, None]
+    left = view.error * root
+    lens = root * view.window.focal_px[:, None, None] / view.z
+    c, p = len(columns), 3 if has_depth else 2
     if hold != "cameras":
-        tx, ty, tz = turned
-        rho = lens * window.inverse_depth
-        parts: dict[int, tuple[np.ndarray | float, np.ndarray | float]] = {
-            0: (-lens * x * ty, -lens * (tz + y * ty)),
-            1: (lens * (tz + x * tx), lens * y * tx),
-            2: (-lens * ty, lens * tx),
-            3: (rho, 0.0),
-            4: (0.0, rho),
-            5: (-rho * x, -rho * y),
-            6: (root * pixels[..., 0], root * pixels[..., 1]),
-        }
-        for k, column in enumerate(columns):
-            camera[0, k], camera[1, k] = parts[column]
-        camera[:, :, window.is_fixed] = 0.0
+        camera = _camera_derivatives(view, lens, root, columns)
+        camera_right = np.matmul(camera.reshape(frames, c, -1), left.reshape(frames, -1, 1))[..., 0]
+        u = np.matmul(camera.reshape(frames, c, -1), camera.reshape(frames, c, -1).transpose(0, 2, 1))
+        at = np.arange(c)
+        u[:, at, at] = u[:, at, at] * (1.0 + damping) + 1e-6
+        if hold == "points":
+            return np.linalg.solve(u, camera_right[..., None])[..., 0], np.zeros((tracks, p))
 
-    v = np.empty((p, p, tracks))
-    for i in range(p):
-        for j in range(i + 1):
-            v[i, j] = v[j, i] = np.einsum("xfm,xfm->m", place[:, i], place[:, j])
-    place_right = np.einsum("xpfm,xfm->pm", place, left)
+    place = _place_derivatives(view, lens, tangents, has_depth)
+    v = np.einsum("fpxm,fqxm->pqm", place, place)
+    right = np.einsum("fpxm,fxm->pm", place, left)
     if has_depth:
-        held = window.depth_weight / np.maximum(prior_depth, 1e-3) ** 2
-        v[2, 2] += held
-        place_right[2] += held * (prior_depth - window.inverse_depth)
+        v[2, 2] += prior.weight
+        right[2] += prior.weight * (prior.inverse_depth - view.window.inverse_depth)
     at = np.arange(p)
     v[at, at] = v[at, at] * (1.0 + damping) + 1e-6
-    v_inverse = np.linalg.inv(v.transpose(2, 0, 1)).transpose(1, 2, 0)
+    # In coordinates in which every track's own normal matrix is one, eliminating it is a plain product.
+    root_inverse = _inverse_of_root(v)
+    right = np.einsum("pqm,qm->pm", root_inverse, right)
     if hold == "cameras":
-        return np.zeros((frames, c)), np.einsum("pqm,qm->mp", v_inverse, place_right)
-
-    rows = camera.transpose(2, 1, 0, 3).reshape(frames, c, 2 * tracks)
-    u = np.matmul(rows, rows.transpose(0, 2, 1))
-    camera_right = np.matmul(rows, left.transpose(1, 0, 2).reshape(frames, 2 * tracks, 1))[..., 0]
-    at = np.arange(c)
-    u[:, at, at] = u[:, at, at] * (1.0 + damping) + 1e-6
-    if hold == "points":
-        return np.linalg.solve(u, camera_right[..., None])[..., 0], np.zeros((tracks, p))
-
-    w = np.empty((c, frames, p, tracks))
+        return np.zeros((frames, c)), np.einsum("pqm,pm->mq", root_inverse, right)
+    white = np.empty_like(place)
     for i in range(p):
-        w[:, :, i] = camera[0] * place[0, i] + camera[1] * place[1, i]
-    coupled = np.empty_like(w)
-    for i in range(p):
-        coupled[:, :, i] = sum(w[:, :, j] * v_inverse[j, i] for j in range(p))
-    wide, tall = coupled.reshape(c * frames, p * tracks), w.reshape(c * frames, p * tracks)
-    reduced = -(wide @ tall.T)
-    own = np.arange(c * frames).reshape(c, frames).T
+        white[:, i] = sum(root_inverse[i, j] * place[:, j] for j in range(i + 1))
+    w = camera[:, :, None, 0] * white[:, None, :, 0]
+    w += camera[:, :, None, 1] * white[:, None, :, 1]
+    w = w.reshape(frames * c, p * tracks)
+    reduced = -(w @ w.T)
+    own = np.arange(c * frames).reshape(frames, c)
     reduced[own[:, :, None], own[:, None, :]] += u
-    fixed = np.tile(window.is_fixed, c)
+    fixed = np.repeat(view.window.is_fixed, c)
     reduced[fixed, fixed] = 1.0
-    solution = np.linalg.solve(reduced, camera_right.T.ravel() - wide @ place_right.ravel())
-    place_step = np.einsum("pqm,qm->mp", v_inverse, place_right - (tall.T @ solution).reshape(p, tracks))
-    return solution.reshape(c, frames).T, place_step
+    solution = np.linalg.solve(reduced, camera_right.ravel() - w @ right.ravel())
+    place_step = np.einsum("pqm,pm->mq", root_inverse, right - (solution @ w).reshape(p, tracks))
+    return solution.reshape(frames, c), place_step
 
 
-def _moved(window: Window, step: tuple[np.ndarray, np.ndarray], columns: list[int], has_depth: bool) -> Window:
+def _camera_derivatives(view: _View, lens: np.ndarray, root: np.ndarray, columns: list[int]) -> np.ndarray:
+    """[f, c, 2, m] of the pixels by turns about x, y, z, moves along them and log zoom; zero for fixed cameras."""
+    tx, ty, tz = view.turned[:, 0], view.turned[:, 1], view.turned[:, 2]
+    x, y = view.plane[:, 0], view.plane[:, 1]
+    lens, root = lens[:, 0], root[:, 0]
+    camera = np.empty((len(x), len(columns), 2, x.shape[1]))
+    lens_x, lens_y = lens * x, lens * y
+    camera[:, 0, 0], camera[:, 0, 1] = -lens_x * ty, -lens * tz - lens_y * ty
+    camera[:, 1, 0], camera[:, 1, 1] = lens * tz + lens_x * tx, lens_y * tx
+    camera[:, 2, 0], camera[:, 2, 1] = -lens * ty, lens * tx
+    if len(columns) == 6:
+        inverse_depth = view.window.inverse_depth
+        camera[:, 3, 0], camera[:, 3, 1] = lens * inverse_depth, 0.0
+        camera[:, 4, 0], camera[:, 4, 1] = 0.0, camera[:, 3, 0]
+        camera[:, 5, 0], camera[:, 5, 1] = -lens_x * inverse_depth, -lens_y * inverse_depth
+    elif len(columns) == 4:
+        focal_px = view.window.focal_px[:, None, None]
+        camera[:, 3] = view.plane * (focal_px * root[:, None])
+    camera[view.window.is_fixed] = 0.0
+    return camera
+
+
+def _place_derivatives(view: _View, lens: np.ndarray, tangents: np.ndarray, has_depth: bool) -> np.ndarray:
+    """[f, p, 2, m] of the pixels by moves of the direction along its tangents [2, m, 3], and by inverse depth."""
+    frames, _, tracks = view.z.shape
+    place = np.empty((frames, 3 if has_depth else 2, 2, tracks))
+    for k, tangent in enumerate(tangents):
+        motion = _turned(view.window, tangent)
+        place[:, k] = lens * (motion[:, :2] - view.plane * motion[:, 2:])
+    if has_depth:
+        translation = view.window.translation[:, :, None]
+        place[:, 2] = lens * (translation[:, :2] - view.plane * translation[:, 2:])
+    return place
+
+
+def _inverse_of_root(v: np.ndarray) -> np.ndarray:
+    """[p, p, m] lower triangular: the inverses of the Cholesky factors of positive definite v [p, p, m], p = 2 or 3."""
+    inverse = np.zeros_like(v)
+    inverse[0, 0] = 1.0 / np.sqrt(v[0, 0])
+    l10 = v[1, 0] * inverse[0, 0]
+    inverse[1, 1] = 1.0 / np.sqrt(v[1, 1] - l10 * l10)
+    inverse[1, 0] = -l10 * inverse[0, 0] * inverse[1, 1]
+    if len(v) == 3:
+        l20 = v[2, 0] * inverse[0, 0]
+        l21 = v[2, 0] * inverse[1, 0] + v[2, 1] * inverse[1, 1]
+        inverse[2, 2] = 1.0 / np.sqrt(v[2, 2] - l20 * l20 - l21 * l21)
+        inverse[2, 0] = -(l20 * inverse[0, 0] + l21 * inverse[1, 0]) * inverse[2, 2]
+        inverse[2, 1] = -l21 * inverse[1, 1] * inverse[2, 2]
+    return inverse
+
+
+def _moved(
+    window: Window, step: tuple[np.ndarray, np.ndarray], tangents: np.ndarray, columns: list[int], has_depth: bool
+) -> Window:
     camera_step, place_step = step
     full = np.zeros((len(camera_step), 7))
     full[:, columns] = camera_step
     rotation = np.matmul(rotations_from_vectors(full[:, :3]), window.rotation)
-    first, second = _tangents(window.direction)
-    direction = window.direction + first * place_step[:, :1] + second * place_step[:, 1:2]
-    length = np.linalg.norm(direction, axis=1)
+    direction = window.direction + tangents[0] * place_step[:, :1] + tangents[1] * place_step[:, 1:2]
+    length = np.sqrt(np.einsum("mi,mi->m", direction, direction))
     inverse_depth = window.inverse_depth
     if has_depth:
         # A point may come near or go far, but not behind the camera, and not all in one step.
@@ -305,13 +341,13 @@ def rotations_from_vectors(vectors: np.ndarray) -> np.ndarray:
     return np.eye(3) + sine[:, None, None] * cross + cosine[:, None, None] * (cross @ cross)
 
 
-def _tangents(direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two unit vectors [m, 3] across each unit direction, without a branch (Duff et al., JCGT 2017)."""
+def _tangents(direction: np.ndarray) -> np.ndarray:
+    """[2, m, 3] two unit vectors across each unit direction, without a branch (Duff et al., JCGT 2017)."""
     x, y, z = direction.T
     sign = np.where(z < 0, -1.0, 1.0)
     a = -1.0 / (sign + z)
     b = x * y * a
-    return (
-        np.stack([1.0 + sign * x * x * a, sign * b, -sign * x], axis=1),
-        np.stack([b, sign + y * y * a, -y], axis=1),
-    )
+    tangents = np.empty((2, *direction.shape))
+    tangents[0, :, 0], tangents[0, :, 1], tangents[0, :, 2] = 1.0 + sign * x * x * a, sign * b, -sign * x
+    tangents[1, :, 0], tangents[1, :, 1], tangents[1, :, 2] = b, sign + y * y * a, -y
+    return tangents

@@ -30,7 +30,7 @@ class DepthMap:
             (np.arange(DEPTH_COLUMNS) + 0.5) / DEPTH_COLUMNS - 0.5,
             indexing="ij",
         )
-        self._centres = np.stack([x.ravel(), y.ravel()], axis=1) * self._size
+        self._centres = np.stack([x.ravel(), y.ravel(), np.ones(x.size)]) * [[self._size[0]], [self._size[1]], [1.0]]
 
     def at(self, points: np.ndarray) -> np.ndarray:
         """[m] inverse depth at centred points [m, 2], constant beyond the border."""
@@ -38,35 +38,33 @@ class DepthMap:
 
     def carry(self, to_from: np.ndarray, offset: np.ndarray, focal_from: float, focal_to: float) -> None:
         """Moves the map along with the camera: a point p of the earlier one is at to_from @ p + offset now."""
-        rays = np.concatenate([self._centres / focal_to, np.ones((len(self._centres), 1))], axis=1)
-        before = (rays - self.inverse.reshape(-1, 1) * offset) @ to_from
-        before = before[:, :2] * (focal_from / np.maximum(before[:, 2:], 1e-3))
-        shape = self.inverse.shape
-        self.inverse = _sampled(self.inverse, before, self._size).reshape(shape)
-        is_inside = (np.abs(before / self._size) < 0.5).all(axis=1).reshape(shape)
-        self._sum = np.stack([_sampled(part, before, self._size).reshape(shape) * is_inside for part in self._sum])
+        rays_to_before = to_from.T / [focal_to, focal_to, 1.0]
+        x, y, z = rays_to_before @ self._centres - np.outer(to_from.T @ offset, self.inverse)
+        nearness = focal_from / np.maximum(z, 1e-3)
+        before = np.stack([x * nearness, y * nearness], axis=1)
+        maps = _sampled(np.dstack([self.inverse, *self._sum]), before, self._size).reshape(*self.inverse.shape, 3)
+        self.inverse = maps[..., 0]
+        is_inside = (np.abs(before[:, 0]) < 0.5 * self._size[0]) & (np.abs(before[:, 1]) < 0.5 * self._size[1])
+        self._sum = maps[..., 1:].transpose(2, 0, 1) * is_inside.reshape(self.inverse.shape)
 
     def learn(self, points: np.ndarray, inverse_depth: np.ndarray, agreement: np.ndarray) -> None:
         """Adds tracks of known depth [m] at centred points [m, 2]."""
-        cells = DEPTH_ROWS * DEPTH_COLUMNS
         at = (points / self._size + 0.5) * [DEPTH_COLUMNS, DEPTH_ROWS] - 0.5
         low = np.floor(at).astype(np.int64)
-        part = at - low
+        across, down = (at - low).T
+        columns, rows = (np.clip([part, part + 1], 0, n - 1) for part, n in zip(low.T, (DEPTH_COLUMNS, DEPTH_ROWS), strict=True))
+        cells = (rows[:, None] * DEPTH_COLUMNS + columns).ravel()
+        weight = np.stack([1 - down, down])[:, None] * np.stack([1 - across, across]) * agreement
         self._sum *= _MEMORY
-        for dx in (0, 1):
-            for dy in (0, 1):
-                weight = np.abs(1 - dx - part[:, 0]) * np.abs(1 - dy - part[:, 1]) * agreement
-                cell = np.clip(low[:, 1] + dy, 0, DEPTH_ROWS - 1) * DEPTH_COLUMNS + np.clip(
-                    low[:, 0] + dx, 0, DEPTH_COLUMNS - 1
-                )
-                self._sum[0] += np.bincount(cell, weight * inverse_depth, cells).reshape(self.inverse.shape)
-                self._sum[1] += np.bincount(cell, weight, cells).reshape(self.inverse.shape)
+        for total, part in zip(self._sum, (weight * inverse_depth, weight), strict=True):
+            total += np.bincount(cells, part.ravel(), total.size).reshape(total.shape)
         if self._sum[1].sum() < 1.0:
             return
         filled = np.full_like(self.inverse, self._sum[0].sum() / self._sum[1].sum())
         known = self._sum.transpose(1, 2, 0).astype(np.float32)
         for blur, trust in zip(_BLURS_CELLS, _TRUST_IN_COARSER, strict=True):
-            near = cv2.GaussianBlur(known, (0, 0), blur, borderType=cv2.BORDER_CONSTANT)
+            side = 2 * round(2.5 * blur) + 1
+            near = cv2.GaussianBlur(known, (side, side), blur, borderType=cv2.BORDER_CONSTANT)
             filled = (near[..., 0] + trust * filled) / (near[..., 1] + trust)
         self.inverse = filled
 
@@ -83,9 +81,8 @@ class DepthMap:
 
 
 def _sampled(grid: np.ndarray, points: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """[m] a map of cell centres, sampled bilinearly at centred points."""
-    rows, columns = grid.shape
+    """[m] or [m, c] maps of cell centres, sampled bilinearly at centred points."""
+    rows, columns = grid.shape[:2]
     at = ((points / size + 0.5) * [columns, rows] - 0.5).astype(np.float32)
-    return cv2.remap(
-        grid.astype(np.float32), at[None, :, 0], at[None, :, 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-    )[0].astype(np.float64)
+    found = cv2.remap(grid.astype(np.float32), at[None], None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(found[0], np.float64)

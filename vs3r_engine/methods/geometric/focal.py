@@ -36,18 +36,25 @@ _FEWEST_TRACKS = 30
 _FEWEST_FRAMES = 20
 _LOW, _HIGH = 0.42, 2.9
 """Focal lengths tried, over the picture's longer side: a 100 degree to a 20 degree lens."""
-_TURNING_STEPS, _MOVING_STEPS = 15, 7
+_TURNING_FOCALS, _MOVING_FOCALS = 9, 7
 _UNUSUAL = 0.5
 """Cost per squared log ratio to the assumed focal length: among lenses that explain a clip equally, the usual one."""
 _NEAR = 0.2
-"""Log ratio of focal lengths over which one's explanation is not the only start for the other's."""
+"""Log ratio of focal lengths up to which one's explanation nearly is the other's."""
+_USUAL, _WELL_EXPLAINED = 0.6, 1.5
+"""Lenses up to this log ratio from the assumed one are worth an explanation from nothing, where what the nearest focal
+length suggests costs more than this."""
 _FAR = 0.35
 """Log ratio to the assumed focal length that one window alone is not believed."""
+_LEAST_BEND = 0.08
+"""Share by which the cost rises towards both neighbours of the best focal length tried, where there is a valley."""
 _NEIGHBOUR = 1.15
 """The valley's depth is measured at this ratio to either side of its bottom."""
 _WORST_COST = 3.0
 _WORST_TURNING_COST, _WORST_TURNING_BOTTOM = 2.5, 1.0
 """Robust cost of a track under which turns alone explain a window: on the coarse grid, and at the bottom."""
+_HOPELESS_TURNING_COST = 5.0
+"""Where no focal length of a sparse selection costs less, turns alone explain the window with none."""
 _LEAST_TURN_RAD = 0.12
 _LEAST_SPREAD = 0.2
 
@@ -73,12 +80,12 @@ def calibrated(links: list[Link], assumed_px: float, long_side_px: float) -> Cal
     scans = [scan for scan in found if scan is not None]
     low, high = np.log(long_side_px * np.array([_LOW, _HIGH]))
     # Turns alone tell most sharply, where they are all there is.
-    tried = np.linspace(low, high, _TURNING_STEPS)
-    turning: list[Cost] = [scan.turned for scan in scans if scan.turns(min(tried, key=scan.turned))]
+    tried = np.linspace(low, high, _TURNING_FOCALS)
+    turning: list[Cost] = [scan.turned for scan in scans if scan.turns(tried)]
     calibration, bottom = _valley(turning, tried, assumed_px)
     if turning and calibration.confidence > 0 and bottom < _WORST_TURNING_BOTTOM:
         return calibration
-    tried = np.linspace(low, high, _MOVING_STEPS)
+    tried = np.linspace(low, high, _MOVING_FOCALS)
     outward = sorted(tried, key=lambda log_focal: abs(log_focal - np.log(assumed_px)))
     moving: list[Cost] = []
     for scan in scans:
@@ -87,7 +94,18 @@ def calibrated(links: list[Link], assumed_px: float, long_side_px: float) -> Cal
             scan.moved(log_focal)
         if scan.moves():
             moving.append(scan.moved)
+            if len(moving) == 1 and not _bends(moving[0], tried):
+                break
     return _valley(moving, tried, assumed_px)[0]
+
+
+def _bends(cost: Cost, tried: np.ndarray) -> bool:
+    """Whether the cost has a valley between the focal lengths tried that is worth a closer look."""
+    costs = [cost(log_focal) for log_focal in tried]
+    lowest = int(np.argmin(costs))
+    if lowest in (0, len(tried) - 1):
+        return False
+    return min(costs[lowest - 1], costs[lowest + 1]) - costs[lowest] > _LEAST_BEND * (costs[lowest] + 0.3)
 
 
 def _valley(costs: list[Cost], tried: np.ndarray, assumed_px: float) -> tuple[Calibration, float]:
@@ -96,16 +114,13 @@ def _valley(costs: list[Cost], tried: np.ndarray, assumed_px: float) -> tuple[Ca
     The first of `costs` says where to look, all of them together where exactly.
     """
     nothing = Calibration(assumed_px, 0.0), np.inf
-    if not costs:
-        return nothing
-    lowest = int(np.argmin([costs[0](log_focal) for log_focal in tried]))
-    if lowest in (0, len(tried) - 1):
+    if not costs or not _bends(costs[0], tried):
         return nothing
 
     def mean(log_focal: float) -> float:
         return float(np.mean([cost(log_focal) for cost in costs]))
 
-    centre = float(tried[lowest])
+    centre = float(min(tried, key=costs[0]))
     for width in (0.14, 0.07, 0.04):
         left, bottom, right = (mean(centre + k * width) for k in (-1, 0, 1))
         bend = left + right - 2 * bottom
@@ -158,13 +173,17 @@ class _Scan:
         """Cost where the camera only turns."""
         if log_focal not in self._turned:
             start = self._window(*self._start, self._assumed, log_focal)
-            window, error = adjusted(start, self._sightings, ROTATION, 7, first_scale_px=4.0)
+            window, error = adjusted(start, self._sightings, ROTATION, 5, first_scale_px=4.0)
             self._turned[log_focal] = window, self._cost(error, log_focal)
         return self._turned[log_focal][1]
 
-    def turns(self, log_focal: float) -> bool:
-        """Whether turns alone, and enough of them, explain the window with this focal length."""
-        return self.turned(log_focal) < _WORST_TURNING_COST and _turn_rad(self._turned[log_focal][0]) > _LEAST_TURN_RAD
+    def turns(self, tried: np.ndarray) -> bool:
+        """Whether turns alone, and enough of them, explain the window with one of these focal lengths."""
+        if min(self.turned(log_focal) for log_focal in tried[1::2]) > _HOPELESS_TURNING_COST:
+            return False
+        best = min(tried, key=self.turned)
+        best = min((best, *(best + np.array([-0.3, 0.3]) * (tried[1] - tried[0]))), key=self.turned)
+        return self.turned(best) < _WORST_TURNING_COST and _turn_rad(self._turned[best][0]) > _LEAST_TURN_RAD
 
     def moved(self, log_focal: float) -> float:
         """Cost where the camera turns and moves; explained from what is known for the nearest focal length."""
@@ -177,8 +196,11 @@ class _Scan:
         else:
             near = self._moved[nearest][0]
             window = self._window(near.rotation, near.translation, near.inverse_depth, nearest, log_focal)
-            window, error = adjusted(window, self._sightings, ROTATION_TRANSLATION, 8, first_scale_px=3.0)
-            if abs(nearest - log_focal) > _NEAR:
+            is_near = abs(nearest - log_focal) < _NEAR
+            steps, first_scale_px = (5, 1.5) if is_near else (7, 3.0)
+            window, error = adjusted(window, self._sightings, ROTATION_TRANSLATION, steps, 1.0, first_scale_px)
+            is_usual = abs(log_focal - self._assumed) < _USUAL
+            if not is_near and is_usual and self._cost(error, log_focal) > _WELL_EXPLAINED:
                 fresh, fresh_error = begun(start, self._sightings, is_quick=True)
                 if self._cost(fresh_error, log_focal) < self._cost(error, log_focal):
                     window, error = fresh, fresh_error

@@ -11,7 +11,7 @@ import numpy as np
 
 _HYPOTHESES = 60
 """Random pairs of tracks whose motions are tried where no motion is sure of a majority."""
-_STEPS = 6
+_STEPS = 4
 _SETTLED_PX = 5e-3
 _MAJORITY = 0.65
 """Share of the votes with which a motion found from the expected one is taken."""

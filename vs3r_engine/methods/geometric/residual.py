@@ -66,8 +66,9 @@ class SmoothField:
             slope = np.linalg.solve(weighted.T @ affine + 1e-6 * np.eye(3), weighted.T @ flow)
             rest = flow - affine @ slope
             if factor < 2.0:
-                weighted = basis * share[:, None]
-                coefficients = np.linalg.solve(weighted.T @ basis + self._penalty, weighted.T @ rest)
+                root = np.sqrt(share)[:, None]
+                weighted = basis * root
+                coefficients = np.linalg.solve(weighted.T @ weighted + self._penalty, weighted.T @ (rest * root))
                 left = rest - basis @ coefficients
             else:
                 left = rest
@@ -85,8 +86,13 @@ class SmoothField:
 
 def _spline(position: np.ndarray, count: int) -> np.ndarray:
     """[m, count] weights of `count` control points at positions in [0, 1]; each row sums to 1."""
-    spans = count - 3
-    at = np.clip(position, 0.0, 1.0) * spans
-    distance = np.abs(at[:, None] - (np.arange(count) - 1))
-    near = 2.0 / 3.0 - distance**2 + 0.5 * distance**3
-    return np.where(distance < 1, near, np.where(distance < 2, (2 - distance) ** 3 / 6.0, 0.0))
+    at = np.clip(position, 0.0, 1.0) * (count - 3)
+    first = np.minimum(at.astype(np.int64), count - 4)
+    late = at - first
+    early = 1.0 - late
+    weights = np.zeros((len(at), count))
+    line = np.arange(len(at))
+    weights[line, first], weights[line, first + 3] = early * early * early / 6.0, late * late * late / 6.0
+    weights[line, first + 1] = 2.0 / 3.0 - late * late * (1.0 - 0.5 * late)
+    weights[line, first + 2] = 2.0 / 3.0 - early * early * (1.0 - 0.5 * early)
+    return weights

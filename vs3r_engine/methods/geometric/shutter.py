@@ -96,7 +96,7 @@ def found_readout(links: list[Link], focal_px: float, height: float) -> float:
         return 0.0
     steps = [_step(link) for link in linked]
     at = [_pace_at([steps[0], *steps], k) for k in range(len(steps) + 1)]
-    readout, gains, explained_px = 0.0, np.zeros(2), 0.0
+    readout = explained_px = 0.0
     for round_number in range(_ROUNDS):
         sums = np.zeros((2, 3))
         weight = 0.0
@@ -114,10 +114,12 @@ def found_readout(links: list[Link], focal_px: float, height: float) -> float:
             weight += float(weights.sum())
         if round_number == 0:
             gains = sums[:, 1] * np.abs(sums[:, 1]) / np.maximum(sums[:, 0] * sums[:, 2], 1e-12)
+            if gains.min() <= _LEAST_GAIN:
+                return 0.0
         total = sums.sum(axis=0)
         readout = float(np.clip(readout + total[1] / max(total[0], 1e-12), -0.2, _LONGEST))
         explained_px = readout * float(np.sqrt(total[0] / max(weight, 1e-12)))
-    is_seen = _SHORTEST < readout < _LONGEST and gains.min() > _LEAST_GAIN and explained_px > _SMALLEST_GAIN_PX
+    is_seen = _SHORTEST < readout < _LONGEST and explained_px > _SMALLEST_GAIN_PX
     return readout if is_seen else 0.0
 
 

@@ -12,7 +12,11 @@ _CELL_PX = 28
 _SMALLEST_CELL_PX = 10
 _WANTED_TRACKS = 240
 """Smaller pictures get smaller cells, so that about as many tracks remain."""
-_WINDOW_PX = 13
+_WINDOW_PX, _WINDOW_BACK_PX = 13, 9
+_DETECT_EVERY = 2
+"""Pictures after which corners are looked for, unless many tracks ended."""
+_FEW = 0.8
+"""Share of the tracks there were after the last look under which there is another one."""
 _ROUND_TRIP_PX = 0.7
 """A track followed back to the earlier picture has to land this close to where it came from."""
 _FLAT_EIGENVALUE = 2e-5
@@ -44,6 +48,7 @@ class Tracker:
         self._xy = np.zeros((0, 2), np.float32)
         self._ids = np.zeros(0, np.int64)
         self._next_id = 0
+        self._since_detected = self._most = 0
 
     @property
     def picture(self) -> np.ndarray | None:
@@ -67,13 +72,12 @@ class Tracker:
             return PairTracks(np.zeros(0, np.int64), nothing, nothing)
         start = self._xy if xy_expected is None else (xy_expected - 0.5).astype(np.float32)
         start = np.clip(start, 0, np.array([self._width - 1, self._height - 1], np.float32))
-        window = (_WINDOW_PX, _WINDOW_PX)
         found, status, _ = cv2.calcOpticalFlowPyrLK(
             self._picture,
             picture,
             self._xy,
             start.copy(),
-            winSize=window,
+            winSize=(_WINDOW_PX, _WINDOW_PX),
             maxLevel=self._levels,
             criteria=(cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 12, 0.01),
             flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
@@ -83,9 +87,9 @@ class Tracker:
             self._picture,
             found,
             self._xy.copy(),
-            winSize=window,
+            winSize=(_WINDOW_BACK_PX, _WINDOW_BACK_PX),
             maxLevel=0,
-            criteria=(cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 6, 0.02),
+            criteria=(cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 4, 0.02),
             flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
         )
         inside = np.all((found > 1.0) & (found < np.array([self._width - 2, self._height - 2], np.float32)), axis=1)
@@ -108,7 +112,9 @@ class Tracker:
         eldest[1:] = cells[order][1:] != cells[order][:-1]
         keep = np.sort(order[eldest])
         self._xy, self._ids = (pair.xy_to[keep] - 0.5).astype(np.float32), pair.ids[keep]
-        self._detect()
+        self._since_detected += 1
+        if self._since_detected >= _DETECT_EVERY or len(self._ids) < _FEW * self._most:
+            self._detect()
 
     @property
     def xy(self) -> np.ndarray:
@@ -157,3 +163,4 @@ class Tracker:
         self._xy = np.concatenate([self._xy, xy[wanted].astype(np.float32)])
         self._ids = np.concatenate([self._ids, np.arange(self._next_id, self._next_id + count)])
         self._next_id += count
+        self._since_detected, self._most = 0, len(self._ids)

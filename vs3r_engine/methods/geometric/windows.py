@@ -22,7 +22,8 @@ SETTLED_FRAMES = 24
 BEHIND_FRAMES, AHEAD_FRAMES = 10, 8
 """Settled frames that hold a window in place, and later ones that only inform it."""
 
-_COARSE_STEP = 3
+_COARSE_STEP, _DEPTH_STEP = 3, 2
+"""Every how manieth frame of a window tells the cameras' model, and the depth of all tracks."""
 _TRACKS = 130
 _PATIENT_EVERY = 4
 """Of the windows that follow one without parallax, every how manieth is searched for it with all patience."""
@@ -286,18 +287,20 @@ class Windows:
         centre = centre0 - np.matmul(rotation, solved.translation[..., None])[..., 0]
         self._point_ids, self._points = solved_ids, _world_points(solved, rotation0, centre0)
         self._usual_inverse_depth = float(np.median(solved.inverse_depth))
-        enough = seen.sum(axis=0) >= 4
+        enough = seen[::_DEPTH_STEP].sum(axis=0) >= 3
         ids, xy, seen = ids[enough], xy[:, enough], seen[:, enough]
         # Points of every track, from the settled cameras.
         window = self._located(rotation, centre, ids, xy, seen, len(rotation))
+        some, every = np.arange(0, len(rotation), _DEPTH_STEP), slice(None)
+        sight = Sightings(xy[some], seen[some])
         chosen, error = adjusted(
-            window, Sightings(xy, seen), ROTATION_TRANSLATION, 6, first_scale_px=6.0, hold="cameras"
+            _part_of(window, some, every), sight, ROTATION_TRANSLATION, 5, first_scale_px=6.0, hold="cameras"
         )
-        track_error = np.sqrt((np.minimum(error, 6.0) ** 2 * seen).sum(axis=0) / seen.sum(axis=0))
+        track_error = np.sqrt((np.minimum(error, 6.0) ** 2 * sight.seen).sum(axis=0) / sight.seen.sum(axis=0))
         agreement = 1.0 / (1.0 + track_error**2) ** 2
         good = agreement > 0.25
         self._point_ids, self._points = ids[good], _world_points(chosen, rotation0, centre0)[good]
-        z = np.matmul(chosen.rotation, chosen.direction.T)[:, 2] + chosen.translation[:, 2:] * chosen.inverse_depth
+        z = np.matmul(window.rotation[:, 2], chosen.direction.T) + window.translation[:, 2:] * chosen.inverse_depth
         inverse_depth = chosen.inverse_depth / np.maximum(z, 0.05)
         nodes = []
         for k, link in enumerate(self._links):
