@@ -14,6 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
@@ -180,6 +181,24 @@ class SyntheticClip:
             np.full(rows, self._time(frame_index)),
             width=camera.width,
         )[0]
+
+    def truth_at(self, frame_index: int, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+        """(z-depth [h, w], dynamic_mask [h, w]) of what `render_at` shows."""
+        rows = camera.height
+        return self._seen_by(
+            np.tile(camera.world_from_camera, (rows, 1, 1)),
+            np.tile(camera.K, (rows, 1, 1)),
+            np.full(rows, self._time(frame_index)),
+            width=camera.width,
+            with_colour=False,
+        )[1:]
+
+    def photographed(self, frame_index: int, camera: Camera, lens_blur_px: float = 0.35, rays: int = 4) -> np.ndarray:
+        """As `render_at`, band-limited as by a camera: a sharp lens whose blur is a Gaussian of that spread, pixels that
+        gather the light of their whole area, rays x rays samples each."""
+        fine = self.render_at(frame_index, camera.resized(camera.width * rays, camera.height * rays))
+        fine = cv2.GaussianBlur(fine, (0, 0), lens_blur_px * rays)
+        return cv2.resize(fine, (camera.width, camera.height), interpolation=cv2.INTER_AREA)
 
     def write(self, path: Path | str, *, crf: int = 12, codec: str = "libx264", pix_fmt: str = "yuv420p") -> Path:
         """The clip as a video file. Frames are rendered one by one and not kept."""

@@ -18,7 +18,7 @@ def composite(
     """Discs blended front to back: what PyTorch3D's points rasterizer and alpha compositor make of the same points.
 
     Each point covers the pixels whose centres lie within `radius_px`, with opacity 1 - (distance / radius)^2. Of the
-    points on a pixel the `per_pixel` nearest count; they are not normalised. Works band by band, so memory does not
+    points on a pixel the `per_pixel` nearest count, of equally near ones the first; they are not normalised. Works band by band, so memory does not
     grow with the picture.
 
     Args:
@@ -31,8 +31,10 @@ def composite(
     height, width = size
     drawn = (z > 0) & pixels.isfinite().all(1)
     pixels, z, colours = pixels[drawn], z[drawn], colours[drawn]
-    order = pixels[:, 1].argsort()
-    pixels, z, colours = pixels[order], z[order], colours[order]
+    order = z.argsort(stable=True)
+    pixels, colours = pixels[order], colours[order]
+    rank = pixels[:, 1].argsort()
+    pixels, colours = pixels[rank], colours[rank]
     picture = colours.new_zeros(height, width, colours.shape[1])
     covered = torch.zeros(height, width, dtype=torch.bool, device=pixels.device)
     y = pixels[:, 1].contiguous()
@@ -44,7 +46,7 @@ def composite(
         band = slice(first, last)
         picture[top:bottom], covered[top:bottom] = _band(
             pixels[band] - pixels.new_tensor((0, top)),
-            z[band],
+            rank[band],
             colours[band],
             (bottom - top, width),
             radius_px,
@@ -54,8 +56,9 @@ def composite(
 
 
 def _band(
-    pixels: Tensor, z: Tensor, colours: Tensor, size: tuple[int, int], radius_px: float, per_pixel: int
+    pixels: Tensor, rank: Tensor, colours: Tensor, size: tuple[int, int], radius_px: float, per_pixel: int
 ) -> tuple[Tensor, Tensor]:
+    """rank: [n] each point's place from near to far, all different."""
     height, width = size
     reach = int(radius_px + 0.5) + 1
     offset = torch.arange(-reach, reach + 1, device=pixels.device)
@@ -71,20 +74,19 @@ def _band(
             points.append(hit)
             opacities.append(1 - square[hit] / radius_px**2)
     cell, point, opacity = torch.cat(cells), torch.cat(points), torch.cat(opacities)
-    order = z[point].argsort(stable=True)
-    order = order[cell[order].argsort(stable=True)]
+    order = (cell * (rank.max() + 1) + rank[point]).argsort()
     cell, point, opacity = cell[order], point[order], opacity[order]
     count = torch.bincount(cell, minlength=height * width)
-    rank = torch.arange(len(cell), device=cell.device) - (count.cumsum(0) - count)[cell]
-    kept = rank < per_pixel
-    cell, point, opacity, rank = cell[kept], point[kept], opacity[kept], rank[kept]
+    place = torch.arange(len(cell), device=cell.device) - (count.cumsum(0) - count)[cell]
+    kept = place < per_pixel
+    cell, point, opacity, place = cell[kept], point[kept], opacity[kept], place[kept]
     layers = opacity.new_zeros(height * width, per_pixel)
-    layers[cell, rank] = opacity
+    layers[cell, place] = opacity
     behind = torch.cat((layers.new_ones(len(layers), 1), (1 - layers).cumprod(1)[:, :-1]), 1)
-    share = (layers * behind)[cell, rank]
+    share = (layers * behind)[cell, place]
     # Added layer by layer, not in place: equal points must give equal pictures on a GPU too.
     layered = colours.new_zeros(height * width, per_pixel, colours.shape[1])
-    layered[cell, rank] = share[:, None] * colours[point]
+    layered[cell, place] = share[:, None] * colours[point]
     picture = layered.sum(1)
     return picture.view(height, width, -1), (count > 0).view(height, width)
 
