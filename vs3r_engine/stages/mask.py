@@ -2,7 +2,6 @@
 """Section 3.3, eq. 4-5: what moves by itself. The union of what the network says and what the flow contradicts."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Protocol
 
 import cv2
@@ -113,21 +112,17 @@ def explains_better(observed: np.ndarray, predicted: np.ndarray, frame: Frame, l
     clips this takes the overlap of mask and truth (IoU) from 0.45 to 0.70.
     """
     luma, later_luma = frame.luma8(), later.luma8()
-    here = _pixel_indices(frame.width, frame.height)
+    columns, rows = np.arange(frame.width, dtype=np.float32), np.arange(frame.height, dtype=np.float32)[:, None]
     errors = []
     for motion in (predicted, observed):
-        at = here + motion
-        cv2.patchNaNs(at, -1.0)
-        found = cv2.remap(later_luma, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        # Two maps: OpenCV 5.0.0 reads wrong pixels where one map of pairs leads beyond the picture.
+        x, y = columns + motion[..., 0], rows + motion[..., 1]
+        for at in (x, y):
+            cv2.patchNaNs(at, -1.0)
+        found = cv2.remap(later_luma, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         errors.append(cv2.absdiff(luma, found))
     advantage = cv2.boxFilter(cv2.subtract(errors[0], errors[1], dtype=cv2.CV_16S), -1, (3, 3), normalize=False)
     return advantage > 9 * LEAST_ADVANTAGE_LEVELS
-
-
-@lru_cache(maxsize=2)
-def _pixel_indices(width: int, height: int) -> np.ndarray:
-    """[h, w, 2] float32 (column, row) of every pixel, to be read only."""
-    return (pixel_centres(width, height) - 0.5).astype(np.float32)
 
 
 def threshold_of_sensitivity(sensitivity: float, width: int) -> float:

@@ -42,10 +42,10 @@ class DepthMap:
         x, y, z = rays_to_before @ self._centres - np.outer(to_from.T @ offset, self.inverse)
         nearness = focal_from / np.maximum(z, 1e-3)
         before = np.stack([x * nearness, y * nearness], axis=1)
-        maps = _sampled(np.dstack([self.inverse, *self._sum]), before, self._size).reshape(*self.inverse.shape, 3)
-        self.inverse = maps[..., 0]
+        shape = self.inverse.shape
+        self.inverse, *sums = (_sampled(part, before, self._size).reshape(shape) for part in (self.inverse, *self._sum))
         is_inside = (np.abs(before[:, 0]) < 0.5 * self._size[0]) & (np.abs(before[:, 1]) < 0.5 * self._size[1])
-        self._sum = maps[..., 1:].transpose(2, 0, 1) * is_inside.reshape(self.inverse.shape)
+        self._sum = np.stack(sums) * is_inside.reshape(shape)
 
     def learn(self, points: np.ndarray, inverse_depth: np.ndarray, agreement: np.ndarray) -> None:
         """Adds tracks of known depth [m] at centred points [m, 2]."""
@@ -81,8 +81,12 @@ class DepthMap:
 
 
 def _sampled(grid: np.ndarray, points: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """[m] or [m, c] maps of cell centres, sampled bilinearly at centred points."""
-    rows, columns = grid.shape[:2]
+    """[m] a map of cell centres, sampled bilinearly at centred points.
+
+    One map at a time: OpenCV 5.0.0 finds NaN here and there in finite maps of three channels.
+    """
+    rows, columns = grid.shape
     at = ((points / size + 0.5) * [columns, rows] - 0.5).astype(np.float32)
-    found = cv2.remap(grid.astype(np.float32), at[None], None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(found[0], np.float64)
+    return cv2.remap(
+        grid.astype(np.float32), at[None, :, 0], at[None, :, 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )[0].astype(np.float64)
