@@ -148,16 +148,16 @@ def _torch() -> list[Finding]:
 
 
 def _pytorch3d() -> list[Finding]:
-    if importlib.util.find_spec("pytorch3d") is not None:
-        return [Finding("pytorch3d", "ok", "installed")]
-    return [
-        Finding(
-            "pytorch3d",
-            "off",
-            "not installed: the renderer `splat` does the same",
-            'README, "The published renderer", has the build steps.',
-        )
-    ]
+    from vs3r_engine.methods.pytorch3d_build import build_steps, fault
+
+    if importlib.util.find_spec("pytorch3d") is None or importlib.util.find_spec("torch") is None:
+        return [Finding("pytorch3d", "off", "not installed: the renderer `splat` does the same", build_steps())]
+    import torch
+
+    problem = fault()
+    if problem:
+        return [Finding("pytorch3d", "wrong", f"installed, but torch {torch.__version__} cannot load it: {problem}", build_steps())]
+    return [Finding("pytorch3d", "ok", f"{importlib.import_module('pytorch3d').__version__}, with torch {torch.__version__}")]
 
 
 def _weights() -> list[Finding]:

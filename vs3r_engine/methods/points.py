@@ -18,8 +18,8 @@ def composite(
     """Discs blended front to back: what PyTorch3D's points rasterizer and alpha compositor make of the same points.
 
     Each point covers the pixels whose centres lie within `radius_px`, with opacity 1 - (distance / radius)^2. Of the
-    points on a pixel the `per_pixel` nearest count, of equally near ones the first; they are not normalised. Works band by band, so memory does not
-    grow with the picture.
+    points on a pixel the `per_pixel` nearest count, of equally near ones the first; they are not normalised. Works band
+    by band, so memory does not grow with the picture.
 
     Args:
         pixels: [n, 2] corner-origin. z: [n]; points at or behind 0, or with NaN, are not drawn. colours: [n, c].

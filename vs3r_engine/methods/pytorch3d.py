@@ -4,13 +4,13 @@ is its tested twin and needs nothing but torch."""
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vs3r_engine.errors import SetupError
+from vs3r_engine.methods import pytorch3d_build
 from vs3r_engine.methods.planes import at_plane, read_planes
 from vs3r_engine.methods.splat import POINTS_PER_PIXEL, SplatRenderer, point_set
 from vs3r_engine.scene import Rendered, Target, View
@@ -20,12 +20,6 @@ FULL_SIZE_RADIUS_PX = 1.5
 """Disc radius at the clip's own size, where the published 0.012 would blur over 13 pixels at 1080p."""
 TILE_PX = {"cpu": 16, "cuda": 128}
 """Small where testing a point costs most, larger where starting a tile does."""
-BUILD_HINT = (
-    "Install it with `conda install -c conda-forge pytorch3d`, or build it: "
-    "`git clone https://github.com/facebookresearch/pytorch3d` and `pip install --no-build-isolation ./pytorch3d` "
-    "(a C++17 compiler; nvcc for CUDA; about 45 CPU-minutes). "
-    "frame.renderer=splat gives the same pictures without it."
-)
 
 
 class Pytorch3dRenderer(SplatRenderer):
@@ -34,7 +28,10 @@ class Pytorch3dRenderer(SplatRenderer):
 
     def __init__(self, settings: Settings, device: str) -> None:
         """Raises: SetupError `pytorch3d-missing`; DeviceError."""
-        _package()
+        # torch is loaded: the compiled part finds its libraries.
+        fault = pytorch3d_build.fault()
+        if fault:
+            raise SetupError("pytorch3d-missing", f"PyTorch3D cannot be used: {fault}.", pytorch3d_build.build_steps())
         super().__init__(settings, device)
 
     def _composited(
@@ -114,11 +111,3 @@ def _tile(
     ndc = torch.stack(((width / 2 - pixels[:, 0]) / half, (height / 2 - pixels[:, 1]) / half, distance), 1)
     index, _, square = rasterize_points(Pointclouds([ndc]), (height, width), radius_px / half, per_pixel, bin_size=0)
     return index[0].long(), square[0] * half**2
-
-
-def _package() -> Any:
-    try:
-        import pytorch3d.renderer
-    except ImportError as error:
-        raise SetupError("pytorch3d-missing", f"PyTorch3D cannot be used: {error}.", BUILD_HINT) from error
-    return pytorch3d.renderer
