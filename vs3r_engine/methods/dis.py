@@ -32,7 +32,7 @@ class DisFlow:
         """[h, w, 2] float32 pixels from `frame` to `next_frame`."""
         first, second = frame.luma8(), next_frame.luma8()
         height, width = first.shape
-        flow = np.asarray(self._dis.calc(_enlarged(first), _enlarged(second), np.empty(0, np.float32)))
+        flow = np.asarray(self._dis.calc(_enlarged(first), _enlarged(second), None))  # type: ignore[call-overload]
         if flow.shape[:2] != (height, width):
             factor = flow.shape[1] / width
             flow = cv2.resize(flow, (width, height), interpolation=cv2.INTER_AREA) / np.float32(factor)
