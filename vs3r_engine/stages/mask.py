@@ -115,7 +115,6 @@ def explains_better(observed: np.ndarray, predicted: np.ndarray, frame: Frame, l
     columns, rows = np.arange(frame.width, dtype=np.float32), np.arange(frame.height, dtype=np.float32)[:, None]
     errors = []
     for motion in (predicted, observed):
-        # Two maps: OpenCV 5.0.0 reads wrong pixels where one map of pairs leads beyond the picture.
         x, y = columns + motion[..., 0], rows + motion[..., 1]
         for at in (x, y):
             cv2.patchNaNs(at, -1.0)

@@ -81,10 +81,7 @@ class DepthMap:
 
 
 def _sampled(grid: np.ndarray, points: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """[m] a map of cell centres, sampled bilinearly at centred points.
-
-    One map at a time: OpenCV 5.0.0 finds NaN here and there in finite maps of three channels.
-    """
+    """[m] a map of cell centres, sampled bilinearly at centred points."""
     rows, columns = grid.shape
     at = ((points / size + 0.5) * [columns, rows] - 0.5).astype(np.float32)
     return cv2.remap(

@@ -13,10 +13,6 @@ _SMALLEST_CELL_PX = 10
 _WANTED_TRACKS = 240
 """Smaller pictures get smaller cells, so that about as many tracks remain."""
 _WINDOW_PX, _WINDOW_BACK_PX = 13, 9
-_DETECT_EVERY = 2
-"""Pictures after which corners are looked for, unless many tracks ended."""
-_FEW = 0.8
-"""Share of the tracks there were after the last look under which there is another one."""
 _ROUND_TRIP_PX = 0.7
 """A track followed back to the earlier picture has to land this close to where it came from."""
 _FLAT_EIGENVALUE = 2e-5
@@ -48,7 +44,6 @@ class Tracker:
         self._xy = np.zeros((0, 2), np.float32)
         self._ids = np.zeros(0, np.int64)
         self._next_id = 0
-        self._since_detected = self._most = 0
 
     @property
     def picture(self) -> np.ndarray | None:
@@ -112,9 +107,7 @@ class Tracker:
         eldest[1:] = cells[order][1:] != cells[order][:-1]
         keep = np.sort(order[eldest])
         self._xy, self._ids = (pair.xy_to[keep] - 0.5).astype(np.float32), pair.ids[keep]
-        self._since_detected += 1
-        if self._since_detected >= _DETECT_EVERY or len(self._ids) < _FEW * self._most:
-            self._detect()
+        self._detect()
 
     @property
     def xy(self) -> np.ndarray:
@@ -163,4 +156,3 @@ class Tracker:
         self._xy = np.concatenate([self._xy, xy[wanted].astype(np.float32)])
         self._ids = np.concatenate([self._ids, np.arange(self._next_id, self._next_id + count)])
         self._next_id += count
-        self._since_detected, self._most = 0, len(self._ids)
