@@ -22,6 +22,12 @@
 #define WIDE
 #endif
 
+#if defined(__GNUC__) || defined(__clang__)
+#define INLINED static inline __attribute__((always_inline))
+#else
+#define INLINED static inline
+#endif
+
 #ifdef _WIN32
 #define EXPORT __declspec(dllexport)
 #else
@@ -262,7 +268,7 @@ typedef struct {
 static inline Lens lens_of(const double K[9]) { return (Lens){K[0], K[1], K[2], K[4], K[5]}; }
 
 // [rows][columns] with `step` doubles a sample, read bilinearly at indices; held constant outside, NaN reads the first.
-static inline double between_doubles(const double *samples, int rows, int columns, int step, double x, double y) {
+INLINED double between_doubles(const double *samples, int rows, int columns, int step, double x, double y) {
     x = x > 0 ? x : 0;
     y = y > 0 ? y : 0;
     x = x < columns - 1 ? x : columns - 1;
@@ -376,7 +382,7 @@ WIDE EXPORT void add_layer(const uint8_t *plane, ptrdiff_t stride, int32_t width
 // --- aligning an anchor with the frame being completed (methods/temporal/alignment.py) --------------------------------
 
 // [height][width] with `step` floats a sample between its indices; outside the border repeats.
-static inline float between_floats(const float *image, int width, int height, int step, float x, float y) {
+INLINED float between_floats(const float *image, int width, int height, int step, float x, float y) {
     x = held(x, 0, width - 1.0f);
     y = held(y, 0, height - 1.0f);
     int left = (int)x, top = (int)y, last_left = width > 1 ? width - 2 : 0, last_top = height > 1 ? height - 2 : 0;
@@ -388,10 +394,10 @@ static inline float between_floats(const float *image, int width, int height, in
     return upper + (lower - upper) * (y - top);
 }
 
-// to = sums of `count` values over windows of 2 * radius + 1 places along one axis, nothing outside: `places` of them,
-// `step` floats apart. sum: `count` floats.
-static inline void window_sums(const float *from, float *to, int places, ptrdiff_t step, int count, int radius, float *sum) {
-    memset(sum, 0, sizeof(float) * count);
+// to = sums of `count` values (at most 16) over windows of 2 * radius + 1 places along one axis, nothing outside: `places` of
+// them, `step` floats apart.
+INLINED void window_sums(const float *from, float *to, int places, ptrdiff_t step, const int count, int radius) {
+    float sum[16] = {0};
     for (int i = -radius; i < places; i++) {
         if (i + radius < places) {
             const float *enters = from + (i + radius) * step;
@@ -402,23 +408,25 @@ static inline void window_sums(const float *from, float *to, int places, ptrdiff
             const float *leaves = from + (i - radius - 1) * step;
             for (int k = 0; k < count; k++) sum[k] -= leaves[k];
         }
-        memcpy(to + i * step, sum, sizeof(float) * count);
+        float *here = to + i * step;
+        for (int k = 0; k < count; k++) here[k] = sum[k];
     }
 }
 
 // Means of `count` values over windows of (2 * radius + 1) squared cells, nothing outside. scratch: as large as out.
-WIDE static void box_mean(const float *in, float *out, float *scratch, int rows, int columns, int count, int radius) {
+INLINED void box_mean(const float *in, float *out, float *scratch, int rows, int columns, const int count, int radius) {
     const ptrdiff_t line = (ptrdiff_t)columns * count;
     const float scale = 1.0f / ((2 * radius + 1) * (2 * radius + 1));
-    float sum[16];
-    for (int row = 0; row < rows; row++) window_sums(in + row * line, scratch + row * line, columns, count, count, radius, sum);
+    for (int row = 0; row < rows; row++) window_sums(in + row * line, scratch + row * line, columns, count, count, radius);
     for (int column = 0; column < columns; column++)
-        window_sums(scratch + column * count, out + column * count, rows, line, count, radius, sum);
+        window_sums(scratch + column * count, out + column * count, rows, line, count, radius);
     for (ptrdiff_t k = 0; k < rows * line; k++) out[k] *= scale;
 }
 
+// Inlined with a constant `count`, so that its loops become a few wide instructions.
 // sums [cells][count] becomes what counts at each cell: its near, its wider surroundings and everything.
-static void pooled(float *sums, float *local, float *wide, float *scratch, int rows, int columns, int count, const float pools[3]) {
+INLINED void pooled(float *sums, float *local, float *wide, float *scratch, int rows, int columns, const int count,
+                          const float pools[3]) {
     const ptrdiff_t cells = (ptrdiff_t)rows * columns;
     double everything[16] = {0};
     for (ptrdiff_t i = 0; i < cells; i++)
