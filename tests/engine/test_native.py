@@ -131,6 +131,20 @@ def test_alignment_is_the_same_to_a_hundredth_of_a_small_pixel(monkeypatch):
     assert differences and max(differences) < 0.01
 
 
+@needs_kernels
+@pytest.mark.parametrize("lost", [np.nan, np.inf, -np.inf, -1e5, 1e30])
+def test_positions_that_are_nowhere_read_the_border(lost):
+    plane = np.full((40, 48), 7, np.uint8)
+    indices = np.full((4, 5, 2), lost)
+    assert (native.warp_plane(plane, indices, (16, 16), 255.0, 0.09) == 7).all()
+
+
+def test_planes_the_kernels_cannot_address_are_left_to_numpy():
+    assert native.takes(np.zeros((8, 8), np.uint8)) == native.is_available
+    assert not native.takes(np.zeros((7, 64), np.uint8))
+    assert not native.takes(np.broadcast_to(np.uint16(0), (32768, 32768)))
+
+
 def test_a_library_of_another_version_is_not_used(monkeypatch):
     monkeypatch.setattr(native, "VERSION", native.VERSION + 1)
     assert native._loaded() is None

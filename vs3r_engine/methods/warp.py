@@ -117,7 +117,7 @@ def _warped(frame: Frame, positions: np.ndarray) -> tuple[np.ndarray, ...]:
         cell = CELL_PX >> shift_x, CELL_PX >> shift_y
         if cell not in indices:
             indices[cell] = _plane_indices(positions, shift_x, shift_y)
-        if native.is_available:
+        if native.takes(plane):
             planes.append(native.warp_plane(plane, indices[cell], cell, layout.peak, SHARPENING if is_sharpened else 0.0))
             continue
         if cell not in maps:

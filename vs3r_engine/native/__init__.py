@@ -41,6 +41,11 @@ _library = _loaded()
 is_available = _library is not None
 
 
+def takes(plane: np.ndarray) -> bool:
+    """Whether `warp_plane` and `add_layer` can read a plane: four taps across and down, offsets of 31 bits."""
+    return is_available and min(plane.shape) >= 8 and plane.nbytes < 1 << 30
+
+
 def warp_plane(plane: np.ndarray, indices: np.ndarray, cell: tuple[int, int], peak: float, sharpening: float) -> np.ndarray:
     """A plane of the same shape and type, each sample read once with a cubic kernel (a = -0.75) where `indices` say.
 

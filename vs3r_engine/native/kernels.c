@@ -39,8 +39,9 @@ enum { BEFORE = 3, AFTER = 5 };
 
 EXPORT int32_t kernels_version(void) { return 1; }
 
+// NaN becomes `low`: whatever is read, it lies within.
 static inline float held(float value, float low, float high) {
-    return value < low ? low : value > high ? high : value;
+    return value > low ? (value < high ? value : high) : low;
 }
 
 // --- cubic resampling -------------------------------------------------------------------------------------------------

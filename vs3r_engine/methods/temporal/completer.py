@@ -36,8 +36,6 @@ COARSE_PER_CELL = 2
 """Samples a cell, across and down, that what nothing has shown is continued at: it is smooth anyway."""
 BAND_SMALL_PX = 10
 """How far beside a hole pictures are compared."""
-LEAST_PLANE_PX = 8
-"""Smaller planes are not read by the compiled kernel, which wants four taps within."""
 ALPHA_MATCH = np.array([1, 0], np.float32)[:, None, None]
 """Gain and bias of a plane that is not picture."""
 TOLERATED_LEVELS = 10.0
@@ -252,7 +250,7 @@ def _filling(layers: Sequence[Layer], tiles: Tiles) -> tuple[list[np.ndarray], l
             fields[:2] = plane_positions(layer.positions[0], layer.positions[1], layout, i)
             fields[2:4] = layer.weight
             fields[4:] = (layer.gain[i], layer.bias[i] * unit) if i < len(layer.gain) else ALPHA_MATCH
-            if native.is_available and min(plane.shape) >= LEAST_PLANE_PX:
+            if native.takes(plane):
                 places = part.rows, part.columns, layer.tiles
                 native.add_layer(plane, fields, *places, sizes[i], leads[i], sums[i], totals[i])
                 continue
