@@ -43,7 +43,7 @@ def noise_frame(layout: PixelLayout, width: int, height: int, seed: int = 0) -> 
 
 def deep_view(layout: PixelLayout, width: int, height: int, seed: int = 0) -> View:
     rng = np.random.default_rng(seed)
-    camera = Camera(np.array([[300.0, 0, width / 2], [0, 300.0, height / 2], [0, 0, 1]]), width, height, np.eye(4))
+    camera = Camera(np.array([[300.0, 4.0, width / 2], [0, 300.0, height / 2], [0, 0, 1]]), width, height, np.eye(4))
     residual = rng.normal(size=(5, 9, 2)).astype(np.float32)
     depth = (2 + rng.random((12, 20))).astype(np.float32)
     return View(noise_frame(layout, width, height, seed), camera, residual, depth, np.zeros((4, 4), bool))
