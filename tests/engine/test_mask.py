@@ -10,7 +10,7 @@ from vs3r_engine.frame import Frame, PixelLayout
 from vs3r_engine.methods.dis import DisFlow
 from vs3r_engine.scene import Reconstruction
 from vs3r_engine.settings import AnalysisSettings
-from vs3r_engine.stages.mask import dynamic_mask, explains_better, flow_mask, masks_of, rigid_flow, threshold_of_sensitivity
+from vs3r_engine.stages.mask import cleaned, dynamic_mask, explains_better, flow_mask, masks_of, rigid_flow, threshold_of_sensitivity
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +99,24 @@ def test_the_hybrid_mask_is_the_union_and_semantic_alone_is_the_network_s(crowd)
 
 def test_sensitivity_halves_the_threshold_every_quarter():
     assert threshold_of_sensitivity(75, 256) == threshold_of_sensitivity(50, 256) / 2
+
+
+def test_moving_things_are_areas_and_a_line_along_an_edge_is_a_flow_error():
+    says = np.zeros((180, 320), bool)
+    says[40:43, 20:200] = True  # a picture frame's edge, three pixels thick
+    says[100:112, 60:66] = True  # somebody far away
+    moving = cleaned(says)
+    assert not moving[:60].any() and moving[101:111, 61:65].all()
+
+
+def test_what_a_still_scene_would_move_out_of_the_picture_is_not_judged():
+    rng = np.random.default_rng(0)
+    picture = cv2.GaussianBlur(rng.uniform(0, 255, (80, 120)).astype(np.float32), (0, 0), 2).astype(np.uint8)
+    picture = cv2.normalize(picture, None, 0, 255, cv2.NORM_MINMAX)
+    shown, later = (Frame(i, (np.ascontiguousarray(picture[:60, 10 * i : 10 * i + 100]),), PixelLayout("gray", 8)) for i in range(2))
+    still, invented = np.zeros((2, 60, 100, 2), np.float32)
+    still[..., 0] = -10  # the camera turned: everything moves left by ten
+    better = explains_better(invented, still, shown, later)
+    assert not better[:, :9].any()
+    # The other way round, the invented flow is what the prediction says: all of the rest that is textured is told apart.
+    assert explains_better(still, invented, shown, later)[:, 12:].mean() > 0.8

@@ -100,7 +100,7 @@ def masks_of(piece: Reconstruction, frames: Sequence[Frame], flow: FlowEstimator
             predicted, observed = _predicted_flow(piece, i, j, width, height), flow.flow(frames[i], frames[j])
             disagrees = flow_mask(observed, predicted, threshold_px)
             if disagrees.any():
-                says_moving[i] = _cleaned(disagrees & explains_better(observed, predicted, frames[i], frames[j]))
+                says_moving[i] = cleaned(disagrees & explains_better(observed, predicted, frames[i], frames[j]))
     semantic = piece.semantic_mask
     return np.stack([dynamic_mask(None if semantic is None else semantic[i], says_moving[i]) for i in range(n)])
 
@@ -120,6 +120,9 @@ def explains_better(observed: np.ndarray, predicted: np.ndarray, frame: Frame, l
             cv2.patchNaNs(at, -1.0)
         found = cv2.remap(later_luma, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         errors.append(cv2.absdiff(luma, found))
+        if motion is predicted:
+            leaves = (x < 0) | (y < 0) | (x > frame.width - 1) | (y > frame.height - 1)
+    errors[0][leaves] = 0  # what would leave the picture cannot be missed in it
     advantage = cv2.boxFilter(cv2.subtract(errors[0], errors[1], dtype=cv2.CV_16S), -1, (3, 3), normalize=False)
     return advantage > 9 * LEAST_ADVANTAGE_LEVELS
 
@@ -147,10 +150,10 @@ def _predicted_flow(piece: Reconstruction, i: int, j: int, width: int, height: i
     return predicted
 
 
-def _cleaned(mask: np.ndarray) -> np.ndarray:
-    """Specks removed, gaps closed, a margin added: moving things are areas, flow errors are dots and edges."""
-    small = max(3, mask.shape[1] // 85 | 1)
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (small, small))
-    area = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, kernel, iterations=2)
-    area = cv2.morphologyEx(area, cv2.MORPH_OPEN, kernel)
-    return cv2.dilate(area, kernel) > 0
+def cleaned(mask: np.ndarray) -> np.ndarray:
+    """Gaps closed, specks and lines removed, a margin added: moving things are areas, flow errors are dots and edges."""
+    width = mask.shape[1]
+    small, thin = (cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)) for size in (max(3, width // 85 | 1), max(3, width // 64 | 1)))
+    area = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, small, iterations=2)
+    area = cv2.morphologyEx(area, cv2.MORPH_OPEN, thin)
+    return cv2.dilate(area, small) > 0

@@ -27,9 +27,6 @@ QUARTER_S = 1 / 6
 LEAST_SHARE = 0.5
 """Of what the anchor that counts most for a place counts: those that would count for less count for nothing, so that
 few are warped and blended. The others lose as much, so that nothing jumps when one crosses the line."""
-MOVING_SHARE = 0.0
-"""What an anchor counts where something moves in it: enough to be taken where no other anchor shows the place at all,
-since that is where masks are wrong more often than something moved through the picture for the whole reach."""
 MOST_ANCHORS = 6
 NEGLIGIBLE = 1e-3
 COARSE_PER_CELL = 2
@@ -168,7 +165,7 @@ def _dependable(
     dependable = np.maximum(safe, partly) / (1 + np.square(np.square(_ringed(mismatch) / TOLERATED_LEVELS)))
     if anchor.still is not None:
         at = (positions / cells.small_px - 0.5).astype(np.float32)
-        dependable *= np.maximum(cv2.erode(remapped(anchor.still, at, cv2.INTER_LINEAR), near), MOVING_SHARE)
+        dependable *= cv2.erode(remapped(anchor.still, at, cv2.INTER_LINEAR), near)
     return dependable
 
 
