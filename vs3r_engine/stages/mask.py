@@ -153,7 +153,8 @@ def _predicted_flow(piece: Reconstruction, i: int, j: int, width: int, height: i
 def cleaned(mask: np.ndarray) -> np.ndarray:
     """Gaps closed, specks and lines removed, a margin added: moving things are areas, flow errors are dots and edges."""
     width = mask.shape[1]
-    small, thin = (cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)) for size in (max(3, width // 85 | 1), max(3, width // 64 | 1)))
+    sizes = max(3, width // 85 | 1), max(3, width // 64 | 1)
+    small, thin = (cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)) for size in sizes)
     area = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, small, iterations=2)
     area = cv2.morphologyEx(area, cv2.MORPH_OPEN, thin)
     return cv2.dilate(area, small) > 0
