@@ -2,7 +2,6 @@
 """`vs3r-engine`: the engine's own command line. Runs jobs in this process, serves hosts, evaluates, trains, fetches weights."""
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -136,8 +135,6 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 def main() -> None:
     """Entry point of `vs3r-engine`."""
-    # Our matrices are small: a second BLAS thread only spins, and costs as much CPU as the work.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     sys.exit(run(app))
 
 

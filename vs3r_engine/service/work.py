@@ -38,7 +38,6 @@ from vs3r_engine.service.worker import (
 
 def main(pipe: Connection, pipeline: str, cache_root: str, cache_limit_bytes: int) -> None:
     """The worker process's whole life."""
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # our matrices are small: a second BLAS thread only spins
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is the server's to handle
     Worker(pipe, pipeline, cache_root, cache_limit_bytes).run()
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Section 3.2: frames in, cameras and scene out (eq. 1). A shot is reconstructed by itself; cuts end a trajectory."""
 
+import contextlib
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -62,8 +64,9 @@ def shots(frames: Iterable[Frame]) -> Iterator[Iterator[Frame]]:
 
 def _marked(frames: Iterable[Frame]) -> Iterator[tuple[Frame, bool]]:
     """Every frame with whether a shot begins there."""
-    from scenedetect.common import FrameTimecode
-    from scenedetect.detectors import AdaptiveDetector
+    with _no_programs():
+        from scenedetect.common import FrameTimecode
+        from scenedetect.detectors import AdaptiveDetector
 
     # The detector's own shortest scene only counts from the last cut it reported, which may be one we refuse.
     detector = AdaptiveDetector(min_scene_len=1)
@@ -92,6 +95,17 @@ def _marked(frames: Iterable[Frame]) -> Iterator[tuple[Frame, bool]]:
     cuts.update(cut.frame_num for cut in detector.post_process(FrameTimecode(max(number, 0), fps=30.0)))
     while waiting:
         yield released()
+
+
+@contextlib.contextmanager
+def _no_programs() -> Iterator[None]:
+    """No program is found by its name: PySceneDetect starts ffmpeg when it is imported, to know whether it could."""
+    path = os.environ.get("PATH")
+    os.environ["PATH"] = os.devnull  # an empty one would mean the working directory
+    try:
+        yield
+    finally:
+        os.environ.pop("PATH") if path is None else os.environ.update(PATH=path)
 
 
 def _tiny(frame: Frame) -> np.ndarray:
