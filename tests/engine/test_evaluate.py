@@ -301,8 +301,7 @@ def test_the_benchmark_page_prints_losses_as_plainly_as_wins():
         "stabilizers": {"vs3r": "VS3R", "vidstab": "vidstab"},
         "clips": {"good": clip(1.0, 2.0), "bad": clip(8.0, 2.0)},
         "speed": {
-            "clip": "good",
-            "rounds": [{"width": 1920, "height": 1080, "frames": 10, "costs": {"vs3r": [COST], "vidstab": [COST]}}],
+            "rounds": [{"clip": "a", "width": 1920, "height": 1080, "frames": 10, "costs": {"vs3r": [COST], "vidstab": [COST]}}],
         },
     }
     text = bench_report.report(outcome, None)
@@ -312,7 +311,7 @@ def test_the_benchmark_page_prints_losses_as_plainly_as_wins():
     assert "| good | 9.00 | **1.00** | 2.00 | better |" in text and "| bad | 9.00 | 8.00 | **2.00** | **worse** |" in text
     assert "| CPU time against vidstab's two passes ↓ |  | **1.00** | **1.00** |" in text
     assert "Skipped: vidstab (PyPI). not installed" in text and "it broke" in text
-    assert "| 1920x1080, 10 frames | 200 | 200 | 1.00 | 1.00 |" in text
+    assert "| a at 1920x1080, 10 frames | 200 | 200 | 1.00 | 1.00 |" in text
 
 
 def test_the_bench_replaces_its_own_part_of_the_page_and_nothing_else(tmp_path):

@@ -73,6 +73,7 @@ def run(stabilizer: Stabilizer, source: Path, output: Path, scratch: Path) -> Co
     output.parent.mkdir(parents=True, exist_ok=True)
     output.unlink(missing_ok=True)
     environment = os.environ | {"XDG_CACHE_HOME": str(scratch / "cache"), "LC_ALL": "C"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # as Python is by default: modules are compiled once, not in every run
     costs = [_spent(command, environment, scratch) for command in stabilizer.commands(source, output, scratch)]
     shutil.rmtree(scratch / "cache", ignore_errors=True)
     if not output.exists():

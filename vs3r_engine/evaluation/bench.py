@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not options.speed_only:
             outcome |= compare(clips, chosen, keep, options.jobs, options.reuse)
         if not options.no_speed:
-            outcome["speed"] = speed(next((c for c in clips if "720" in c.stem), clips[0]), chosen, keep, options.repeat)
+            outcome["speed"] = speed(clips, chosen, keep, options.repeat)
         keep.mkdir(parents=True, exist_ok=True)
         (keep / "outcome.json").write_text(json.dumps(outcome, indent=1))
         from vs3r_engine.evaluation.bench_plot import plot
@@ -126,8 +126,9 @@ def compare(clips: Sequence[Path], chosen: Sequence[Stabilizer], keep: Path, job
     return {"clips": {clip.stem: {"costs": earlier[clip.stem], "failures": failures[clip.stem], **measured[clip]} for clip in clips}}
 
 
-def speed(clip: Path, chosen: Sequence[Stabilizer], keep: Path, repeats: int) -> dict[str, Any]:
-    """Cost of ours and of vidstab's two passes on one clip at each size, in turns: both meet the same machine."""
+def speed(clips: Sequence[Path], chosen: Sequence[Stabilizer], keep: Path, repeats: int) -> dict[str, Any]:
+    """Cost of ours and of vidstab's two passes at each size, in turns: both meet the same machine. Each size is that of the
+    clip nearest to it, and of those the longest, scaled."""
     from vs3r_engine.evaluation.reading import facts, pictures
 
     ffmpeg = shutil.which("ffmpeg")
@@ -138,6 +139,7 @@ def speed(clip: Path, chosen: Sequence[Stabilizer], keep: Path, repeats: int) ->
     scratch.mkdir(parents=True, exist_ok=True)
     rounds = []
     for width, height in SPEED_SIZES:
+        clip = min(clips, key=lambda c: abs(facts(c).height - height))
         source = scratch / f"speed_{height}.mp4"
         scale = f"scale={width}:{height}:flags=lanczos,setsar=1"
         subprocess.run(
@@ -172,6 +174,7 @@ def speed(clip: Path, chosen: Sequence[Stabilizer], keep: Path, repeats: int) ->
                 costs[stabilizer.name].append(run(stabilizer, source, scratch / f"{stabilizer.name}_{height}.mp4", scratch))
         rounds.append(
             {
+                "clip": clip.stem,
                 "width": width,
                 "height": height,
                 "frames": frames,
@@ -179,7 +182,7 @@ def speed(clip: Path, chosen: Sequence[Stabilizer], keep: Path, repeats: int) ->
             }
         )
         source.unlink()
-    return {"clip": clip.stem, "rounds": rounds}
+    return {"rounds": rounds}
 
 
 def machine() -> dict[str, str]:

@@ -209,7 +209,7 @@ def _speed(found: dict[str, Any]) -> str:
         ours, theirs = least[OURS], least["vidstab"]
         rows.append(
             (
-                f"{row['width']}x{row['height']}, {row['frames']} frames",
+                f"{row['clip']} at {row['width']}x{row['height']}, {row['frames']} frames",
                 f"{1000 * ours['cpu_s'] / row['frames']:.0f}",
                 f"{1000 * theirs['cpu_s'] / row['frames']:.0f}",
                 f"{ours['cpu_s'] / theirs['cpu_s']:.2f}",
@@ -220,7 +220,7 @@ def _speed(found: dict[str, Any]) -> str:
         )
     header = ("clip", "VS3R, CPU ms per frame", "vidstab, CPU ms per frame", "CPU ratio", "wall ratio", "VS3R, MiB", "vidstab, MiB")
     return (
-        f"## Speed\n\nWhole processes, decoding and encoding included: {found['clip']} scaled to each size, VS3R with "
+        f"## Speed\n\nWhole processes, decoding and encoding included: the longest of the clips nearest in size, scaled to it, VS3R with "
         "full-frame fill against vidstab's two passes, in turns; the least of "
         f"{len(found['rounds'][0]['costs'][OURS])} rounds each. Below 1 VS3R is faster. Memory is the largest process."
         + "\n\n"

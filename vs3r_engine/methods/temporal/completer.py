@@ -79,7 +79,8 @@ class TemporalCompleter:
         frame_index = item.target.frame_index
         cells = Cells.of(item.frame, self._small_width_px)
         # 0 and 255: what is 0 after an average is 0 everywhere.
-        hole_mask = padded(np.negative(item.hole_mask.view(np.uint8)), cells.full_shape, 0)
+        hole_mask = np.zeros(cells.full_shape, np.uint8)
+        np.negative(item.hole_mask.view(np.uint8), out=hole_mask[:cells.height, :cells.width])
         size = 2 * feather_px(cells.width) + 1
         near_mask = cv2.blur(hole_mask, (size, size), borderType=cv2.BORDER_REPLICATE)
         tiles = Tiles(cells_of(near_mask, cells.cell_px), cells.cell_px, item.frame.layout)
