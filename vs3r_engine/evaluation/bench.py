@@ -139,7 +139,7 @@ def speed(clips: Sequence[Path], chosen: Sequence[Stabilizer], keep: Path, repea
     scratch.mkdir(parents=True, exist_ok=True)
     rounds = []
     for width, height in SPEED_SIZES:
-        clip = min(clips, key=lambda c: abs(facts(c).height - height))
+        clip = min(clips, key=lambda c: (abs(facts(c).height - height), -(facts(c).frame_count or 0)))
         source = scratch / f"speed_{height}.mp4"
         scale = f"scale={width}:{height}:flags=lanczos,setsar=1"
         subprocess.run(
