@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scene cuts: every frame once, in order, lazily, and a new shot where the scene changes."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -66,3 +69,14 @@ def test_very_short_clips_are_at_most_one_shot(two_scenes, count):
 
 def test_tiny_pictures_are_shots_too():
     assert starts(make_clip("regular", frames=8, width=16, height=16, seed=0).frames) == [0]
+
+
+def test_finding_cuts_starts_no_other_program(tmp_path):
+    """PySceneDetect looks for ffmpeg by running it when it is imported."""
+    ffmpeg, trace = tmp_path / "ffmpeg", tmp_path / "was started"
+    ffmpeg.write_text(f"#!/bin/sh\n: > '{trace}'\n")
+    ffmpeg.chmod(0o755)
+    code = "from vs3r_engine.stages.reconstruct import shots; import os; print(len(list(shots([]))), os.environ['PATH'])"
+    environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
+    assert said.split(maxsplit=1) == ["0", environment["PATH"] + "\n"] and not trace.exists()
