@@ -50,7 +50,7 @@ def decoded_digest(path: str) -> str:
 
 
 def begin_s(*words: object) -> tuple[float, list[dict]]:
-    """(seconds until work began, all events) of one `vs3r stabilize --json`."""
+    """(seconds until the first frames were worked on, all events) of one `vs3r stabilize --json`."""
     started_s = time.monotonic()
     began_s, events = None, []
     with subprocess.Popen(
@@ -61,7 +61,7 @@ def begin_s(*words: object) -> tuple[float, list[dict]]:
     ) as running:
         for line in running.stdout:
             events.append(json.loads(line))
-            if began_s is None and events[-1].get("state") == "running":
+            if began_s is None and events[-1].get("stage") in ("analyze", "render"):
                 began_s = time.monotonic() - started_s
     assert running.returncode == 0, events
     return began_s, events
@@ -70,9 +70,11 @@ def begin_s(*words: object) -> tuple[float, list[dict]]:
 def test_a_warm_engine_begins_at_least_a_second_sooner(environment, dev_clip, tmp_path):
     clip = dev_clip("regular_720p")
     cold_s, events = begin_s(clip, "-o", tmp_path / "cold.mp4", "--range", "0..12")
-    warm_s, again = begin_s(clip, "-o", tmp_path / "warm.mp4", "--range", "0..12")
-    print(f"work began after {cold_s:.2f} s cold, {warm_s:.2f} s warm")
-    assert cold_s - warm_s >= 1.0
+    again_s, again = begin_s(clip, "-o", tmp_path / "again.mp4", "--range", "0..12")
+    # Another analysis of the same clip, so that only the engine is warm.
+    warm_s, _ = begin_s(clip, "-o", tmp_path / "warm.mp4", "--range", "0..12", "--set", "analysis.moving_sensitivity=51")
+    print(f"work began after {cold_s:.2f} s cold, {warm_s:.2f} s warm, {again_s:.2f} s analysed")
+    assert cold_s - again_s >= 1.0 and warm_s < 0.8 * cold_s
     assert decoded_digest(events[-1]["output"]) == decoded_digest(again[-1]["output"])
 
 
