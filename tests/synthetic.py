@@ -174,24 +174,21 @@ class SyntheticClip:
 
     def render_at(self, frame_index: int, camera: Camera) -> np.ndarray:
         """[h, w, 3] float32 in 0..1: the true picture at this frame's moment from any camera, sharp, global shutter."""
-        rows = camera.height
-        return self._seen_by(
-            np.tile(camera.world_from_camera, (rows, 1, 1)),
-            np.tile(camera.K, (rows, 1, 1)),
-            np.full(rows, self._time(frame_index)),
-            width=camera.width,
-        )[0]
+        return self._seen_at(frame_index, camera)[0]
 
     def truth_at(self, frame_index: int, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
         """(z-depth [h, w], dynamic_mask [h, w]) of what `render_at` shows."""
+        return self._seen_at(frame_index, camera, with_colour=False)[1:]
+
+    def _seen_at(self, frame_index: int, camera: Camera, with_colour: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rows = camera.height
         return self._seen_by(
             np.tile(camera.world_from_camera, (rows, 1, 1)),
             np.tile(camera.K, (rows, 1, 1)),
             np.full(rows, self._time(frame_index)),
             width=camera.width,
-            with_colour=False,
-        )[1:]
+            with_colour=with_colour,
+        )
 
     def photographed(self, frame_index: int, camera: Camera, lens_blur_px: float = 0.35, rays: int = 4) -> np.ndarray:
         """As `render_at`, band-limited as by a camera: a sharp lens whose blur is a Gaussian of that spread, pixels that

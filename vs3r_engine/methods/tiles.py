@@ -9,10 +9,6 @@ import numpy as np
 
 from vs3r_engine.frame import PixelLayout
 
-SINGLE_THREADED = 250_000
-"""Multiplications below which OpenBLAS starts no threads: for products this small they only wait for each other, and
-waiting costs more than the work (31 against 13 CPU-ms a frame of filling at 640x360)."""
-
 
 class Tiles:
     """The cells of a picture that a mask [rows, columns] marks. A cell is cell_px luma pixels wide and high."""
@@ -51,12 +47,7 @@ class Tiles:
         window = (np.arange(reach)[:, None] * width + np.arange(reach)).ravel()
         index = ((self.rows * width + self.columns) * step)[:, None] + window
         patches = np.ascontiguousarray(samples, np.float32).reshape(count, height * width).take(index, axis=1)
-        patches = patches.reshape(-1, len(weights))
-        result = np.empty((len(patches), weights.shape[1]), np.float32)
-        lines = max(1, SINGLE_THREADED // weights.size)
-        for first in range(0, len(patches), lines):
-            np.matmul(patches[first:first + lines], weights, out=result[first:first + lines])
-        return result.reshape(count, len(self), -1)
+        return (patches.reshape(-1, len(weights)) @ weights).reshape(count, len(self), -1)
 
     def read(self, plane: np.ndarray, number: int) -> np.ndarray:
         """[tiles, pixels] of plane `number`, a copy. The plane is whole cells in size."""

@@ -80,14 +80,18 @@ CUBIC_SCALAR(float, cubic_scalar_4)
 typedef void (*Cubic)(const uint8_t *, ptrdiff_t, const float *, const float *, int, float *);
 
 #ifdef HAS_AVX2
-AVX2 static inline void cubic_weights_8(__m256 t, __m256 w[4]) {
-    const __m256 a = _mm256_set1_ps(-0.75f), one = _mm256_set1_ps(1), a2 = _mm256_set1_ps(1.25f), a3 = _mm256_set1_ps(2.25f);
-    __m256 u = _mm256_sub_ps(one, t);
-    w[0] = _mm256_mul_ps(_mm256_mul_ps(a, t), _mm256_mul_ps(u, u));
-    w[1] = _mm256_fmadd_ps(_mm256_fmsub_ps(a2, t, a3), _mm256_mul_ps(t, t), one);
-    w[2] = _mm256_fmadd_ps(_mm256_fmsub_ps(a2, u, a3), _mm256_mul_ps(u, u), one);
-    w[3] = _mm256_mul_ps(_mm256_mul_ps(a, u), _mm256_mul_ps(t, t));
-}
+#define CUBIC_WEIGHTS(TARGET, BITS, NAME)                                                                          \
+    TARGET static inline void NAME(__m##BITS t, __m##BITS w[4]) {                                                  \
+        const __m##BITS a = _mm##BITS##_set1_ps(-0.75f), one = _mm##BITS##_set1_ps(1);                              \
+        const __m##BITS a2 = _mm##BITS##_set1_ps(1.25f), a3 = _mm##BITS##_set1_ps(2.25f);                           \
+        __m##BITS u = _mm##BITS##_sub_ps(one, t);                                                                  \
+        w[0] = _mm##BITS##_mul_ps(_mm##BITS##_mul_ps(a, t), _mm##BITS##_mul_ps(u, u));                              \
+        w[1] = _mm##BITS##_fmadd_ps(_mm##BITS##_fmsub_ps(a2, t, a3), _mm##BITS##_mul_ps(t, t), one);                \
+        w[2] = _mm##BITS##_fmadd_ps(_mm##BITS##_fmsub_ps(a2, u, a3), _mm##BITS##_mul_ps(u, u), one);                \
+        w[3] = _mm##BITS##_mul_ps(_mm##BITS##_mul_ps(a, u), _mm##BITS##_mul_ps(t, t));                              \
+    }
+
+CUBIC_WEIGHTS(AVX2, 256, cubic_weights_8)
 
 // Four taps in a row, as floats: `at` are byte offsets of the first.
 AVX2 static inline void taps_1(const uint8_t *row, __m256i at, __m256 taps[4]) {
@@ -149,14 +153,7 @@ CUBIC_AVX2(4)
 #define HAS_AVX512 __builtin_cpu_supports("avx512f")
 #define AVX512 __attribute__((target("avx512f")))
 
-AVX512 static inline void cubic_weights_16(__m512 t, __m512 w[4]) {
-    const __m512 a = _mm512_set1_ps(-0.75f), one = _mm512_set1_ps(1), a2 = _mm512_set1_ps(1.25f), a3 = _mm512_set1_ps(2.25f);
-    __m512 u = _mm512_sub_ps(one, t);
-    w[0] = _mm512_mul_ps(_mm512_mul_ps(a, t), _mm512_mul_ps(u, u));
-    w[1] = _mm512_fmadd_ps(_mm512_fmsub_ps(a2, t, a3), _mm512_mul_ps(t, t), one);
-    w[2] = _mm512_fmadd_ps(_mm512_fmsub_ps(a2, u, a3), _mm512_mul_ps(u, u), one);
-    w[3] = _mm512_mul_ps(_mm512_mul_ps(a, u), _mm512_mul_ps(t, t));
-}
+CUBIC_WEIGHTS(AVX512, 512, cubic_weights_16)
 
 AVX512 static void cubic_avx512_1(const uint8_t *plane, ptrdiff_t stride, const float *x, const float *y, int count, float *out) {
     const __m512i one = _mm512_set1_epi32(1), pitch = _mm512_set1_epi32((int)stride), low = _mm512_set1_epi32(255);
