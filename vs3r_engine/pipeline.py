@@ -10,13 +10,14 @@ import platform
 import time
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from vs3r_engine import __version__, native
+from vs3r_engine.ahead import ahead
 from vs3r_engine.camera import Trajectory, output_camera
 from vs3r_engine.errors import EngineFault
 from vs3r_engine.frame import Frame
@@ -41,6 +42,8 @@ HANDLES_S = 6.0
 """Seconds looked at around a range that is cut out of longer media: three sigma of the calmest path filter."""
 CHUNK_FRAMES = 120
 """Frames of one durable piece of output; what an interrupted job loses at most."""
+RENDERED_AHEAD_FRAMES = 2
+"""Frames rendered while one is encoded."""
 ANALYSIS_SHARE = 0.35
 """Share of a job's time that analysis takes; measured on the embedded default at 1080p (see BENCHMARKS.md)."""
 
@@ -93,40 +96,28 @@ def stabilize(job: Job, store: Store) -> Iterator[Progress | RenderResult]:
         path = smoothed_path(job, analysis)
         key = _chunks_key(job)
         with store.workspace("chunks", key) as workspace:
-            holes: list[float] = []
             chunks = job.render_range.chunks(CHUNK_FRAMES)
             segments = [workspace / f"{chunk.start:08d}.segment" for chunk in chunks]
-            is_done = [segment.exists() and segment.with_suffix(".json").exists() for segment in segments]
-            frames: Iterator[Frame] | None = None
-            seen: dict[int, float] = {}
-            for chunk, segment, done in zip(chunks, segments, is_done, strict=True):
-                if done:
-                    frames = None
-                    holes += json.loads(segment.with_suffix(".json").read_text())
-                    continue
-                if frames is None:
-                    frames = render_frames(
-                        job,
-                        analysis,
-                        path,
-                        FrameRange.between(chunk.start, job.render_range.end_exclusive),
-                        source,
-                        methods,
-                        hole_shares=seen,
-                    )
-                writer = SegmentWriter(segment, source.info, encoding)
-                try:
-                    for frame_index, frame in zip(chunk, frames, strict=False):
-                        writer.write(frame)
-                        rendered = frame_index + 1 - job.render_range.start
-                        yield _progress("render", rendered, job.render_range.duration, analysis, ANALYSIS_SHARE, 1.0)
-                except BaseException:
-                    writer.abort()
-                    raise
-                shares = [seen[frame_index] for frame_index in chunk]
-                segment.with_suffix(".json").write_text(json.dumps(shares))
-                holes += shares
-                writer.close()
+            reports = [segment.with_suffix(".json") for segment in segments]
+            done = next((i for i, pair in enumerate(zip(segments, reports, strict=True)) if not all(p.exists() for p in pair)), len(chunks))
+            holes: list[float] = [share for report in reports[:done] for share in json.loads(report.read_text())]
+            rest = FrameRange.between(job.render_range.start + len(holes), job.render_range.end_exclusive)
+            shares: dict[int, float] = {}
+            rendered = ahead(render_frames(job, analysis, path, rest, source, methods, shares), RENDERED_AHEAD_FRAMES)
+            with closing(rendered):
+                for chunk, segment, report in zip(chunks[done:], segments[done:], reports[done:], strict=True):
+                    writer = SegmentWriter(segment, source.info, encoding)
+                    try:
+                        for frame_index, frame in zip(chunk, rendered, strict=False):
+                            writer.write(frame)
+                            count = frame_index + 1 - job.render_range.start
+                            yield _progress("render", count, job.render_range.duration, analysis, ANALYSIS_SHARE, 1.0)
+                    except BaseException:
+                        writer.abort()
+                        raise
+                    holes += [shares.pop(frame_index) for frame_index in chunk]
+                    report.write_text(json.dumps(holes[-len(chunk) :]))
+                    writer.close()
             findings: dict[str, Any] = analysis.findings | {"hole_percent": round(100 * float(np.mean(holes)), 2)}
             findings["notes"] = assemble(
                 segments,

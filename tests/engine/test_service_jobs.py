@@ -168,7 +168,7 @@ def test_a_worker_that_is_killed_is_replaced_and_its_job_goes_on(client, tmp_pat
 
 def test_the_jobs_of_a_host_that_falls_silent_are_cancelled_except_detached_ones(engine, client, tmp_path):
     dead = engine.client()
-    dead.submit(job(tmp_path, "mine", step_s=0.03, job_id="mine"))
+    dead.submit(job(tmp_path, "mine", step_s=0.1, job_id="mine"))
     dead.submit(job(tmp_path, "detached", step_s=0.001, job_id="detached", detached=True))
     dead._closed.set()  # neither pings nor a bye: what a killed host looks like
     took_s = wait_until(lambda: client.status("mine").job.state == "cancelled", 8)

@@ -39,7 +39,7 @@ _PRORES_PROFILES = {"Proxy": 0, "LT": 1, "Standard": 2, "HQ": 3, "4444": 4, "XQ"
 
 # libx264 and libx265 give other bits with another number of frame threads. A fixed number makes equal inputs give equal
 # files on every machine of a farm.
-_X264_THREADS = 8
+_X264_THREADS = 4
 _X265_FRAME_THREADS = 2
 
 
@@ -334,8 +334,8 @@ def open_encoder(context, info: MediaInfo, encoding: Encoding) -> None:
     is_stated = info.range_is_tagged or encoding.colour != info.colour
     context.color_range = (2 if encoding.colour.full_range else 1) if is_stated or encoding.colour.full_range else 0
     context.options = dict(encoding.options)
-    if "threads" not in encoding.options:
-        context.thread_type = "AUTO"
+    # Several pictures at a time, and none of them in slices, where the codec can.
+    context.thread_type = "FRAME" if "threads" in encoding.options else "AUTO"
 
 
 def _tried(info: MediaInfo, encoding: Encoding, output_path: str) -> Encoding:
