@@ -7,13 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vs3r_engine.camera import inverse
-from vs3r_engine.lens import rays_of_pixels
 from vs3r_engine.methods.temporal.cells import Cells, blurred
 from vs3r_engine.methods.warp import picture_bounds
-from vs3r_engine.scene import Target, View
+from vs3r_engine.scene import View
 from vs3r_engine.stages.complete import Views
-from vs3r_engine.stages.render import displaced, inverse_depth
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,14 +18,13 @@ class Anchor:
     """A source frame and what is asked of it again and again.
 
     small: [h, w, planes] its small picture. levels: its first plane, as in `blurred`. still: [h, w] small, 0 on and
-    close to what moves by itself, or None where nothing does. nearness: median 1 / depth. bounds: `picture_bounds`.
+    close to what moves by itself, or None where nothing does. bounds: `picture_bounds`.
     """
 
     view: View
     small: np.ndarray
     levels: tuple[np.ndarray, ...]
     still: np.ndarray | None
-    nearness: float
     bounds: np.ndarray
 
     @property
@@ -76,8 +72,7 @@ class Anchors:
 def _made(view: View, cells: Cells) -> Anchor:
     small = cells.small_picture(view.frame)
     levels = blurred(np.ascontiguousarray(small[..., 0]))
-    nearness = float(np.median(inverse_depth(view.depth)))
-    return Anchor(view, small, levels, cells.still(view.dynamic_mask), nearness, picture_bounds(view))
+    return Anchor(view, small, levels, cells.still(view.dynamic_mask), picture_bounds(view))
 
 
 def prior_weight(distance_frames: np.ndarray, quarter_frames: int, reach_frames: int) -> np.ndarray:
@@ -85,17 +80,3 @@ def prior_weight(distance_frames: np.ndarray, quarter_frames: int, reach_frames:
     the reach's end."""
     distance = np.abs(distance_frames)
     return np.exp2(-2 * distance / quarter_frames) * np.clip((reach_frames + 1 - distance) / quarter_frames, 0, 1)
-
-
-def rough_positions(target: Target, anchors: Sequence[Anchor], pixels: np.ndarray) -> np.ndarray:
-    """[anchors, n, 2] where each anchor sees the target's pixels [n, 2], with one depth each and no residual paths."""
-    camera, lens = target.camera, anchors[0].view.camera.lens
-    K = np.stack([anchor.view.camera.K for anchor in anchors])
-    world_from_anchor = np.stack([anchor.view.camera.world_from_camera for anchor in anchors])
-    anchor_from_target = inverse(world_from_anchor) @ camera.world_from_camera
-    directions = rays_of_pixels(pixels, camera.K, camera.lens) @ anchor_from_target[:, :3, :3].transpose(0, 2, 1)
-    nearness = np.array([anchor.nearness for anchor in anchors])[:, None]
-    points = displaced(directions, anchor_from_target[:, None, :3, 3], nearness)
-    ahead = np.where(points[..., 2:] > 1e-6, points[..., 2:], np.nan)
-    plane = points[..., :2] / ahead if lens is None else lens.plane_of_rays(points)
-    return plane @ K[:, :2, :2].transpose(0, 2, 1) + K[:, None, :2, 2]

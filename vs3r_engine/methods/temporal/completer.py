@@ -12,7 +12,7 @@ import numpy as np
 from vs3r_engine import native
 from vs3r_engine.frame import Frame
 from vs3r_engine.methods.temporal.alignment import Template, aligned, template_of, unaligned
-from vs3r_engine.methods.temporal.anchors import Anchor, Anchors, prior_weight, rough_positions
+from vs3r_engine.methods.temporal.anchors import Anchor, Anchors, prior_weight
 from vs3r_engine.methods.temporal.cells import SMALL_PER_CELL, SMALL_WIDTH_PX, Cells, is_chroma
 from vs3r_engine.methods.temporal.extrapolation import extrapolated
 from vs3r_engine.methods.tiles import Tiles, cells_of, padded, plane_positions
@@ -28,6 +28,9 @@ LEAST_SHARE = 0.5
 """Of what the anchor that counts most for a place counts: those that would count for less count for nothing, so that
 few are warped and blended. The others lose as much, so that nothing jumps when one crosses the line."""
 MOST_ANCHORS = 6
+AT_RIM, MOVING = np.float32(1e-3), np.float32(1e-8)
+"""What an anchor counts for at its own rim, and where it shows something that moves: there it is the last resort, better only
+than a picture that is made up."""
 NEGLIGIBLE = 1e-3
 COARSE_PER_CELL = 2
 """Samples a cell, across and down, that what nothing has shown is continued at: it is smooth anyway."""
@@ -100,7 +103,7 @@ class TemporalCompleter:
     def _candidates(
         self, target: Target, around: Sequence[Anchor], hole_cells: np.ndarray, cells: Cells
     ) -> list[tuple[Anchor, float]]:
-        """The anchors that would have a part in the filling as far as rough geometry tells, and what each counts."""
+        """The anchors that would have a part in the filling before they are aligned, and what each counts."""
         if not around:
             return []
         rows, columns = (places[::max(1, len(places) // 100)] for places in np.nonzero(hole_cells))
@@ -108,7 +111,8 @@ class TemporalCompleter:
         x, y = (columns + 0.5) * cells.cell_px, (rows + 0.5) * cells.cell_px
         x[columns == 0], y[rows == 0] = 0, 0
         x[columns == cells.columns - 1], y[rows == cells.rows - 1] = cells.width, cells.height
-        seen = rough_positions(target, around, np.stack([x, y], -1))
+        places = np.stack([x, y], -1)
+        seen = np.stack([found_positions(target, anchor.view, places) for anchor in around])
         bounds = np.stack([anchor.bounds for anchor in around])
         margin = np.minimum(seen - bounds[:, :1], bounds[:, 1:] - seen).min(axis=-1)
         reached = np.nan_to_num(np.clip(margin / feather_px(cells.width), 0, 1))
@@ -162,18 +166,18 @@ def _dependable(
     """
     near = np.ones((3, 3), np.uint8)
     safe = np.clip(cv2.erode(margin, near), 0, 1)
-    partly = (cv2.dilate(margin, near) > 0) * np.float32(1e-3)
+    partly = (cv2.dilate(margin, near) > 0) * AT_RIM
     dependable = np.maximum(safe, partly) / (1 + np.square(np.square(_ringed(mismatch) / TOLERATED_LEVELS)))
     if anchor.still is not None:
         at = (positions / cells.small_px - 0.5).astype(np.float32)
-        dependable *= cv2.erode(remapped(anchor.still, at, cv2.INTER_LINEAR), near)
+        dependable *= np.maximum(cv2.erode(remapped(anchor.still, at, cv2.INTER_LINEAR), near), MOVING)
     return dependable
 
 
 def _shares(weights: np.ndarray) -> np.ndarray:
     """Weights [anchors, ...] as shares of their sum, without those of little weight; 0 where all weights are."""
     kept = np.maximum(weights - LEAST_SHARE * weights.max(axis=0), 0)
-    return kept / np.maximum(kept.sum(axis=0), 1e-12)
+    return kept / np.maximum(kept.sum(axis=0), 1e-30)
 
 
 def _ringed(at_cells: np.ndarray) -> np.ndarray:
