@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 
 from tests.synthetic import make_clip
+from vs3r_engine import pipeline
 from vs3r_engine.frame import ColourTags, Frame, PixelLayout
+from vs3r_engine.media.decode import open_source
+from vs3r_engine.methods.choice import choose_methods
+from vs3r_engine.service.cache import DiskStore
+from vs3r_engine.settings import Settings
 from vs3r_engine.stages.bounds import BoundsObserver, with_bars
 
 
@@ -71,3 +76,26 @@ def test_bars_are_black_in_every_layout_and_the_picture_is_untouched(layout):
         shift = 48 // plane.shape[0]
         assert np.array_equal(plane[8 // shift : -8 // shift], original[8 // shift : -8 // shift])
     assert planes[0].min() > 0  # the given frame is not written to
+
+
+def test_a_letterboxed_clip_is_steady_between_its_bars(tmp_path):
+    clip = make_clip("regular", frames=40, width=192, height=136, seed=3)
+    for i, frame in enumerate(clip.frames):
+        barred = darkened(frame, 0, 16, 0, 16, 16)
+        for plane in barred.planes[1:]:
+            plane[:8], plane[-8:] = 128, 128
+        clip._frames[i] = barred
+    path = clip.write(tmp_path / "wide.mkv", crf=6)
+    job = pipeline.plan(str(path), str(tmp_path / "out.mkv"), Settings())
+    analysis = list(pipeline.analyze(job, DiskStore(tmp_path / "cache")))[-1]
+    steady = pipeline.smoothed_path(job, analysis)
+    assert not np.allclose(steady.world_from_camera, analysis.trajectory.world_from_camera, atol=1e-3)
+    methods = choose_methods(job.settings, job.clip.rate)
+    with open_source(str(path)) as source:
+        for frame in pipeline.render_frames(job, analysis, steady, job.render_range, source, methods):
+            luma = frame.planes[0]
+            assert (luma[:16] == 16).all() and (luma[-16:] == 16).all()
+            assert (frame.planes[1][:8] == 128).all() and (frame.planes[2][-8:] == 128).all()
+            # No black of a bar was drawn into the picture: its own first and last lines are as bright as those further in.
+            for edge, inside in ((luma[16:20], luma[22:40]), (luma[-20:-16], luma[-40:-22])):
+                assert edge.mean() > 0.8 * inside.mean() and edge.min() > 20
