@@ -179,7 +179,7 @@ def render_frames(
             target = Target(frame_index, output_camera(path.camera(frame_index), job.settings.frame.lens), path.residual(frame_index))
             current = views.required(frame_index)
             around = [views.view(frame_index + offset) for offset in neighbours]
-            result = methods.renderer.render(target, current, [view for view in around if view is not None])
+            result = methods.renderer.render(target, current, [view for view in around if view is not None and not view.is_bad])
             if hole_shares is not None:
                 hole_shares[frame_index] = round(np.count_nonzero(result.hole_mask) / result.hole_mask.size, 5)
             yield result
@@ -249,6 +249,7 @@ class SourceViews:
             analysis.depth(frame_index),
             analysis.dynamic_mask(frame_index),
             analysis.bounds.inset_px,
+            bool(analysis.is_bad[frame_index - analysis.frame_range.start]),
         )
 
 

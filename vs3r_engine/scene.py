@@ -50,7 +50,8 @@ class PictureBounds:
 class View:
     """One source frame and all that is known of it. depth and dynamic_mask are of any size that spans the picture.
 
-    inset_px: lines at (left, top, right, bottom) of the frame that hold no picture.
+    inset_px: lines at (left, top, right, bottom) of the frame that hold no picture. is_bad: black, white, blurred or without
+    texture, so that its camera is only guessed from the frames around it.
     """
 
     frame: Frame
@@ -59,6 +60,7 @@ class View:
     depth: np.ndarray
     dynamic_mask: np.ndarray
     inset_px: tuple[int, int, int, int] = (0, 0, 0, 0)
+    is_bad: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

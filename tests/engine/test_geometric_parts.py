@@ -115,6 +115,7 @@ def test_bad_frames_lie_on_the_way_between_their_neighbours_and_are_reported():
     pictures[20], pictures[21] = np.zeros_like(pictures[0]), np.full_like(pictures[0], 255)
     pieces = checked(analysed(pictures), 40)
     assert list(np.flatnonzero(column(pieces, "is_bridged"))) == [20, 21]
+    assert not column(pieces, "is_repeated").any()
     paths = [np.concatenate([p.trajectory.world_from_camera for p in found])[:, :3, :3] for found in (pieces, whole)]
     apart = [np.linalg.norm(vector_from_rotation(a.T @ b)) for a, b in zip(*paths, strict=True)]
     assert np.degrees(max(apart)) < 0.1
@@ -126,6 +127,7 @@ def test_a_repeated_frame_stands_where_it_was_taken():
     pieces = checked(analysed(pictures), 30)
     path = np.concatenate([piece.trajectory.world_from_camera for piece in pieces])
     assert (path[11] == path[10]).all() and column(pieces, "is_bridged")[11]
+    assert list(np.flatnonzero(column(pieces, "is_repeated"))) == [11]
 
 
 def test_a_jump_of_a_quarter_of_the_picture_is_found_again():

@@ -125,6 +125,21 @@ def test_geometry_that_is_a_little_wrong_is_put_right():
     assert np.mean(gains) > 4
 
 
+def test_a_flash_or_a_black_frame_is_no_part_of_a_good_one(hand_held):
+    views, targets, truths = hand_held
+    spoiled = dict(views)
+    for i, level in ((5, 235), (15, 16)):
+        frame = views[i].frame
+        planes = (np.full_like(frame.planes[0], level), *(np.full_like(p, 128) for p in frame.planes[1:]))
+        spoiled[i] = replace(views[i], frame=replace(frame, planes=planes), is_bad=True)
+    outputs, rendered = run(spoiled, targets, range(6, 15, 2))
+    quality = [psnr(o, truths[o.frame_index], r.hole_mask) for o, r in zip(outputs, rendered, strict=True) if r.hole_mask.sum() > 200]
+    assert min(quality) > 24
+    for i, level in ((5, 235), (15, 16)):
+        (output,), (item,) = run(spoiled, targets, [i])
+        assert item.hole_mask.any() and (abs(output.planes[0].astype(int) - level) <= 1).all()
+
+
 def test_breathing_exposure_leaves_no_step():
     views, targets, truths = panorama.shaken(30, gain=0.12)
     outputs, rendered = run(views, targets, range(6, 26, 4))

@@ -17,7 +17,7 @@ from vs3r_engine.lens import Lens
 from vs3r_engine.scene import PictureBounds, Reconstruction
 from vs3r_engine.timeline import FrameRange
 
-SCHEMA = 4
+SCHEMA = 5
 """Part of every analysis key: raise it whenever a method's results change, and old analyses are made again."""
 
 
@@ -113,6 +113,9 @@ class Analysis:
         self.moving_share = np.concatenate(moving)
         """[n] share of each frame that moves by itself."""
         self.diagnostics = {name: np.concatenate(values) for name, values in diagnostics.items()}
+        nowhere = np.zeros(len(self.trajectory), bool)
+        self.is_bad = self.diagnostics.get("is_bridged", nowhere) & ~self.diagnostics.get("is_repeated", nowhere)
+        """[n] bool: frames whose camera is only guessed; a picture that merely stands still is none of them."""
 
     def shot_of(self, frame_index: int) -> FrameRange:
         return next(shot for shot in self.shots if frame_index in shot)

@@ -166,6 +166,7 @@ class _Shot:
             "track_count": np.array([len(state.link.ids) for state in states]),
             "inlier_share": np.array([state.link.inlier_share for state in states]),
             "is_bridged": np.array([state.link.kind in ("bad", "repeated") for state in states]),
+            "is_repeated": np.array([state.link.kind == "repeated" for state in states]),
             "has_parallax": np.array([state.has_parallax for state in states]),
             "residual_rms_px": np.array([state.residual_rms_px for state in states]),
         }

@@ -89,12 +89,16 @@ class TemporalCompleter:
         tiles = Tiles(cells_of(near_mask, cells.cell_px), cells.cell_px, item.frame.layout)
         hole, near = tiles.read(hole_mask, 0) > 0, tiles.read(near_mask, 0)
         small, holes = cells.small_picture(item.frame), cells.small_mask(hole_mask)
+        current = views.view(frame_index)
         hole_cells = np.zeros(tiles.shape, bool)
         hole_cells[tiles.rows, tiles.columns] = hole.any(axis=1)
-        candidates = self._candidates(item.target, anchors.around(frame_index, cells), hole_cells, cells)
+        # A black, white or blurred picture is continued by nothing but itself, and no part of one that is neither.
+        around = [anchor for anchor in anchors.around(frame_index, cells) if not anchor.view.is_bad]
+        is_bad = current is not None and current.is_bad
+        candidates = [] if is_bad else self._candidates(item.target, around, hole_cells, cells)
         layers: list[Layer] = []
         if candidates:
-            still = _still_at(item.target, views.view(frame_index), cells)
+            still = _still_at(item.target, current, cells)
             template = template_of(small, holes, still, BAND_SMALL_PX, cells)
             layers = _layers(item, candidates, template, tiles, cells)
         seam = np.minimum(near * np.float32(2 / 255), 1)
