@@ -20,6 +20,7 @@ from host_bridge.resolve_cli import resolve_app
 from host_bridge.timeline_cli import timeline_command
 from vs3r_engine import __version__
 from vs3r_engine.errors import Cancelled, EngineFault, InputError, SettingsError, VS3RError
+from vs3r_engine.timeline import exact_rate
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,6 +43,7 @@ Clip = Annotated[str, typer.Argument(metavar="IN", help="The clip: a video file,
 Range = Annotated[
     str | None, typer.Option("--range", help="Frames to return: 100..340 (end not included), or two timecodes.")
 ]
+Fps = Annotated[str | None, typer.Option(help="The rate of an image sequence: 25, 29.97, 30000/1001.")]
 Preset = Annotated[str, typer.Option(help="natural, glide, locked, subtle, or one of your own.")]
 Set = Annotated[list[str], typer.Option("--set", help="A setting, such as path.smoothness=70. Repeat for more.")]
 Draft = Annotated[bool, typer.Option("--draft", help="Fast look: fill.quality=draft.")]
@@ -62,6 +64,7 @@ def stabilize(
         str | None, typer.Option("-o", "--output", help="Where the result goes; IN_vs3r by default.")
     ] = None,
     range_text: Range = None,
+    fps: Fps = None,
     preset: Preset = "natural",
     assignments: Set = [],  # noqa: B006 - typer wants a list
     draft: Draft = False,
@@ -84,7 +87,7 @@ def stabilize(
         )
     if os.path.exists(target) and not force:
         raise InputError("output-exists", f"{target} exists already.", "Use -f to replace it, or -o another name.")
-    clip = p.Source(path=path, range=range_text)
+    clip = p.Source(path=path, range=range_text, rate=_rate(fps))
     if dry_run:
         with _client(engine_file) as client:
             found = client.probe(clip)
@@ -124,6 +127,7 @@ def stabilize(
 def analyze(
     source: Clip,
     range_text: Range = None,
+    fps: Fps = None,
     preset: Preset = "natural",
     assignments: Set = [],  # noqa: B006
     as_json: AsJson = False,
@@ -135,7 +139,8 @@ def analyze(
     from vs3r_engine.service import protocol as p
 
     choice = p.SettingsChoice("natural", _values(preset, assignments, False))
-    job = p.Analyze(p.Source(path=os.path.abspath(source), range=range_text), choice, f"j-{uuid.uuid4().hex[:12]}")
+    clip = p.Source(path=os.path.abspath(source), range=range_text, rate=_rate(fps))
+    job = p.Analyze(clip, choice, f"j-{uuid.uuid4().hex[:12]}")
     report = _run(job, engine_file, as_json, quiet)
     findings = (report.result or {}).get("findings", {})
     if as_json:
@@ -214,6 +219,11 @@ def _values(preset: str, assignments: list[str], draft: bool) -> dict[str, Any]:
             raise SettingsError("bad-setting", f"{assignment!r} is not a setting.", "Write --set group.name=value.")
         values[key.strip()] = value.strip()
     return Settings().with_values(values).changed()
+
+
+def _rate(fps: str | None) -> str | None:
+    """The exact rate that was asked for, before an engine is. Raises: RangeError `bad-rate`."""
+    return None if fps is None else str(exact_rate(fps))
 
 
 def _default_output(path: str) -> str:

@@ -17,6 +17,8 @@ BIN = "VS3R"
 """The bin of the media pool that holds what we bring in."""
 HANDLES = 24
 """Frames beyond each end of a clip, so that a take can still be trimmed."""
+IMAGES = (".exr", ".dpx", ".tif", ".tiff", ".png", ".jpg", ".jpeg")
+"""Files of image sequences, whose rate is the one that the editor gave them."""
 
 
 class ResolveError(Exception):
@@ -31,12 +33,14 @@ class ResolveError(Exception):
 
 
 class Use(NamedTuple):
-    """The frames [start, end) of a file that a timeline item shows, counted from the file's first; `frames` is its length."""
+    """The frames [start, end) of a file that a timeline item shows, counted from the file's first; `frames` is its length, `rate`
+    what Resolve plays it at."""
 
     path: str
     start: int
     end: int
     frames: int
+    rate: Fraction
 
 
 # --- reaching Resolve -----------------------------------------------------------------------------------------------
@@ -128,7 +132,8 @@ def use_of(timeline, item):
         )
     try:
         frames = int(media.GetClipProperty("Frames"))
-        ratio = rate_of(media.GetClipProperty("FPS")) / rate_of(timeline.GetSetting("timelineFrameRate"))
+        rate = rate_of(media.GetClipProperty("FPS"))
+        ratio = rate / rate_of(timeline.GetSetting("timelineFrameRate"))
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise ResolveError(
             "frames-unclear", f"Resolve does not tell the length and rate of {path}.", "Use `vs3r timeline` with an OTIO export."
@@ -149,7 +154,7 @@ def use_of(timeline, item):
         raise ResolveError(
             "frames-unclear", f"{item.GetName()} shows frames {first}..{end} of {path}, which has {frames}.", "Relink the clip."
         )
-    return Use(path, first, end, frames)
+    return Use(path, first, end, frames, rate)
 
 
 def _refuse_retimed(item, length):
@@ -200,8 +205,9 @@ def stabilize_selected(resolve, program, arguments=(), say=print):
             use = use_of(timeline, item)
             start, end = max(0, use.start - HANDLES), min(use.frames, use.end + HANDLES)
             output = output_for(use.path, start, end)
+            fps = ["--fps", str(use.rate)] if use.path.lower().endswith(IMAGES) else []
             say(f"[{number}/{len(items)}] {item.GetName()}: stabilizing frames {start}..{end}")
-            run([*program, "stabilize", use.path, "-o", output, "--range", f"{start}..{end}", "--json", *arguments], say)
+            run([*program, "stabilize", use.path, "-o", output, "--range", f"{start}..{end}", *fps, "--json", *arguments], say)
             add_take(project, item, output, use.start - start, use.end - start, use)
             say(f"[{number}/{len(items)}] {item.GetName()}: done, as a new take")
             done += 1

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What timelines ask of an engine, answered through the protocol."""
 
+import os
 from collections.abc import Iterator
 from fractions import Fraction
 
 from host_bridge.launcher import Launcher
+from host_bridge.timelines.plan import IMAGE_SUFFIXES
 from vs3r_engine.errors import Cancelled, EngineFault
 from vs3r_engine.job import Job, Progress, RenderResult
 from vs3r_engine.service import protocol as p
@@ -17,10 +19,11 @@ class TimelineEngine:
     def __init__(self, launcher: Launcher) -> None:
         self._launcher = launcher
 
-    def probe(self, path: str) -> Clip:
+    def probe(self, path: str, sequence_rate: Fraction | None = None) -> Clip:
         """What the file is. Raises: MediaError."""
+        rate = None if sequence_rate is None else str(sequence_rate)
         with self._launcher.ensure() as client:
-            found = client.probe(p.Source(path=path))
+            found = client.probe(p.Source(path=path, rate=rate))
         return Clip(
             path,
             Fraction(found.rate),
@@ -32,11 +35,13 @@ class TimelineEngine:
 
     def submit(self, job: Job) -> Iterator[Progress | RenderResult]:
         """Progress, then the result, through engines that die. Raises: the job's error; Cancelled."""
+        is_sequence = os.path.splitext(job.clip.path)[1].lower() in IMAGE_SUFFIXES
         request = p.Stabilize(
             p.Source(
                 path=job.clip.path,
                 range=(job.render_range.start, job.render_range.end_exclusive),
                 analysis_range=(job.analysis_range.start, job.analysis_range.end_exclusive),
+                rate=str(job.clip.rate) if is_sequence else None,
             ),
             job.output,
             p.SettingsChoice(values=job.settings.changed()),

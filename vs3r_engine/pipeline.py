@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +27,7 @@ from vs3r_engine.media.analysis import SCHEMA as ANALYSIS_SCHEMA
 from vs3r_engine.media.analysis import Analysis, AnalysisWriter, source_key
 from vs3r_engine.media.decode import VideoSource, open_source, probe
 from vs3r_engine.media.encode import SegmentWriter, assemble, resolve_encoding
+from vs3r_engine.media.info import refuse_rate_of_file
 from vs3r_engine.media.kept import KeptSource
 from vs3r_engine.methods.choice import Methods, choose_methods
 from vs3r_engine.scene import Rendered, Target, View
@@ -68,12 +70,23 @@ class Store(Protocol):
         ...
 
 
-def plan(source: str, output: str, settings: Settings, *, range_text: str | None = None, overwrite: bool = False) -> Job:
+def plan(
+    source: str,
+    output: str,
+    settings: Settings,
+    *,
+    range_text: str | None = None,
+    overwrite: bool = False,
+    sequence_rate: Fraction | None = None,
+) -> Job:
     """The job that stabilizes `source`, or the given range of it, into `output`.
 
-    Raises: MediaError, RangeError.
+    sequence_rate: what the user states as the rate of an image sequence. Raises: MediaError, RangeError, InputError `rate-of-file`.
     """
-    clip = probe(source).clip
+    info = probe(source, sequence_rate)
+    if sequence_rate is not None:
+        refuse_rate_of_file(info)
+    clip = info.clip
     render_range = clip.available_range
     if range_text:
         render_range = parse_range(range_text, clip.rate, clip.available_range, clip.start_timecode)
@@ -88,7 +101,7 @@ def stabilize(job: Job, store: Store) -> Iterator[Progress | RenderResult]:
     same as if nothing had happened. Raises: VS3RError; nothing is then left under the output's name.
     """
     methods = choose_methods(job.settings, job.clip.rate)
-    with KeptSource(open_source(job.clip.path)) as source:
+    with KeptSource(open_source(job.clip.path, job.clip.rate)) as source:
         encoding = resolve_encoding(source.info, job.output, job.settings.output, overwrite=job.overwrite)
         started_s = time.monotonic()
         analysis = yield from _analyzed(job, store, methods, source)
@@ -137,7 +150,7 @@ def stabilize(job: Job, store: Store) -> Iterator[Progress | RenderResult]:
 def analyze(job: Job, store: Store) -> Iterator[Progress | Analysis]:
     """Find camera, scene and moving objects over `job.analysis_range`; the last item is the Analysis."""
     methods = choose_methods(job.settings, job.clip.rate)
-    with open_source(job.clip.path) as source:
+    with open_source(job.clip.path, job.clip.rate) as source:
         analysis = yield from _analyzed(job, store, methods, source)
     yield analysis
 
@@ -304,15 +317,20 @@ def _progress(stage: str, done: int, total: int, analysis: Analysis, low: float,
     return Progress(stage, done, total, low + (high - low) * done / total, analysis.findings)
 
 
+def _source_key(job: Job) -> str:
+    """Of the pictures and their rate: the same images at another rate are another clip."""
+    return f"{source_key(job.clip.path)}-{job.clip.rate.numerator}_{job.clip.rate.denominator}"
+
+
 def _analysis_key(job: Job, methods: Methods) -> str:
     span = f"{job.analysis_range.start}-{job.analysis_range.end_exclusive}"
-    return f"{source_key(job.clip.path)}-{job.settings.digest('analysis')}-{methods.name}-{span}-{ANALYSIS_SCHEMA}-{__version__}"
+    return f"{_source_key(job)}-{job.settings.digest('analysis')}-{methods.name}-{span}-{ANALYSIS_SCHEMA}-{__version__}"
 
 
 def _chunks_key(job: Job) -> str:
     groups = ("analysis", "path", "frame", "fill", "output")
     return (
-        f"{source_key(job.clip.path)}-{job.settings.digest(*groups)}-{job.render_range.start}-{job.render_range.end_exclusive}"
+        f"{_source_key(job)}-{job.settings.digest(*groups)}-{job.render_range.start}-{job.render_range.end_exclusive}"
         f"-{job.analysis_range.start}-{job.analysis_range.end_exclusive}-{Path(job.output).suffix.lstrip('.')}-{__version__}"
         f"-{native.VERSION if native.is_available else 'numpy'}"
     )

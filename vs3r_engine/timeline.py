@@ -7,14 +7,23 @@ from fractions import Fraction
 
 from vs3r_engine.errors import RangeError
 
+_RATE_TEXT = re.compile(r"\d{1,9}([/.]\d{1,20})?")
+"""Not "1e999999999", which is a number too and would never be computed."""
+MOST_PER_S = 1000
+"""The highest rate that text may state: Matroska's times are whole milliseconds."""
+
 
 def exact_rate(rate: float | int | str | Fraction) -> Fraction:
     """The exact rate meant by a rounded one: 29.97 is 30000/1001, 23.976 is 24000/1001; "30000/1001" is itself.
 
-    Raises: RangeError `bad-rate` for zero, negative or non-finite rates.
+    Raises: RangeError `bad-rate` for zero, negative or non-finite rates, and for text that is no rate.
     """
     try:
+        if isinstance(rate, str) and not _RATE_TEXT.fullmatch(rate.strip()):
+            raise ValueError(rate)
         value = Fraction(rate)
+        if isinstance(rate, str) and value > MOST_PER_S:
+            raise ValueError(rate)
     except (ValueError, OverflowError, ZeroDivisionError) as error:
         raise RangeError("bad-rate", f"{rate!r} is not a frame rate.", "Give one such as 25, 29.97 or 30000/1001.") from error
     if value <= 0:
@@ -25,7 +34,9 @@ def exact_rate(rate: float | int | str | Fraction) -> Fraction:
         if is_rounded and abs(float(value) - float(ntsc)) < 0.005 * nominal / 24:  # 23.98 is 23.976 too
             return ntsc
     nearest = Fraction(round(value))
-    return nearest if is_rounded and abs(value - nearest) < Fraction(1, 1000) else value
+    if is_rounded and nearest > 0 and abs(value - nearest) < Fraction(1, 1000):
+        return nearest
+    return value.limit_denominator(100_000) or value
 
 
 @dataclass(frozen=True, slots=True)

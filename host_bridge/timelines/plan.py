@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cache
 
 import opentimelineio as otio
@@ -32,7 +33,7 @@ from vs3r_engine.media.edit import (
     used_range,
 )
 from vs3r_engine.settings import GROUPS, Settings
-from vs3r_engine.timeline import FrameRange
+from vs3r_engine.timeline import Clip, FrameRange
 
 KEY = "VS3R"
 """The key of the stabilized media on a clip."""
@@ -124,7 +125,8 @@ class _Draft:
 
 
 def plan(root: Root, options: Options, search: MediaSearch, probe: Probe, fingerprint: Callable[[str], str] = fingerprint) -> Plan:
-    """The work that `root` needs; the timeline itself is untouched. Every file is opened once, however many clips use it.
+    """The work that `root` needs; the timeline itself is untouched. Every file is opened once, however many clips use it,
+    an image sequence once for each rate.
 
     Raises: InputError of `chosen`; one MediaError or other InputError that names every clip that cannot be planned.
     """
@@ -173,13 +175,13 @@ def _reference(clip: otio.schema.Clip, search: MediaSearch, notes: list[str]) ->
 def _draft(
     place: Place, reference: otio.core.MediaReference, options: Options, search: MediaSearch, probe: Probe, notes: list[str]
 ) -> _Draft:
-    def located(path: str):
+    def located(path: str, sequence_rate: Fraction | None) -> Clip:
         found = search.find(path)
         if found is None:
             raise MediaError("media-missing", f"{path} does not exist.", f"Searched {search.searched()}. Name more folders with --search.")
         if found != path:
             notes.append(f"{path} was found as {found}.")
-        return probe(found)
+        return probe(found, sequence_rate)
 
     media = media_of(place.clip, reference, search.base_dir, located)
     shown = used_range(place.clip, media, options.past_end)
@@ -210,9 +212,9 @@ def _transition_frames(clip: otio.schema.Clip, media: Media) -> tuple[int, int]:
 
 def _share_analysis(drafts: list[_Draft]) -> None:
     """Clips of one media whose analysis overlaps are analysed over one range, which the engine does once."""
-    groups: dict[tuple[str, str], list[_Draft]] = {}
+    groups: dict[tuple[Clip, str], list[_Draft]] = {}
     for draft in drafts:
-        groups.setdefault((draft.media.clip.path, draft.settings.digest("analysis")), []).append(draft)
+        groups.setdefault((draft.media.clip, draft.settings.digest("analysis")), []).append(draft)
     for group in groups.values():
         run: list[_Draft] = []
         for draft in sorted(group, key=lambda draft: draft.analysis_range.start):
@@ -228,11 +230,12 @@ def _share_analysis(drafts: list[_Draft]) -> None:
 
 
 def _digest(draft: _Draft, source: str, base_dir: str) -> str:
-    """Of the source file (its place as seen from the timeline, so that a project may move), the frames and the settings."""
+    """Of the source file (its place as seen from the timeline, so that a project may move), its rate, the frames and the settings."""
     facts = [
         SCHEMA,
         url_of_path(draft.media.clip.path, "relative", base_dir),
         source,
+        str(draft.media.clip.rate),
         draft.render_range.start,
         draft.render_range.duration,
         draft.settings.digest(*GROUPS),

@@ -3,6 +3,7 @@
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Protocol
 
 from host_bridge.timelines.plan import Plan
@@ -14,11 +15,11 @@ from vs3r_engine.timeline import Clip
 class Engine(Protocol):
     """What timelines need of an engine."""
 
-    def probe(self, path: str) -> Clip:
-        """What the file is. Raises: MediaError."""
+    def probe(self, path: str, sequence_rate: Fraction | None = None) -> Clip:
+        """What the file is; an image sequence with the rate that is stated for it. Raises: MediaError."""
 
     def submit(self, job: Job) -> Iterator[Progress | RenderResult]:
-        """Progress, then the result. Raises: VS3RError."""
+        """Progress, then the result, at the rate of `job.clip`. Raises: VS3RError."""
 
 
 @dataclass(frozen=True, slots=True)

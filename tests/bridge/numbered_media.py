@@ -52,6 +52,13 @@ def write_movie(path: Path, count: int, rate: Fraction, start_timecode: str | No
     return str(path)
 
 
+def write_images(folder: Path, count: int, first: int) -> str:
+    """PNG images of pictures 0 ... count - 1, called shot.1001.png and so on from number `first`; they tell no rate."""
+    for number in range(count):
+        assert cv2.imwrite(str(folder / f"shot.{first + number:04d}.png"), picture(number)[..., ::-1])
+    return str(folder / "shot.%04d.png")
+
+
 def pictures(path: str) -> list[np.ndarray]:
     """Every picture of a movie, in order, as RGB."""
     with av.open(path) as container:

@@ -74,6 +74,16 @@ def test_every_selected_clip_gets_its_result_as_the_selected_take(host, program,
     assert host.writes.count(("AddSubFolder", "VS3R")) == 1
 
 
+def test_an_image_sequence_is_stabilized_at_the_rate_that_resolve_gives_it(program, tmp_path):
+    host = Resolve(rate="29.97 DF")
+    host.add(str(tmp_path / "a.[0001-1000].EXR"), 100, 50, fps="29.97")
+    host.add(str(tmp_path / "b.mov"), 0, 990, fps="29.97")
+    stabilized(host, program)
+    images, movie = runs(tmp_path)
+    assert images[images.index("--fps") + 1] == "30000/1001"
+    assert "--fps" not in movie
+
+
 def test_running_twice_adds_another_version_and_overwrites_nothing(host, program, tmp_path):
     item = host.add(str(tmp_path / "a.mov"), 100, 50)
     stabilized(host, program)

@@ -11,12 +11,16 @@ import typer
 from opentimelineio.opentime import RationalTime, TimeRange
 from typer.testing import CliRunner
 
+from host_bridge.launcher import Launcher
 from host_bridge.timeline_cli import timeline_command
+from host_bridge.timeline_engine import TimelineEngine
 from host_bridge.timelines.plan import KEY
 from host_bridge.timelines.walk import video_clips
-from tests.bridge.numbered_media import numbers, write_movie
+from tests.bridge.numbered_media import numbers, write_images, write_movie
+from tests.fakes.engine_process import EngineProcess
 from tests.fakes.local_engine import LocalEngine
 from vs3r_engine.media import decode
+from vs3r_engine.service.rendezvous import connection_file
 from vs3r_engine.timeline import frame_count_of_timecode
 
 NTSC_FILM, NTSC = Fraction(24000, 1001), Fraction(30000, 1001)
@@ -105,3 +109,38 @@ def test_every_frame_of_a_stabilized_edit_sits_at_its_own_place(tmp_path, rate, 
             assert stabilized[int(media_time) - start] == media_time - first
     # (first frame, frames): source range, what the dissolve shows, two handles; the reversed clip in both readings.
     assert held == [(18, 14 + 4 + 4), (55, 14 + 3 + 4), (88, 20 + 4), (137, 23 + 4), (168, 1 + 4)]
+
+
+def test_images_that_tell_no_rate_keep_the_edits_through_the_wire_and_every_frame_its_place(tmp_path):
+    """PNG at 25 beside a movie whose own rate stands, with the real engine in its own process."""
+    write_images(tmp_path, 60, 1001)
+    movie = write_movie(tmp_path / "numbered.mov", 40, NTSC)
+
+    def span(start, duration, rate=25.0):
+        return TimeRange(RationalTime(start, rate), RationalTime(duration, rate))
+
+    images = otio.schema.ImageSequenceReference(str(tmp_path), "shot.", ".png", 1001, 1, 25.0, 4, available_range=span(1001, 60))
+    file = otio.schema.ExternalReference(movie, span(0, 40, 29.97))
+    timeline = otio.schema.Timeline(name="cut")
+    timeline.tracks.append(
+        otio.schema.Track(
+            children=[
+                otio.schema.Clip("images", images, span(1001 + 20, 12)),
+                otio.schema.Clip("file", file, span(7, 5, 29.97)),
+            ]
+        )
+    )
+    otio.adapters.write_to_file(timeline, str(tmp_path / "cut.otio"))
+    with EngineProcess(pipeline="vs3r_engine.pipeline") as process:
+        engine = TimelineEngine(Launcher(endpoint_file=connection_file(process.directory)))
+        words = (str(tmp_path / "cut.otio"), "-o", str(tmp_path / "out.otio"), "--handles", "2", "--json")
+        result = run_command(engine, *words)
+        assert result.exit_code == 0, result.output
+
+    after = otio.adapters.read_from_file(str(tmp_path / "out.otio"))
+    stabilized = [place.clip.media_references()[KEY] for place in video_clips(after)]
+    assert stabilized[0].available_range == span(1001 + 18, 12 + 4) and stabilized[1].available_range == span(5, 5 + 4, 29.97)
+    for reference, rate, first in zip(stabilized, (Fraction(25), NTSC), (18, 5), strict=True):
+        info = decode.probe(reference.target_url)
+        assert info.clip.rate == rate and not info.is_variable_rate
+        assert numbers(reference.target_url) == list(range(first, first + info.frame_count)), "each frame is its own"

@@ -254,6 +254,25 @@ def test_an_image_sequence_is_found_planned_and_delivered(make, engine, tmp_path
     assert (work.jobs[0].clip.path, str(work.jobs[0].render_range)) == (pattern, "2..7")
 
 
+def test_the_rate_that_the_edit_gives_an_image_sequence_is_part_of_its_work(make, engine, tmp_path):
+    pattern = str(tmp_path / "sh.%04d.png")
+    engine.media[pattern] = Clip(pattern, Fraction(24), 64, 48, FrameRange(0, 400), None)
+    for number in range(1001, 1003):
+        (tmp_path / f"sh.{number}.png").touch()
+
+    def sequence(rate, start):
+        reference = otio.schema.ImageSequenceReference("./", "sh.", ".png", 1001, 1, rate, 4, available_range=span(1001, 400, rate))
+        return otio.schema.Clip(name="seq", media_reference=reference, source_range=span(1001 + start, 10, rate))
+
+    work = make(edit([sequence(25.0, 0), sequence(25.0, 60), sequence(50.0, 0), sequence(29.97, 0)]))
+    assert [job.clip.rate for job in work.jobs] == [25, 25, 50, Fraction(30000, 1001)]
+    assert len({each.digest for each in work.clips}) == len({job.output for job in work.jobs}) == 4
+    assert ranges(work) == ["0..10", "60..70", "0..10", "0..10"]
+    looked_at = [str(job.analysis_range) for job in work.jobs]
+    assert looked_at == ["0..220", "0..220", "0..310", "0..190"], "six seconds at their own rate, shared only at the same one"
+    assert engine.probed == [pattern] * 3, "once for each rate"
+
+
 def test_a_foreign_reference_under_our_key_is_left_alone(make, media):
     clip = shot(media, 0, 10)
     clip.set_media_references({**clip.media_references(), "VS3R": otio.schema.ExternalReference("/theirs.mov")}, "DEFAULT_MEDIA")

@@ -7,9 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from fractions import Fraction
 
+import av
 import pytest
 
+from tests.bridge.numbered_media import write_images
 from tests.fakes.engine import make_media
 from tests.fakes.engine_process import ROOT, EngineProcess, wait_until
 
@@ -90,6 +93,12 @@ def test_json_is_one_object_a_line_ending_in_the_result(vs3r, tmp_path):
         (["stabilize", "missing.json"], 4, "[media-missing]"),
         (["stabilize", "clip.json", "--range", "90..120"], 4, "[range-past-media]"),
         (["stabilize", "clip.json", "--range", "later"], 4, "[bad-range]"),
+        (["stabilize", "clip.json", "--fps", "0"], 4, "[bad-rate]"),
+        (["stabilize", "clip.json", "--fps", "abc", "--engine", "/no/such/file"], 4, "[bad-rate]"),
+        (["stabilize", "clip.json", "--fps", "25"], 4, "[rate-of-file]"),
+        (["stabilize", "clip.json", "--fps", "25", "--dry-run"], 4, "[rate-of-file]"),
+        (["analyze", "clip.json", "--fps", "1/0"], 4, "[bad-rate]"),
+        (["analyze", "clip.json", "--fps", "25"], 4, "[rate-of-file]"),
         (["stabilize", "clip.json", "-o", "clip.json"], 4, "[output-is-source]"),
         (["stabilize", "clip.json", "-o", "there.json"], 4, "[output-exists]"),
         (["stabilize", "broken.json"], 1, "[engine-fault]"),
@@ -130,6 +139,33 @@ def test_a_dry_run_says_what_would_happen_and_does_nothing(vs3r, tmp_path):
     plan = json.loads(vs3r("stabilize", "clip.json", "--dry-run", "--json", check=0).stdout)
     assert plan["output"] == str(tmp_path / "clip_vs3r.json") and plan["frames"] == [0, 100]
     assert not (tmp_path / "clip_vs3r.json").exists()
+
+
+def test_the_rate_of_an_image_sequence_can_be_named(vs3r, tmp_path):
+    make_media(tmp_path / "images.json", sequence=True)
+    words = ("stabilize", "images.json", "--fps", "29.97", "--range", "00:00:01:00..00:00:02:00", "--dry-run", "--json")
+    plan = json.loads(vs3r(*words, check=0).stdout)
+    assert plan["rate"] == "30000/1001" and plan["frames"] == [30, 60]
+    vs3r("analyze", "images.json", "--fps", "29.97", check=0)
+
+
+def test_images_become_a_movie_of_the_rate_named_and_a_movie_keeps_its_own(tmp_path):
+    """With the real engine."""
+    write_images(tmp_path, 5, 1)
+    with EngineProcess(pipeline="vs3r_engine.pipeline") as engine:
+        environment = {**os.environ, "VS3R_RUNTIME_DIR": str(engine.directory), "PYTHONPATH": str(ROOT)}
+
+        def stabilize(*words):
+            program = [sys.executable, "-m", "host_bridge", "stabilize", *words, "--set", "output.codec=h264"]
+            return subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+
+        done = stabilize("shot.%04d.png", "--fps", "25", "-o", "out.mp4")
+        assert done.returncode == 0, done.stderr
+        refused = stabilize("out.mp4", "--fps", "30", "-o", "again.mp4")
+    with av.open(str(tmp_path / "out.mp4")) as movie:
+        stream = movie.streams.video[0]
+        assert [frame.pts * stream.time_base for frame in movie.decode(stream)] == [Fraction(i, 25) for i in range(5)]
+    assert refused.returncode == 4 and "[rate-of-file]" in refused.stderr and not (tmp_path / "again.mp4").exists()
 
 
 def test_ctrl_c_cancels_the_job_and_says_how_to_go_on(vs3r, environment, engine, tmp_path):

@@ -125,11 +125,12 @@ def _write_sound(output, track, sound: dict[str, Any], duration_s: Fraction) -> 
 
 
 def pass_through(source: Path | str, output: Path | str, render_range: FrameRange | None = None, chunk: int = 4,
-                 settings: OutputSettings | None = None, overwrite: bool = False) -> list[str]:
+                 settings: OutputSettings | None = None, overwrite: bool = False,
+                 sequence_rate: Fraction | None = None) -> list[str]:
     """Decode and encode without a change, in segments of `chunk` frames, as a render does. Returns the notes of
     `assemble`."""
     output = Path(output)
-    with open_source(str(source)) as opened:
+    with open_source(str(source), sequence_rate) as opened:
         info = opened.info
         encoding = resolve_encoding(info, str(output), settings or OutputSettings(), overwrite)
         render_range = render_range or info.clip.available_range

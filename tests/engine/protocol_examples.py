@@ -114,6 +114,12 @@ def examples() -> list[Example]:
         request("hello", "hello", p.Hello("vs3r-ofx 0.1.0"), "the first message"),
         request("probe", "probe", p.Probe(source), "a source by path"),
         request(
+            "probe-images",
+            "probe",
+            p.Probe(p.Source(path="/media/A001_C004.%04d.png", rate="30000/1001")),
+            "an image sequence with its rate",
+        ),
+        request(
             "analyze",
             "analyze",
             p.Analyze(

@@ -16,7 +16,7 @@ from vs3r_engine.errors import InputError, MediaError, RangeError, SettingsError
 from vs3r_engine.job import Job
 from vs3r_engine.media import edit
 from vs3r_engine.settings import DESCRIPTORS, Settings, preset
-from vs3r_engine.timeline import Clip, FrameRange, timecode_of_frame_count
+from vs3r_engine.timeline import Clip, FrameRange, exact_rate, timecode_of_frame_count
 
 EXACT_RATES = [
     Fraction(24000, 1001),
@@ -58,7 +58,7 @@ def otio_clip(source_range=None, available_range=None, url="/media/a.mov", effec
 
 def file(frames=1000, rate=Fraction(24), timecode=None):
     """A probe that finds the same facts at every path."""
-    return lambda path: Clip(path, rate, 1920, 1080, FrameRange(0, frames), timecode)
+    return lambda path, sequence_rate=None: Clip(path, rate, 1920, 1080, FrameRange(0, frames), timecode)
 
 
 def media(clip, probe=None):
@@ -114,6 +114,32 @@ def test_times_at_rounded_rates_are_whole_frames_of_the_exact_rate(written, exac
     assert edit.frames_at(RationalTime(107892, written), exact) == 107892
     assert edit.frames_at(RationalTime(99.99999999, written), exact) == 100, "float noise of another program"
     assert edit.frames_at(RationalTime(37008.1, written), exact).denominator > 1, "a real fraction stays one"
+
+
+@pytest.mark.parametrize(
+    ("stated", "exact"),
+    [
+        ("25", Fraction(25)),
+        (" 29.97 ", EXACT_RATES[3]),
+        ("23.976023976023978", EXACT_RATES[0]),
+        ("30000/1001", EXACT_RATES[3]),
+        ("12.5", Fraction(25, 2)),
+        ("1998/125", Fraction(1998, 125)),
+        (15.984, Fraction(1998, 125)),
+        (0.0004, Fraction(1, 2500)),
+        ("1000", Fraction(1000)),
+        (48000, Fraction(48000)),
+    ],
+)
+def test_a_stated_rate_is_an_exact_one_and_that_is_itself(stated, exact):
+    assert exact_rate(stated) == exact == exact_rate(exact)
+
+
+@pytest.mark.parametrize("stated", ["", "0", "-25", "abc", "25 fps", "1/0", "1e3", "1e999999999", "inf", "1000.5", "9" * 10, 0, -1.0])
+def test_what_is_no_rate_is_refused(stated):
+    with pytest.raises(RangeError) as caught:
+        exact_rate(stated)
+    assert caught.value.code == "bad-rate" and caught.value.hint
 
 
 def test_a_time_at_another_rate_is_converted_exactly():
@@ -258,6 +284,41 @@ def test_media_whose_rate_contradicts_the_edit_is_refused(written, frames, actua
             media(clip, file(rate=actual))
     else:
         assert media(clip, file(rate=actual)).clip.rate == actual
+
+
+@pytest.mark.parametrize(
+    ("what", "rate", "available", "asked"),
+    [
+        ("stated", 25.0, span(1001, 100, 25.0), Fraction(25)),
+        ("stated and rounded", 29.97, span(1001, 100, 29.97), Fraction(30000, 1001)),
+        ("stated without a range", 50.0, None, Fraction(50)),
+        ("OTIO's own 1 beside a range", 1.0, span(1001, 100, 25.0), Fraction(25)),
+        ("OTIO's own 1 alone", 1.0, None, None),
+        ("none", 0.0, span(1001, 100, 25.0), None),
+    ],
+)
+def test_an_image_sequence_is_asked_for_at_the_rate_that_the_edit_states(what, rate, available, asked):
+    reference = otio.schema.ImageSequenceReference("/m", "sh.", ".png", 1001, 1, rate, 4, available_range=available)
+    clip = otio.schema.Clip(name="shot", media_reference=reference, source_range=span(1001 if available else 0, 5, rate or 25.0))
+    asked_for = []
+
+    def probe(path, sequence_rate):
+        asked_for.append((path, sequence_rate))
+        return Clip(path, sequence_rate or Fraction(25), 64, 48, FrameRange(0, 100))
+
+    assert media(clip, probe).clip.rate == (asked or 25)
+    assert asked_for == [("/m/sh.%04d.png", asked)], what
+
+
+def test_no_rate_is_asked_for_where_media_is_a_file():
+    asked_for = []
+
+    def probe(path, sequence_rate):
+        asked_for.append(sequence_rate)
+        return Clip(path, Fraction(50), 64, 48, FrameRange(0, 100))
+
+    assert media(otio_clip(span(0, 5, 25.0), span(0, 50, 25.0)), probe).clip.rate == 50
+    assert asked_for == [None]
 
 
 def test_without_a_probe_an_incomplete_reference_is_an_error():

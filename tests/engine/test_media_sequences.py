@@ -113,6 +113,43 @@ def test_a_sequence_becomes_a_movie(tmp_path):
     assert np.abs(x - y)[40:].mean() < 0.01
 
 
+@pytest.mark.parametrize("rate", [Fraction(25), Fraction(30000, 1001), Fraction(25, 2)])
+def test_images_that_tell_no_rate_become_a_movie_of_the_stated_one(tmp_path, rate):
+    make_images(tmp_path, "in.%04d.png", "png", "rgb24", range(9))
+    pass_through(tmp_path / "in.0000.png", tmp_path / "out.mp4", settings=OutputSettings(codec="h264"),
+                 sequence_rate=rate)
+    with av.open(str(tmp_path / "out.mp4")) as movie:
+        stream = movie.streams.video[0]
+        times_s = [frame.pts * stream.time_base for frame in movie.decode(stream)]
+    assert times_s == [index / rate for index in range(9)]
+    assert numbers_in(tmp_path / "out.mp4") == list(range(9))
+    assert probe(str(tmp_path / "out.mp4")).clip.rate == rate
+
+
+@pytest.mark.parametrize(("encoder", "pixel_format"), [("exr", "gbrpf32le"), ("dpx", "gbrp10le")])
+def test_a_stated_rate_wins_over_the_images_headers_and_is_written_into_them(tmp_path, encoder, pixel_format):
+    header = ImageHeader("10:00:00:24", Fraction(24), "A007")
+    make_images(tmp_path, f"in.%04d.{encoder}", encoder, pixel_format, range(3), header=header)
+    source = str(tmp_path / f"in.0000.{encoder}")
+    assert (probe(source).clip.rate, probe(source).start_timecode) == (24, None), "there is no frame 24 at 24"
+    stated = probe(source, Fraction(25))
+    assert (stated.clip.rate, stated.start_timecode, stated.time_s(2)) == (25, "10:00:00:24", Fraction(2, 25))
+    pass_through(source, tmp_path / f"out.{encoder}", sequence_rate=Fraction(25))
+    last = read_header((tmp_path / f"out.0002.{encoder}").read_bytes())
+    assert (last.rate, last.timecode) == (25, "10:00:01:01")
+
+
+def test_an_exr_that_rounds_its_rate_means_the_exact_one(tmp_path):
+    make_images(tmp_path, "in.%04d.exr", "exr", "gbrpf32le", range(2), header=ImageHeader(rate=Fraction(2997, 125)))
+    assert probe(str(tmp_path / "in.0000.exr")).clip.rate == Fraction(24000, 1001)
+
+
+def test_the_times_of_a_movie_stand_whatever_rate_is_stated(tmp_path):
+    source = str(make_clip(tmp_path / "in.mov", count=5))
+    found, stated = probe(source), probe(source, Fraction(7))
+    assert stated.clip == found.clip and stated.time_s(4) == found.time_s(4)
+
+
 @pytest.mark.parametrize(("encoder", "pixel_format"), [("exr", "gbrpf32le"), ("dpx", "gbrp10le")])
 def test_timecode_rate_reel_and_aspect_live_in_every_image(tmp_path, encoder, pixel_format):
     header = ImageHeader("10:20:59;28", Fraction(30000, 1001), "A007")

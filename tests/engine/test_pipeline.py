@@ -3,16 +3,20 @@
 
 import itertools
 import json
+from fractions import Fraction
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from tests.synthetic import make_clip
 from vs3r_engine import pipeline
-from vs3r_engine.errors import MediaError, RangeError
+from vs3r_engine.app.cli import app
+from vs3r_engine.errors import InputError, MediaError, RangeError
 from vs3r_engine.job import Progress, RenderResult
-from vs3r_engine.media.decode import open_source
+from vs3r_engine.media.decode import open_source, probe
 from vs3r_engine.methods.choice import choose_methods
 from vs3r_engine.service.cache import DiskStore
 from vs3r_engine.settings import Settings
@@ -22,6 +26,17 @@ from vs3r_engine.timeline import FrameRange
 @pytest.fixture(scope="module")
 def shaky_clip(tmp_path_factory) -> Path:
     return make_clip("regular", frames=70, width=192, height=108, seed=3).write(tmp_path_factory.mktemp("clip") / "shaky.mp4")
+
+
+@pytest.fixture(scope="module")
+def shaky_images(tmp_path_factory) -> str:
+    """Images that tell no rate."""
+    folder = tmp_path_factory.mktemp("images")
+    clip = make_clip("regular", frames=24, width=160, height=96, seed=3)
+    for index in range(24):
+        pixels = np.rint(clip.frame(index).to_rgb() * 255).clip(0, 255).astype(np.uint8)
+        assert cv2.imwrite(str(folder / f"in.{index:04d}.png"), pixels[..., ::-1])
+    return str(folder / "in.%04d.png")
 
 
 @pytest.fixture
@@ -122,6 +137,57 @@ def test_a_range_is_rendered_with_handles_and_equals_that_part_of_the_whole(shak
     assert (job.render_range, job.analysis_range) == (FrameRange(20, 25), FrameRange(0, 70))
     _, result = run(job, store)
     assert len(decoded(result.output)) == 25
+
+
+def test_the_rate_stated_for_images_is_the_movies_and_another_one_is_another_clip(shaky_images, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "CHUNK_FRAMES", 8)
+    opened = []
+    monkeypatch.setattr(pipeline, "open_source", lambda *given: opened.append(given) or open_source(*given))
+    lossless = Settings().with_values({"output.codec": "ffv1"})
+    slow, fast = (
+        pipeline.plan(shaky_images, str(tmp_path / f"{rate}.mkv"), lossless, sequence_rate=Fraction(rate)) for rate in (25, 50)
+    )
+    assert (slow.clip.rate, fast.clip.rate) == (25, 50)
+    list(pipeline.analyze(slow, store))
+    assert pipeline.open_analysis(slow, store) and not pipeline.open_analysis(fast, store)
+    work = pipeline.stabilize(slow, store)
+    assert sum(1 for _ in itertools.islice(work, 12)) == 12  # the first chunk is done
+    work.close()
+    progress, result = run(fast, store)
+    assert [step.stage for step in progress].count("render") == 24, "neither its analysis nor its chunks are the slow one's"
+    assert {step.stage for step in progress} == {"analyze", "render"}
+    assert probe(result.output).clip.rate == 50 and json.loads(Path(result.sidecar).read_text())["source"]["rate"] == "50"
+    progress, result = run(slow, store)
+    assert [step.stage for step in progress].count("render") == 24 - 8
+    assert probe(result.output).clip.rate == 25 and len(decoded(result.output)) == 24
+    assert set(opened) == {(shaky_images, Fraction(25)), (shaky_images, Fraction(50))}, "the rate is the clip's wherever it is opened"
+
+
+def test_a_rate_is_stated_for_images_only(shaky_clip, shaky_images):
+    assert pipeline.plan(shaky_images, "out.mp4", Settings()).clip.rate == 24
+    with pytest.raises(InputError) as error:
+        pipeline.plan(str(shaky_clip), "out.mp4", Settings(), sequence_rate=Fraction(25))
+    assert error.value.code == "rate-of-file" and error.value.hint
+
+
+@pytest.mark.parametrize(("fps", "said"), [("25", '"rate": "25"'), ("29.97", '"rate": "30000/1001"')])
+def test_the_engines_own_program_takes_the_rate_of_images(shaky_images, fps, said):
+    shown = CliRunner().invoke(app, ["probe", shaky_images, "--fps", fps], catch_exceptions=False)
+    assert said in shown.stdout
+
+
+def test_the_engines_own_program_stabilizes_images_at_their_rate(shaky_images, tmp_path, monkeypatch):
+    monkeypatch.setenv("VS3R_CACHE_DIR", str(tmp_path / "cache"))
+    words = ["stabilize", shaky_images, "-o", str(tmp_path / "out.mp4"), "--range", "0..3", "--set", "output.codec=h264"]
+    assert CliRunner().invoke(app, [*words, "--fps", "30000/1001"], catch_exceptions=False).exit_code == 0
+    assert probe(str(tmp_path / "out.mp4")).clip.rate == Fraction(30000, 1001)
+
+
+@pytest.mark.parametrize(("fps", "code"), [("0", "bad-rate"), ("abc", "bad-rate"), ("25", "rate-of-file")])
+@pytest.mark.parametrize("words", [["probe"], ["stabilize", "-o", "never.mp4"]])
+def test_the_engines_own_program_refuses_a_rate_that_cannot_be_meant(shaky_clip, words, fps, code):
+    refused = CliRunner().invoke(app, [*words, str(shaky_clip), "--fps", fps])
+    assert isinstance(refused.exception, InputError) and refused.exception.code == code
 
 
 def test_a_range_past_the_end_is_an_input_error_before_any_work(shaky_clip):

@@ -156,6 +156,21 @@ def test_probe_tells_what_a_file_is_while_a_job_runs(client, tmp_path):
     client.cancel("long")
 
 
+def test_the_rate_of_an_image_sequence_is_the_one_stated(client, tmp_path):
+    images, movie = (make_media(tmp_path / f"{name}.json", frames=60, sequence=name == "images") for name in ("images", "movie"))
+    assert client.probe(p.Source(path=images)).rate == "25"
+    found = client.probe(p.Source(path=images, rate="29.97", range="00:00:01:00..00:00:01:10"))
+    assert (found.rate, found.render_range) == ("30000/1001", (30, 40)), "timecodes count at it too"
+    for path, rate, code in ((movie, "25", "rate-of-file"), (images, "0", "bad-rate"), (images, "1e9999999", "bad-rate")):
+        with pytest.raises(InputError) as caught:
+            client.probe(p.Source(path=path, rate=rate))
+        assert caught.value.code == code and caught.value.hint
+        report = finish(client, p.Stabilize(p.Source(path=path, rate=rate), str(tmp_path / "out")))
+        assert report.state == "failed" and report.error.code == code
+    report = finish(client, p.Analyze(p.Source(path=images, rate="50")))
+    assert report.state == "done"
+
+
 def test_a_worker_that_is_killed_is_replaced_and_its_job_goes_on(client, tmp_path, engine):
     request = job(tmp_path, step_s=0.01, job_id="survivor")
     client.submit(request)

@@ -211,6 +211,9 @@ def test_deep_nesting_is_a_typed_error():
         ({"source": {"path": "/a"}, "frame_index": 2**31}, "frame_index"),
         ({"source": {"path": "/a"}, "frame_index": 1, "wait_s": 11}, "wait_s"),
         ({"source": {"path": "/a"}, "frame_index": 1, "reduction": 3}, "reduction"),
+        ({"source": {"upload": "a", "rate": "25"}, "frame_index": 1}, "rate"),
+        ({"source": {"path": "/a", "rate": 25}, "frame_index": 1}, "rate"),
+        ({"source": {"path": "/a", "rate": "1" * 33}, "frame_index": 1}, "rate"),
         ({"source": {"path": "/a", "range": [1]}, "frame_index": 1}, "range"),
         ({"source": {"path": "/a", "range": [1, -2]}, "frame_index": 1}, "range"),
     ],
@@ -218,6 +221,47 @@ def test_deep_nesting_is_a_typed_error():
 def test_a_bad_field_is_named(body, field):
     with pytest.raises(errors.ProtocolError, match=f"{field}.*bad-field"):
         p.decode(json.dumps(body).encode(), p.FrameRequest, "frame")
+
+
+def image_sequence(rate: float) -> dict:
+    from vs3r_engine.media.edit import write_clip
+
+    reference = otio.schema.ImageSequenceReference("/m", "sh.", ".png", 0, 1, rate, 4)
+    return json.loads(write_clip(otio.schema.Clip(media_reference=reference, source_range=one_second(rate))))
+
+
+def one_second(rate: float) -> otio.opentime.TimeRange:
+    return otio.opentime.TimeRange(otio.opentime.RationalTime(0, rate), otio.opentime.RationalTime(rate, rate))
+
+
+@pytest.mark.parametrize(
+    ("source", "rate"),
+    [
+        (p.Source(path="/m/sh.%04d.png"), 24),
+        (p.Source(path="/m/sh.%04d.png", rate="29.97"), Fraction(30000, 1001)),
+        (p.Source(clip=image_sequence(25.0)), 25),
+        (p.Source(clip=image_sequence(25.0), rate="50"), 50),
+    ],
+)
+def test_the_rate_of_images_is_the_requests_then_the_clips_then_the_images_and_the_job_is_opened_at_it(source, rate):
+    from vs3r_engine.service.playback import Playback, job_of
+
+    opened = []
+
+    def probe(path, sequence_rate):
+        return SimpleNamespace(clip=Clip(path, sequence_rate or Fraction(24), 64, 36, FrameRange(0, 100)), sequence=path)
+
+    def open_source(path, sequence_rate):
+        opened.append((path, sequence_rate))
+        raise errors.MediaError("media-missing", "enough seen", "")
+
+    nothing = {"smoothed_path": lambda *_: None, "choose_methods": lambda *_: None, "render_frames": lambda *_: iter(())}
+    pipeline = SimpleNamespace(probe=probe, open_source=open_source, **nothing)
+    job = job_of(pipeline, source, p.SettingsChoice(), "j", "/o.mov", False)
+    assert job.clip.rate == rate
+    with pytest.raises(errors.MediaError, match="enough seen"):
+        Playback(pipeline, job, None).frame(0)
+    assert opened == [("/m/sh.%04d.png", rate)]
 
 
 @pytest.mark.parametrize(
@@ -246,6 +290,6 @@ def test_values_lie_over_the_clips_effect_which_lies_over_the_preset(effect, cho
     clip.source_range = otio.opentime.TimeRange(otio.opentime.RationalTime(10, 25), otio.opentime.RationalTime(20, 25))
     if effect is not None:
         clip.effects.append(otio.schema.Effect(effect_name="VS3R", metadata={"vs3r": {"schema": 1, **effect}}))
-    pipeline = SimpleNamespace(probe=lambda path: SimpleNamespace(clip=media))
+    pipeline = SimpleNamespace(probe=lambda path, sequence_rate: SimpleNamespace(clip=media))
     job = job_of(pipeline, p.Source(clip=json.loads(write_clip(clip))), choice, "j", "/o.mov", False)
     assert (job.settings.path.mode, job.settings.path.smoothness, job.settings.path.strength) == expected

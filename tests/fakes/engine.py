@@ -33,12 +33,13 @@ class FakeInfo:
     clip: Clip
     rotation_deg: int = 0
     pixel_aspect: Fraction = Fraction(1)
+    sequence: str | None = None
 
 
 def make_media(path: Path, **facts: Any) -> str:
     """A fake clip. frames, width, height; step_s per frame; die_once / die_always: the worker is killed at that frame;
     fail_at: rendering it raises; ballast_mib: allocated while running; rotation_deg, pixel_aspect; ramp: green and blue
-    grow with column and row."""
+    grow with column and row; sequence: its rate can be stated, as an image sequence's."""
     path.write_text(json.dumps({"frames": 100, "width": 32, "height": 16, "step_s": 0.0, **facts}))
     return str(path)
 
@@ -52,17 +53,19 @@ def facts_of(path: str) -> dict[str, Any]:
         raise MediaError("media-unreadable", f"{path} is no fake clip.", "Make one.") from error
 
 
-def probe(path: str) -> FakeInfo:
+def probe(path: str, sequence_rate: Fraction | None = None) -> FakeInfo:
     if raw_frames.is_raw_frames(path):
         return FakeInfo(open_source(path).info.clip)
     facts = facts_of(path)
-    clip = Clip(path, Fraction(25), facts["width"], facts["height"], FrameRange(0, facts["frames"]))
-    return FakeInfo(clip, facts.get("rotation_deg", 0), Fraction(facts.get("pixel_aspect", "1")))
+    sequence = path if facts.get("sequence") else None
+    rate = sequence_rate if sequence and sequence_rate else Fraction(25)
+    clip = Clip(path, rate, facts["width"], facts["height"], FrameRange(0, facts["frames"]))
+    return FakeInfo(clip, facts.get("rotation_deg", 0), Fraction(facts.get("pixel_aspect", "1")), sequence)
 
 
 class FakeSource:
-    def __init__(self, path: str) -> None:
-        self.path, self.facts, self.info = path, facts_of(path), probe(path)
+    def __init__(self, path: str, sequence_rate: Fraction | None) -> None:
+        self.path, self.facts, self.info = path, facts_of(path), probe(path, sequence_rate)
 
     def frames(self, frame_range: FrameRange) -> Iterator[Frame]:
         height, width = self.facts["height"], self.facts["width"]
@@ -77,12 +80,12 @@ class FakeSource:
         pass
 
 
-def open_source(path: str) -> Any:
+def open_source(path: str, sequence_rate: Fraction | None = None) -> Any:
     if raw_frames.is_raw_frames(path):
         from vs3r_engine.media.raw_source import RawFramesSource
 
         return RawFramesSource(path)
-    return FakeSource(path)
+    return FakeSource(path, sequence_rate)
 
 
 def choose_methods(settings: Any, rate: Fraction) -> str:

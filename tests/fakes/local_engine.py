@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
 from vs3r_engine import pipeline
@@ -17,8 +18,8 @@ class LocalEngine:
     store: Path
     submitted: list[Job] = field(default_factory=list)
 
-    def probe(self, path: str) -> Clip:
-        return decode.probe(path).clip
+    def probe(self, path: str, sequence_rate: Fraction | None = None) -> Clip:
+        return decode.probe(path, sequence_rate).clip
 
     def submit(self, job: Job) -> Iterator[Progress | RenderResult]:
         self.submitted.append(job)

@@ -3,7 +3,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from vs3r_engine.errors import MediaError, VS3RError
@@ -13,7 +13,8 @@ from vs3r_engine.timeline import Clip, FrameRange
 
 @dataclass
 class TimelineEngine:
-    """media: what each path is. faults: raised for jobs whose source has that path. Records what was asked of it."""
+    """media: what each path is, images at the rate that is stated. faults: raised for jobs whose source has that path.
+    Records what was asked of it."""
 
     media: dict[str, Clip] = field(default_factory=dict)
     faults: dict[str, VS3RError] = field(default_factory=dict)
@@ -27,11 +28,12 @@ class TimelineEngine:
         self.media[path] = Clip(path, rate, 64, 48, FrameRange(0, frames), start_timecode)
         return path
 
-    def probe(self, path: str) -> Clip:
+    def probe(self, path: str, sequence_rate: Fraction | None = None) -> Clip:
         self.probed.append(path)
         if path not in self.media:
             raise MediaError("media-not-video", f"{path} is not a video.", "")
-        return self.media[path]
+        found = self.media[path]
+        return replace(found, rate=sequence_rate) if sequence_rate and path.endswith((".png", ".exr")) else found
 
     def submit(self, job: Job) -> Iterator[Progress | RenderResult]:
         self.submitted.append(job)

@@ -4,6 +4,7 @@
 import json
 import sys
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Annotated, Any
 
 import typer
@@ -15,12 +16,14 @@ from vs3r_engine.app.train import app as train
 from vs3r_engine.app.weights import app as weights
 from vs3r_engine.errors import Cancelled, EngineFault, SettingsError, VS3RError
 from vs3r_engine.service import command
+from vs3r_engine.timeline import exact_rate
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="The VS3R engine.")
 
 Set = Annotated[list[str], typer.Option("--set", help="A setting, such as path.smoothness=70. Repeat for more.")]
 Preset = Annotated[str, typer.Option(help="natural, glide, locked or subtle.")]
 Range = Annotated[str | None, typer.Option("--range", help="Frames to return: 100..340 (end not included), or two timecodes.")]
+Fps = Annotated[str | None, typer.Option(help="The rate of an image sequence: 25, 29.97, 30000/1001.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write NDJSON on standard output.")]
 
 
@@ -29,6 +32,7 @@ def stabilize(
     source: Annotated[str, typer.Argument(help="The clip.")],
     output: Annotated[str, typer.Option("-o", "--output", help="Where the result goes.")],
     range_text: Range = None,
+    fps: Fps = None,
     preset: Preset = "natural",
     settings: Set = [],  # noqa: B006 - typer wants a list
     overwrite: Annotated[bool, typer.Option("-f", "--force", help="Overwrite the output.")] = False,
@@ -39,7 +43,8 @@ def stabilize(
     from vs3r_engine.job import RenderResult
     from vs3r_engine.service.cache import DiskStore
 
-    job = pipeline.plan(source, output, settings_of(preset, settings), range_text=range_text, overwrite=overwrite)
+    chosen = settings_of(preset, settings)
+    job = pipeline.plan(source, output, chosen, range_text=range_text, overwrite=overwrite, sequence_rate=_rate_of(fps))
     for event in pipeline.stabilize(job, DiskStore()):
         if as_json:
             _write_json({"type": "result" if isinstance(event, RenderResult) else "progress", **_plain(event)})
@@ -61,13 +66,22 @@ def demo_clip(output: Annotated[str, typer.Argument(help="Where the clip goes.")
 
 
 @app.command()
-def probe(source: Annotated[str, typer.Argument(help="The clip.")]) -> None:
+def probe(source: Annotated[str, typer.Argument(help="The clip.")], fps: Fps = None) -> None:
     """Print what a clip is, as JSON."""
     from vs3r_engine.media.decode import probe as probe_media
+    from vs3r_engine.media.info import refuse_rate_of_file
 
-    info = probe_media(source)
+    rate = _rate_of(fps)
+    info = probe_media(source, rate)
+    if rate is not None:
+        refuse_rate_of_file(info)
     _write_json({"clip": _plain(info.clip), "codec": info.codec, "layout": _plain(info.layout), "colour": _plain(info.colour),
                  "start_timecode": info.start_timecode, "is_variable_rate": info.is_variable_rate})
+
+
+def _rate_of(fps: str | None) -> Fraction | None:
+    """Raises: RangeError `bad-rate`."""
+    return None if fps is None else exact_rate(fps)
 
 
 def settings_of(preset_name: str, assignments: list[str]) -> Any:

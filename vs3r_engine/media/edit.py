@@ -37,8 +37,8 @@ DEFAULTS = Settings()
 _UNPRESET = {key: DEFAULTS.values()[key] for values in PRESETS.values() for key in values}
 """Everything that a preset may have changed, as it was before."""
 
-Probe = Callable[[str], Clip]
-"""From a path to what the file is; raises MediaError."""
+Probe = Callable[[str, Fraction | None], Clip]
+"""From a path, and the rate that the edit states for an image sequence, to what the file is; raises MediaError."""
 
 
 # --- time -----------------------------------------------------------------------------------------------------------
@@ -166,7 +166,8 @@ class Media:
 
 
 def media_of(clip: otio.schema.Clip, reference: otio.core.MediaReference, base_dir: str = "", probe: Probe | None = None) -> Media:
-    """What `reference` of `clip` refers to. With a probe the file is the authority; without, the reference must be complete.
+    """What `reference` of `clip` refers to. With a probe the file is the authority, but for the rate of an image sequence,
+    which editors assign; without, the reference must be complete.
 
     Raises: MediaError from the path and the probe, `media-facts-missing` without a probe; RangeError `rate-contradicts`,
     `unknown-origin` where the edit's frame numbers fit neither the file's timecode nor its length.
@@ -189,7 +190,7 @@ def media_of(clip: otio.schema.Clip, reference: otio.core.MediaReference, base_d
         )
         return Media(found, origin, stated.duration.rate)
 
-    found = probe(path)
+    found = probe(path, _sequence_rate(reference))
     for what, written in (("media", stated), ("source range", clip.source_range)):
         if written is not None:
             _check_rate(clip.name, what, written, found)
@@ -198,6 +199,18 @@ def media_of(clip: otio.schema.Clip, reference: otio.core.MediaReference, base_d
     if claimed is not None and exact_rate(claimed.duration.rate) == found.rate:
         otio_rate = claimed.duration.rate
     return Media(found, _origin_frames(clip, stated, found), otio_rate)
+
+
+def _sequence_rate(reference: otio.core.MediaReference) -> Fraction | None:
+    """The rate that the edit states for an image sequence; None for other media, and where it states none.
+
+    OTIO writes 1 where nobody gave a rate: then the one in which the sequence's available range counts.
+    """
+    if not isinstance(reference, otio.schema.ImageSequenceReference):
+        return None
+    if reference.rate == 1 and reference.available_range is not None:
+        return exact_rate(reference.available_range.duration.rate)
+    return exact_rate(reference.rate) if reference.rate > 0 and reference.rate != 1 else None
 
 
 def start_of_file(clip: Clip) -> int | None:

@@ -30,7 +30,7 @@ def read_header(data: bytes) -> ImageHeader:
         reel = attributes.get("reelName", ("", b""))[1]
         numerator, denominator = struct.unpack("<iI", rate) if len(rate) == 8 else (0, 0)
         return ImageHeader(_timecode_text(struct.unpack("<I", timecode[:4])[0]) if len(timecode) == 8 else None,
-                           Fraction(numerator, denominator) if numerator > 0 and denominator else None,
+                           exact_rate(Fraction(numerator, denominator)) if numerator > 0 and denominator else None,
                            reel.decode("utf-8", "replace") or None)
     order = {b"SDPX": ">", b"XPDS": "<"}.get(data[:4])
     if order and len(data) >= _DPX_HEADER_END <= struct.unpack_from(order + "I", data, _DPX_PIXELS)[0]:

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from vs3r_engine.errors import RangeError
+from vs3r_engine.errors import InputError, RangeError
 from vs3r_engine.frame import ColourTags, PixelLayout
 from vs3r_engine.timeline import Clip, exact_rate, frame_count_of_timecode, timecode_of_frame_count
 
@@ -127,6 +127,13 @@ class MediaInfo:
                                            ";" in start or "," in start)
         except RangeError:
             return start
+
+
+def refuse_rate_of_file(info: MediaInfo) -> None:
+    """Nobody states a rate for media other than an image sequence. Raises: InputError `rate-of-file`."""
+    if info.sequence is None:
+        raise InputError("rate-of-file", f"{info.clip.path} is no image sequence: the times in the file stand.",
+                         "Leave the rate (--fps) out.")
 
 
 def fit_rate(pts: np.ndarray, end_pts: int, time_base: Fraction, stated: list[Fraction]) -> tuple[Fraction, bool]:

@@ -22,7 +22,7 @@ from vs3r_engine.timeline import Clip, FrameRange, frame_count_of_timecode
 DECODERS = {".exr": "exr", ".dpx": "dpx", ".tif": "tiff", ".tiff": "tiff", ".png": "png", ".jpg": "mjpeg",
             ".jpeg": "mjpeg"}
 ASSUMED_RATE = Fraction(24)
-"""The rate of a sequence whose files do not say theirs."""
+"""The rate of a sequence for which nobody states one, and whose files do not say theirs."""
 
 _PATTERN = re.compile(r"^(?P<prefix>.*?)(?:%0?(?P<digits>\d*)d|\[(?P<first>\d+)-(?P<last>\d+)\])(?P<suffix>\.\w+)$")
 _NUMBERED = re.compile(r"^(?P<prefix>.*?)(?P<number>\d+)(?P<suffix>\.\w+)$")
@@ -145,14 +145,14 @@ def _counting(prefix: str, digits: int, suffix: str, first: int, info: MediaInfo
 
 
 class SequenceSource(VideoSource):
-    """Frames of an image sequence, one file each."""
+    """Frames of an image sequence, one file each. Its rate is the stated one, else its first file's, else assumed."""
 
-    def __init__(self, found: SequenceName) -> None:
+    def __init__(self, found: SequenceName, stated_rate: Fraction | None = None) -> None:
         self._sequence = found
         self._decoder = DECODERS[found.suffix.lower()]
-        self.info = self._describe()
+        self.info = self._describe(stated_rate)
 
-    def _describe(self) -> MediaInfo:
+    def _describe(self, stated_rate: Fraction | None) -> MediaInfo:
         sequence, path = self._sequence, self._sequence.pattern
         data = self._read(0)
         # Without threads the context knows the aspect of its last picture.
@@ -164,7 +164,7 @@ class SequenceSource(VideoSource):
         refuse_tiny(sequence.file(0), first.width, first.height)
         format = frame_format(first.format.name)
         header = read_header(data)
-        rate = header.rate or ASSUMED_RATE
+        rate = stated_rate or header.rate or ASSUMED_RATE
         timecode = header.timecode
         if timecode is not None:
             try:

@@ -6,6 +6,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ from vs3r_engine.errors import RangeError
 from vs3r_engine.frame import Frame
 from vs3r_engine.job import Job
 from vs3r_engine.media.edit import ANALYSIS_HANDLES_S, job_of_clip, read_clip
+from vs3r_engine.media.info import refuse_rate_of_file
 from vs3r_engine.service.protocol import SampleFormat, SettingsChoice, Source
 from vs3r_engine.service.worker import FrameOrder
-from vs3r_engine.timeline import FrameRange, parse_range
+from vs3r_engine.timeline import Clip, FrameRange, exact_rate, parse_range
 
 OPEN_CLIPS = 4
 """Clips whose source and analysis stay open."""
@@ -28,6 +30,14 @@ SKIP_FRAMES = 3
 
 def job_of(pipeline: Any, source: Source, choice: SettingsChoice, job_id: str, output: str, overwrite: bool) -> Job:
     """The Job meant by a request. Raises: MediaError, RangeError, SettingsError, InputError."""
+    stated_rate = None if source.rate is None else exact_rate(source.rate)
+
+    def probe(path: str, sequence_rate: Fraction | None = None) -> Clip:
+        info = pipeline.probe(path, stated_rate or sequence_rate)
+        if stated_rate is not None:
+            refuse_rate_of_file(info)
+        return info.clip
+
     if source.clip is not None:
         from vs3r_engine.settings import preset
 
@@ -35,12 +45,13 @@ def job_of(pipeline: Any, source: Source, choice: SettingsChoice, job_id: str, o
             read_clip(source.clip),
             job_id=job_id,
             output=output,
-            probe=lambda path: pipeline.probe(path).clip,
+            probe=probe,
             base=preset(choice.preset),
         )
         job = replace(job, output=output, overwrite=overwrite, settings=job.settings.with_values(choice.values))
     else:
-        clip = pipeline.probe(source.path).clip
+        assert source.path is not None  # an upload is the path of its directory here
+        clip = probe(source.path)
         whole = clip.available_range
         job = Job(job_id, clip, whole, whole, output, choice.settings(), overwrite)
     clip = job.clip
@@ -108,7 +119,7 @@ class Playback:
             self._runs.remove(run)
             position, source, frames = run
         else:
-            position, source = frame_index, self._pipeline.open_source(self.job.clip.path)
+            position, source = frame_index, self._pipeline.open_source(self.job.clip.path, self.job.clip.rate)
             wanted = FrameRange.between(frame_index, self.job.render_range.end_exclusive)
             frames = self._pipeline.render_frames(self.job, self._analysis, self._path, wanted, source, self._methods)
         try:

@@ -34,6 +34,8 @@ FrameSpan = Annotated[tuple[Index, ...], Meta(min_length=2, max_length=2)]
 SampleFormat = Literal["uint8", "uint16", "half", "float32"]
 JobKind = Literal["analyze", "stabilize"]
 SAMPLE_BYTES = {"uint8": 1, "uint16": 2, "half": 2, "float32": 4}
+RateText = Annotated[str, Meta(max_length=32)]
+"""Frames per second, "25" or "30000/1001", for timeline.exact_rate."""
 Channels = Literal["rgba", "rgb", "bgra", "bgr", "gray"]
 CHANNEL_COUNT = {"rgba": 4, "rgb": 3, "bgra": 4, "bgr": 3, "gray": 1}
 
@@ -58,12 +60,15 @@ class Source(Struct, frozen=True, omit_defaults=True):
     upload: Identifier | None = None
     range: FrameSpan | Annotated[str, Meta(max_length=64)] | None = None
     analysis_range: FrameSpan | None = None
+    rate: RateText | None = None
 
     def __post_init__(self) -> None:
         if sum(given is not None for given in (self.path, self.clip, self.upload)) != 1:
             raise ValueError("Give exactly one of path, clip and upload")
         if self.path is not None and (not os.path.isabs(self.path) or "\0" in self.path):
             raise ValueError("The path must be absolute")
+        if self.rate is not None and self.upload is not None:
+            raise ValueError("The rate of an upload is the one of put_frames")
 
     def name(self) -> str:
         """For people: the path, the clip's name, or the upload's id."""
@@ -161,7 +166,7 @@ class PutFrames(Struct, frozen=True):
     width: Side
     height: Side
     frames: Annotated[list[UploadedFrame], Meta(min_length=1, max_length=BUFFERS)]
-    rate: Annotated[str, Meta(max_length=32)] = "25"
+    rate: RateText = "25"
 
 
 class Status(Struct, frozen=True):

@@ -104,8 +104,8 @@ class Worker:
 
         infos: list[Any] = []
 
-        def probe(path: str) -> Any:
-            infos.append(self._pipeline.probe(path))
+        def probe(path: str, sequence_rate: Any) -> Any:
+            infos.append(self._pipeline.probe(path, sequence_rate))
             return infos[-1]
 
         try:
