@@ -2,7 +2,6 @@
 """Anchors: the source frames that fillings are taken from. They sit at fixed indices, so that neighbouring output
 frames draw on the same ones, and how much each counts changes smoothly with time."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
