@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Start here: sets VS3R up in its own environment beside this file and runs it. Needs Python 3.11 and nothing else.
 
-    python3 vs3r.py demo [CLIP]           stabilize a clip (without a name, one that the program renders itself) into out/,
-                                          and end with the paths of the result and of its compare page
-    python3 vs3r.py test                  install what the tests need and run them all
-    python3 vs3r.py VERB ...              anything else `vs3r` can do
+python3 vs3r.py demo [CLIP]           stabilize a clip (without a name, one that the program renders itself) into out/,
+                                      and end with the paths of the result and of its compare page
+python3 vs3r.py test                  install what the tests need and run them all
+python3 vs3r.py VERB ...              anything else `vs3r` can do
 """
 
 import hashlib
@@ -49,12 +49,14 @@ def demo(python: str, clips: list[str]) -> int:
     source = Path(clips[0])
     result = out / f"{source.stem}.stable{source.suffix}"
     page = out / f"{source.stem}.compare.html"
-    stabilized = subprocess.run([python, "-m", "host_bridge", "stabilize", str(source), "-o", str(result), "-f", *clips[1:]],
-                                stdout=subprocess.DEVNULL)
+    stabilized = subprocess.run(
+        [python, "-m", "host_bridge", "stabilize", str(source), "-o", str(result), "-f", *clips[1:]], stdout=subprocess.DEVNULL
+    )
     if stabilized.returncode:
         return stabilized.returncode
-    compared = subprocess.run([python, "-m", "host_bridge", "compare", str(source), str(result), "-o", str(page), "-f"],
-                              stdout=subprocess.DEVNULL)
+    compared = subprocess.run(
+        [python, "-m", "host_bridge", "compare", str(source), str(result), "-o", str(page), "-f"], stdout=subprocess.DEVNULL
+    )
     print(f"result   {result}\ncompare  {page}")
     return compared.returncode
 

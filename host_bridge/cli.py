@@ -40,18 +40,14 @@ app.add_typer(cache, name="cache")
 CANCEL_S = 15.0
 
 Clip = Annotated[str, typer.Argument(metavar="IN", help="The clip: a video file, or an image sequence.")]
-Range = Annotated[
-    str | None, typer.Option("--range", help="Frames to return: 100..340 (end not included), or two timecodes.")
-]
+Range = Annotated[str | None, typer.Option("--range", help="Frames to return: 100..340 (end not included), or two timecodes.")]
 Fps = Annotated[str | None, typer.Option(help="The rate of an image sequence: 25, 29.97, 30000/1001.")]
 Preset = Annotated[str, typer.Option(help="natural, glide, locked, subtle, or one of your own.")]
 Set = Annotated[list[str], typer.Option("--set", help="A setting, such as path.smoothness=70. Repeat for more.")]
 Draft = Annotated[bool, typer.Option("--draft", help="Fast look: fill.quality=draft.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write NDJSON on standard output.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing on standard error but errors.")]
-EngineFile = Annotated[
-    Path | None, typer.Option("--engine", help="Connection file of another engine.", envvar="VS3R_ENGINE")
-]
+EngineFile = Annotated[Path | None, typer.Option("--engine", help="Connection file of another engine.", envvar="VS3R_ENGINE")]
 
 
 # --- work ------------------------------------------------------------------------------------------------------------
@@ -60,9 +56,7 @@ EngineFile = Annotated[
 @app.command()
 def stabilize(
     source: Clip,
-    output: Annotated[
-        str | None, typer.Option("-o", "--output", help="Where the result goes; IN_vs3r by default.")
-    ] = None,
+    output: Annotated[str | None, typer.Option("-o", "--output", help="Where the result goes; IN_vs3r by default.")] = None,
     range_text: Range = None,
     fps: Fps = None,
     preset: Preset = "natural",
@@ -82,9 +76,7 @@ def stabilize(
     path = os.path.abspath(source)
     target = os.path.abspath(output) if output else _default_output(path)
     if target == path:
-        raise InputError(
-            "output-is-source", f"{source} would be overwritten by its own result.", "Give -o another name."
-        )
+        raise InputError("output-is-source", f"{source} would be overwritten by its own result.", "Give -o another name.")
     if os.path.exists(target) and not force:
         raise InputError("output-exists", f"{target} exists already.", "Use -f to replace it, or -o another name.")
     clip = p.Source(path=path, range=range_text, rate=_rate(fps))
@@ -106,10 +98,7 @@ def stabilize(
         if as_json:
             write_json(plan)
         else:
-            print(
-                f"{path}: frames {first}..{end} of {found.available_range[1]}, "
-                f"{found.width}x{found.height} at {found.rate}\n-> {target}"
-            )
+            print(f"{path}: frames {first}..{end} of {found.available_range[1]}, {found.width}x{found.height} at {found.rate}\n-> {target}")
             for key, value in values.items():
                 print(f"   {key} = {value}")
         return
@@ -179,15 +168,9 @@ def _run(job: Any, engine_file: Path | None, as_json: bool, quiet: bool) -> Any:
     finally:
         shown.close()
     if report is None or report.state == "failed":
-        raise exception_of(
-            report.error
-            if report and report.error
-            else Error("no-result", "The engine ended the job without a result.")
-        )
+        raise exception_of(report.error if report and report.error else Error("no-result", "The engine ended the job without a result."))
     if report.state == "cancelled":
-        raise Cancelled(
-            f"The job {report.job_id} was cancelled.", "The same command again goes on from what is finished."
-        )
+        raise Cancelled(f"The job {report.job_id} was cancelled.", "The same command again goes on from what is finished.")
     return report
 
 

@@ -189,9 +189,7 @@ class EngineClient:
         request_id = str(next(self._ids))
         deadline_s = time.monotonic() + p.REPLY_DEADLINE_S.get(kind, REPLY_S) + extra_s
         parts = [p.encode_request(kind, request_id, self.session, body), *buffers]
-        answer = line.ask(
-            parts, request_id, deadline_s, lambda: self.connection.server_key is not None or is_running(self.connection)
-        )
+        answer = line.ask(parts, request_id, deadline_s, lambda: self.connection.server_key is not None or is_running(self.connection))
         if answer is None:
             raise self._lost(kind)
         self._heard_s, self._is_known = time.monotonic(), True
@@ -230,17 +228,13 @@ class _Line:
         self._socket = context.socket(zmq.DEALER)
         _secure(self._socket, connection)
         self._socket.maxmsgsize = p.PART_BYTES
-        self._monitor = self._socket.get_monitor_socket(
-            zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-        )
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
         self._socket.connect(endpoint)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)
 
-    def ask(
-        self, parts: list[Any], request_id: str, deadline_s: float, is_hopeful: Any
-    ) -> tuple[p.Reply, list[zmq.Frame]] | None:
+    def ask(self, parts: list[Any], request_id: str, deadline_s: float, is_hopeful: Any) -> tuple[p.Reply, list[zmq.Frame]] | None:
         """The reply and its buffers; None when the deadline passes or `is_hopeful` says that waiting is of no use.
 
         Raises: ProtocolError `not-allowed`, `protocol-version`, `bad-message`.

@@ -194,11 +194,7 @@ class Launcher:
         errors.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         command = self._command + (["--parent", str(os.getpid())] if self._tied else [])
         environment = {**os.environ, "VS3R_RUNTIME_DIR": str(self._file.parent)}
-        windows = (
-            {"creationflags": 0x00000008 | 0x00000200 | 0x08000000}
-            if sys.platform == "win32"
-            else {"start_new_session": True}
-        )
+        windows = {"creationflags": 0x00000008 | 0x00000200 | 0x08000000} if sys.platform == "win32" else {"start_new_session": True}
         with errors.open("wb") as stream:
             try:
                 process: subprocess.Popen = subprocess.Popen(
@@ -210,9 +206,7 @@ class Launcher:
                     **windows,
                 )  # type: ignore[call-overload]
             except OSError as error:
-                raise SetupError(
-                    "engine-not-started", f"{command[0]} cannot be run: {error.strerror}.", "Install VS3R again."
-                ) from error
+                raise SetupError("engine-not-started", f"{command[0]} cannot be run: {error.strerror}.", "Install VS3R again.") from error
         # Somebody has to be told of its end, or it stays as a zombie for as long as this process lives.
         threading.Thread(target=process.wait, name="engine-end", daemon=True).start()
         return process

@@ -60,9 +60,7 @@ def save(name: str, settings: Settings, *, overwrite: bool) -> Path:
     if file.exists() and not overwrite:
         raise InputError("preset-exists", f"There is a preset {name!r} already.", "Use -f to replace it.")
     file.parent.mkdir(parents=True, exist_ok=True)
-    lines = [f"version = {SCHEMA}", "", "[settings]"] + [
-        f'"{key}" = {json.dumps(value)}' for key, value in settings.changed().items()
-    ]
+    lines = [f"version = {SCHEMA}", "", "[settings]"] + [f'"{key}" = {json.dumps(value)}' for key, value in settings.changed().items()]
     temporary = file.with_suffix(".part")
     temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     temporary.replace(file)

@@ -59,9 +59,7 @@ class TimelineEngine:
         if report.error is not None:
             raise p.exception_of(report.error)
         if report.result is None:
-            raise EngineFault(
-                "no-result", f"The engine ended the job for {job.output} without a result.", "See the engine's log."
-            )
+            raise EngineFault("no-result", f"The engine ended the job for {job.output} without a result.", "See the engine's log.")
         result = report.result
         yield RenderResult(
             result["output"],

@@ -60,11 +60,9 @@ def problems(folder: Path) -> list[str]:
     if not receipt.exists():
         return [f"The plug-in is not installed in {folder}."]
     wanted, found = json.loads(receipt.read_text()), checksums(folder / "VS3R.ofx.bundle")
-    return [
-        f"{name} is {'missing' if name not in found else 'changed'}."
-        for name in wanted
-        if found.get(name) != wanted[name]
-    ] + [f"{name} does not belong there." for name in found if name not in wanted]
+    return [f"{name} is {'missing' if name not in found else 'changed'}." for name in wanted if found.get(name) != wanted[name]] + [
+        f"{name} does not belong there." for name in found if name not in wanted
+    ]
 
 
 def uninstall(folder: Path) -> None:
@@ -78,9 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("verb", choices=("install", "verify", "uninstall"))
     parser.add_argument("bundle", type=Path, nargs="?")
     parser.add_argument("--prefix", type=Path, help="the plug-in folder, where it is another than the usual one")
-    parser.add_argument(
-        "--all-users", action="store_true", help="the folder that every host searches; needs an administrator"
-    )
+    parser.add_argument("--all-users", action="store_true", help="the folder that every host searches; needs an administrator")
     given = parser.parse_args(arguments)
     folder = given.prefix or plugin_folder(given.all_users)
     try:

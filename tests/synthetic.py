@@ -150,12 +150,8 @@ class SyntheticClip:
             keep = ~moves[y, x]
             x, y = x[keep], y[keep]
             world_from_camera, K = self._rows(self._time(i), self.shake)[:2]
-            in_camera = np.stack(
-                [unproject(np.array([c + 0.5, r + 0.5]), K[r], float(depth[r, c])) for r, c in zip(y, x, strict=True)]
-            )
-            points.append(
-                np.einsum("nij,nj->ni", world_from_camera[y, :3, :3], in_camera) + world_from_camera[y, :3, 3]
-            )
+            in_camera = np.stack([unproject(np.array([c + 0.5, r + 0.5]), K[r], float(depth[r, c])) for r, c in zip(y, x, strict=True)])
+            points.append(np.einsum("nij,nj->ni", world_from_camera[y, :3, :3], in_camera) + world_from_camera[y, :3, 3])
         return np.concatenate(points)
 
     def seen(self, points_world: np.ndarray, frame_index: int) -> np.ndarray:
@@ -219,9 +215,7 @@ class SyntheticClip:
 
     def _trajectory(self, shake: float) -> Trajectory:
         times = np.arange(self.frame_count) / float(self.rate)
-        return Trajectory(
-            0, self.width, self.height, self._intrinsics(times), self.path.world_from_camera(times, shake)
-        )
+        return Trajectory(0, self.width, self.height, self._intrinsics(times), self.path.world_from_camera(times, shake))
 
     def _intrinsics(self, times_s: np.ndarray) -> np.ndarray:
         K = np.tile(np.eye(3), (len(times_s), 1, 1))
@@ -330,9 +324,7 @@ def make_clip(
             )
     elif category == "running":
         for k in range(16):
-            builder.box(
-                (-1) ** k * rng.uniform(2.2, 5.0), 5.0 + 3.2 * k, rng.uniform(0.5, 1.4), rng.uniform(1.0, 3.0), 0.8
-            )
+            builder.box((-1) ** k * rng.uniform(2.2, 5.0), 5.0 + 3.2 * k, rng.uniform(0.5, 1.4), rng.uniform(1.0, 3.0), 0.8)
     else:
         for k in range(6):
             builder.box(
@@ -376,11 +368,7 @@ def make_clip(
         progress = np.clip(times_s / max(duration_s, 1e-6), 0, 1)
         return focal * 1.8 ** (progress * progress * (3 - 2 * progress))
 
-    step = (
-        {"step_hz": 2.7, "step": (math.radians(0.5), math.radians(0.25), math.radians(0.3))}
-        if category == "running"
-        else {}
-    )
+    step = {"step_hz": 2.7, "step": (math.radians(0.5), math.radians(0.25), math.radians(0.3))} if category == "running" else {}
     bob = {"step_hz": 2.7, "step": (0.01, 0.035, 0.0)} if category == "running" else {}
     pitch, yaw, roll = plan["shake"]  # type: ignore[misc]
     path = Path3D(
@@ -390,9 +378,7 @@ def make_clip(
         Shake(rng, plan["sway"], **bob),  # type: ignore[arg-type]
         Shake(rng, (math.radians(pitch), math.radians(yaw), math.radians(roll)), **step),
     )  # type: ignore[arg-type]
-    return SyntheticClip(
-        category, frames, width, height, Fraction(rate), motion_blur, rolling_shutter, tuple(builder.quads), path, shake
-    )
+    return SyntheticClip(category, frames, width, height, Fraction(rate), motion_blur, rolling_shutter, tuple(builder.quads), path, shake)
 
 
 def all_clips(**options) -> Iterator[SyntheticClip]:

@@ -80,9 +80,7 @@ def _bounds(
     low, high = np.full(2, np.inf), np.full(2, -np.inf)
     for row in {0, height // 4, height // 2, 3 * height // 4, height - 1}:
         rotation, centre = world_from_camera[row, :3, :3], world_from_camera[row, :3, 3]
-        corners = np.array(
-            [origin[row] + a * quad.edge_u + b * quad.edge_v for a, b in ((0, 0), (1, 0), (1, 1), (0, 1))]
-        )
+        corners = np.array([origin[row] + a * quad.edge_u + b * quad.edge_v for a, b in ((0, 0), (1, 0), (1, 1), (0, 1))])
         polygon = list((corners - centre) @ rotation)
         clipped = []
         for first, second in zip(polygon, polygon[1:] + polygon[:1], strict=True):
@@ -134,9 +132,7 @@ def _draw(
         coverage = None
         shown &= (a >= -1e-4) & (a <= 1.0001) & (b >= -1e-4) & (b <= 1.0001)
     else:
-        coverage = np.clip(
-            np.minimum(np.minimum(a, 1 - a) * length_u, np.minimum(b, 1 - b) * length_v) * (focal_px * w) + 0.5, 0, 1
-        )
+        coverage = np.clip(np.minimum(np.minimum(a, 1 - a) * length_u, np.minimum(b, 1 - b) * length_v) * (focal_px * w) + 0.5, 0, 1)
         shown &= coverage > 0
     shown &= z < depth[box]
     if not shown.any():
@@ -167,9 +163,7 @@ def _draw(
     moves[box][solid] = quad.motion is not None
 
 
-def _textured(
-    pyramid: tuple[np.ndarray, ...], a: np.ndarray, b: np.ndarray, level: np.ndarray, shown: np.ndarray
-) -> np.ndarray:
+def _textured(pyramid: tuple[np.ndarray, ...], a: np.ndarray, b: np.ndarray, level: np.ndarray, shown: np.ndarray) -> np.ndarray:
     """[h, w, 4] float32: the texture at (a, b), mixed from the two pyramid levels around `level`."""
     result = np.zeros((*a.shape, 4), np.float32)
     inside = level[shown]
@@ -281,18 +275,10 @@ class SceneBuilder:
         across, along, up = _vector(right - left, 0, 0), _vector(0, 0, depth), _vector(0, height, 0)
         self.quad(_vector(left, bottom, near), across, along, 3.5, base=(104, 96, 84), line_m=1.0, is_room=True)
         self.quad(_vector(left, top, near), across, along, 8.0, base=(150, 170, 196), is_room=True)
-        self.quad(
-            _vector(left, top, far), across, up, far * 0.7, base=(128, 118, 104), line_m=1.4, patches=24, is_room=True
-        )
-        self.quad(
-            _vector(left, top, near), across, up, abs(near), base=(118, 128, 104), line_m=1.4, patches=24, is_room=True
-        )
-        self.quad(
-            _vector(left, top, near), along, up, half_width, base=(134, 110, 98), line_m=0.9, patches=30, is_room=True
-        )
-        self.quad(
-            _vector(right, top, near), along, up, half_width, base=(100, 116, 132), line_m=0.9, patches=30, is_room=True
-        )
+        self.quad(_vector(left, top, far), across, up, far * 0.7, base=(128, 118, 104), line_m=1.4, patches=24, is_room=True)
+        self.quad(_vector(left, top, near), across, up, abs(near), base=(118, 128, 104), line_m=1.4, patches=24, is_room=True)
+        self.quad(_vector(left, top, near), along, up, half_width, base=(134, 110, 98), line_m=0.9, patches=30, is_room=True)
+        self.quad(_vector(right, top, near), along, up, half_width, base=(100, 116, 132), line_m=0.9, patches=30, is_room=True)
 
     def box(self, x: float, z: float, width: float, height: float, depth: float, *, floats: float = 0.0) -> None:
         """A box that stands on the floor, or hangs `floats` metres above it; its five visible sides."""

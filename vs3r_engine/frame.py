@@ -138,15 +138,19 @@ class Frame:
             return self
         shapes = [self.layout.plane_shape(i, width, height) for i in range(len(self.planes))]
         how = cv2.INTER_AREA if width < self.width else cv2.INTER_LINEAR
-        return replace(self, planes=tuple(
-            cv2.resize(plane, (columns, rows), interpolation=how) for plane, (rows, columns) in zip(self.planes, shapes, strict=True)
-        ))
+        return replace(
+            self,
+            planes=tuple(
+                cv2.resize(plane, (columns, rows), interpolation=how) for plane, (rows, columns) in zip(self.planes, shapes, strict=True)
+            ),
+        )
 
 
 def _luma_weights(matrix: int) -> tuple[float, float, float]:
     """(Kr, Kg, Kb) of an H.273 matrix code; BT.709 where unspecified."""
     kr, kb = {5: (0.299, 0.114), 6: (0.299, 0.114), 4: (0.30, 0.11), 7: (0.212, 0.087), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}.get(
-        matrix, (0.2126, 0.0722))
+        matrix, (0.2126, 0.0722)
+    )
     return kr, 1 - kr - kb, kb
 
 
@@ -175,16 +179,22 @@ def _chroma_to_size(chroma: np.ndarray, size: tuple[int, int], layout: PixelLayo
     columns = ((np.arange(width, dtype=np.float32)) / (1 << layout.chroma_shift_x)).astype(np.float32)
     factor_y = 1 << layout.chroma_shift_y
     rows = ((np.arange(height, dtype=np.float32) + 0.5) / factor_y - 0.5).astype(np.float32)
-    return cv2.remap(chroma, np.broadcast_to(columns, (height, width)).copy(), np.repeat(rows[:, None], width, 1),
-                     cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.remap(
+        chroma,
+        np.broadcast_to(columns, (height, width)).copy(),
+        np.repeat(rows[:, None], width, 1),
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
 
 
 def _chroma_from_size(chroma: np.ndarray, shape: tuple[int, int], layout: PixelLayout) -> np.ndarray:
     """Inverse of `_chroma_to_size`: 1-2-1 across (co-sited), box down."""
     rows, columns = shape
     if layout.chroma_shift_x:
-        chroma = cv2.sepFilter2D(chroma, -1, np.array([0.25, 0.5, 0.25], np.float32), np.array([1.0], np.float32),
-                                 borderType=cv2.BORDER_REPLICATE)[:, ::2][:, :columns]
+        chroma = cv2.sepFilter2D(
+            chroma, -1, np.array([0.25, 0.5, 0.25], np.float32), np.array([1.0], np.float32), borderType=cv2.BORDER_REPLICATE
+        )[:, ::2][:, :columns]
     if layout.chroma_shift_y:
         if chroma.shape[0] % 2:
             chroma = np.vstack([chroma, chroma[-1:]])

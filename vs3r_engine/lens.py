@@ -188,9 +188,7 @@ def output_lens(name: str, K: np.ndarray, width: int, height: int) -> tuple[np.n
         per_rad = (width / math.pi, height / (math.pi / 2))
         return np.array([[per_rad[0], 0, width / 2], [0, per_rad[1], height / 2], [0, 0, 1]]), _OUTPUT_LENSES[name]
     if name not in _OUTPUT_LENSES:
-        raise InputError(
-            "bad-lens", f"There is no output lens {name!r}.", f"Lenses: perspective, wide, {', '.join(_OUTPUT_LENSES)}."
-        )
+        raise InputError("bad-lens", f"There is no output lens {name!r}.", f"Lenses: perspective, wide, {', '.join(_OUTPUT_LENSES)}.")
     return K, _OUTPUT_LENSES[name]
 
 
@@ -217,9 +215,7 @@ def read_profile(path: str) -> tuple[np.ndarray, Lens | None, int, int]:
         if given:
             raise KeyError(f"unknown parameters {', '.join(given)}")
         lens = Lens(model, parameters)
-        limit = (
-            math.radians(float(profile["largest_angle_deg"])) if "largest_angle_deg" in profile else growing_angle(lens)
-        )
+        limit = math.radians(float(profile["largest_angle_deg"])) if "largest_angle_deg" in profile else growing_angle(lens)
         return K, Lens(model, parameters, limit), *size
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(

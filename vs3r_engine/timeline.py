@@ -51,8 +51,11 @@ class FrameRange:
 
     def __post_init__(self) -> None:
         if self.duration <= 0:
-            raise RangeError("empty-range", f"The range {self.start}..{self.start + self.duration} has no frames.",
-                             "Give a range of at least one frame, such as 100..340.")
+            raise RangeError(
+                "empty-range",
+                f"The range {self.start}..{self.start + self.duration} has no frames.",
+                "Give a range of at least one frame, such as 100..340.",
+            )
 
     @classmethod
     def between(cls, start: int, end_exclusive: int) -> "FrameRange":
@@ -118,8 +121,11 @@ def frame_count_of_timecode(timecode: str, rate: Fraction) -> int:
     match = _TIMECODE.match(timecode.strip())
     nominal = round(rate)
     if not match or int(match[5]) >= nominal:
-        raise RangeError("bad-timecode", f"{timecode!r} is not a timecode at {float(rate):.3f} frames per second.",
-                         "Write hours:minutes:seconds:frames, with ; before the frames for drop-frame.")
+        raise RangeError(
+            "bad-timecode",
+            f"{timecode!r} is not a timecode at {float(rate):.3f} frames per second.",
+            "Write hours:minutes:seconds:frames, with ; before the frames for drop-frame.",
+        )
     hours, minutes, seconds, frames = int(match[1]), int(match[2]), int(match[3]), int(match[5])
     total = ((hours * 60 + minutes) * 60 + seconds) * nominal + frames
     if match[4] in ";,":
@@ -151,8 +157,9 @@ def timecode_of_frame_count(count: int, rate: Fraction, drop_frame: bool = False
 
 def _dropped_per_minute(rate: Fraction, what: str) -> int:
     if rate not in (Fraction(30000, 1001), Fraction(60000, 1001)):
-        raise RangeError("bad-timecode", f"{what!r} is drop-frame, which {float(rate):.3f} frames per second does not have.",
-                         "Use : before the frames.")
+        raise RangeError(
+            "bad-timecode", f"{what!r} is drop-frame, which {float(rate):.3f} frames per second does not have.", "Use : before the frames."
+        )
     return round(rate) // 15
 
 
@@ -176,6 +183,9 @@ def parse_range(text: str, clip_rate: Fraction, available: FrameRange, start_tim
 
     chosen = FrameRange.between(index(first, available.start), index(last, available.end_exclusive))
     if not available.contains_range(chosen):
-        raise RangeError("range-past-media", f"The range {chosen} asks for frames that do not exist: the media holds {available}.",
-                         "Trim the range, or relink the full-length file.")
+        raise RangeError(
+            "range-past-media",
+            f"The range {chosen} asks for frames that do not exist: the media holds {available}.",
+            "Trim the range, or relink the full-length file.",
+        )
     return chosen

@@ -17,7 +17,7 @@ def picture(number: int) -> np.ndarray:
     texture = np.random.default_rng(7).integers(60, 200, (HEIGHT // 4, WIDTH // 4, 3), np.uint8)
     image = cv2.resize(texture, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
     for bit, (x, y) in enumerate(_corners()):
-        image[y:y + CELL, x:x + CELL] = 235 if number >> bit & 1 else 20
+        image[y : y + CELL, x : x + CELL] = 235 if number >> bit & 1 else 20
     return image
 
 
@@ -25,7 +25,7 @@ def number_of(image: np.ndarray) -> int:
     """The number in a picture, from the middle of each cell. Raises: AssertionError where a cell is neither black nor white."""
     number = 0
     for bit, (x, y) in enumerate(_corners()):
-        level = float(image[y + 6:y + CELL - 6, x + 6:x + CELL - 6].mean())
+        level = float(image[y + 6 : y + CELL - 6, x + 6 : x + CELL - 6].mean())
         assert level < 70 or level > 185, f"bit {bit} reads {level:.0f}"
         number |= int(level > 128) << bit
     return number

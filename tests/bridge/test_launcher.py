@@ -112,9 +112,7 @@ def test_a_tied_engine_ends_with_its_launcher_and_a_free_one_does_not(directory)
     )
     for how in ("free", "tied"):
         pid = int(
-            subprocess.run(
-                [sys.executable, "-c", code, str(directory), how], cwd=ROOT, capture_output=True, text=True, check=True
-            ).stdout
+            subprocess.run([sys.executable, "-c", code, str(directory), how], cwd=ROOT, capture_output=True, text=True, check=True).stdout
         )
         if how == "free":
             assert is_running(pid)

@@ -84,9 +84,7 @@ def test_a_300_frame_job_killed_five_times_gives_the_same_frames(environment, tm
 
     def job(name: str) -> p.Stabilize:
         # Lossless, so that equal pictures are equal bytes whatever the encoder does between chunks.
-        return p.Stabilize(
-            p.Source(path=str(clip)), str(tmp_path / name), p.SettingsChoice(values={"output.codec": "ffv1"})
-        )
+        return p.Stabilize(p.Source(path=str(clip)), str(tmp_path / name), p.SettingsChoice(values={"output.codec": "ffv1"}))
 
     *_, last = Launcher(environment).run(job("undisturbed.mkv"))
     assert last.job.state == "done", last.job.error
@@ -125,9 +123,7 @@ def test_a_full_disk_fails_the_job_and_leaves_no_broken_file(environment, tmp_pa
         choice = p.SettingsChoice(values={"output.codec": "ffv1"})
         *_, last = Launcher(environment).run(p.Stabilize(p.Source(path=str(clip)), str(output), choice))
         assert last.job.state == "failed" and last.job.error.code == "disk-full" and last.job.error.hint
-        left = [
-            file.name for file in disk.rglob("*") if file.is_file() and file.suffix not in (".npz", ".json", ".lock")
-        ]
+        left = [file.name for file in disk.rglob("*") if file.is_file() and file.suffix not in (".npz", ".json", ".lock")]
         assert not output.exists() and [name for name in left if "+" not in name] == []
         Launcher(environment).stop()
     finally:
@@ -172,9 +168,7 @@ def test_uploaded_frames_are_analysed_and_stabilized_like_a_file(environment):
     synthetic = make_clip("regular", frames=30, width=160, height=96)
     with Launcher(environment).ensure() as client:
         frames = [synthetic.frame(index).to_rgb() for index in range(30)]
-        body = p.PutFrames(
-            "clip", 160, 96, [p.UploadedFrame(100 + index, "float32", "rgb") for index in range(30)], "25"
-        )
+        body = p.PutFrames("clip", 160, 96, [p.UploadedFrame(100 + index, "float32", "rgb") for index in range(30)], "25")
         client.put_frames(body, [frame.tobytes() for frame in frames])
         until_s = time.monotonic() + 120
         while time.monotonic() < until_s:

@@ -68,16 +68,10 @@ def test_json_is_one_object_a_line_ending_in_the_result(vs3r, tmp_path):
     make_media(tmp_path / "clip.json", step_s=0.003)
     events = [
         json.loads(line)
-        for line in vs3r(
-            "stabilize", "clip.json", "-o", "out.json", "--range", "10..50", "--json", check=0
-        ).stdout.splitlines()
+        for line in vs3r("stabilize", "clip.json", "-o", "out.json", "--range", "10..50", "--json", check=0).stdout.splitlines()
     ]
     assert {event["type"] for event in events} == {"progress", "result"}
-    assert (
-        events[-1]["type"] == "result"
-        and events[-1]["output"] == str(tmp_path / "out.json")
-        and events[-1]["render_range"] == [10, 50]
-    )
+    assert events[-1]["type"] == "result" and events[-1]["output"] == str(tmp_path / "out.json") and events[-1]["render_range"] == [10, 50]
     fractions = [event["fraction"] for event in events[:-1]]
     assert fractions == sorted(fractions) and all(0 <= fraction <= 1 for fraction in fractions)
 
@@ -132,9 +126,7 @@ def test_force_replaces_the_output(vs3r, tmp_path):
 
 def test_a_dry_run_says_what_would_happen_and_does_nothing(vs3r, tmp_path):
     make_media(tmp_path / "clip.json")
-    done = vs3r(
-        "stabilize", "clip.json", "--range", "00:00:01:00..00:00:02:00", "--preset", "glide", "--dry-run", check=0
-    )
+    done = vs3r("stabilize", "clip.json", "--range", "00:00:01:00..00:00:02:00", "--preset", "glide", "--dry-run", check=0)
     assert "frames 25..50 of 100" in done.stdout and "path.smoothness = 85.0" in done.stdout
     plan = json.loads(vs3r("stabilize", "clip.json", "--dry-run", "--json", check=0).stdout)
     assert plan["output"] == str(tmp_path / "clip_vs3r.json") and plan["frames"] == [0, 100]
@@ -185,11 +177,7 @@ def test_ctrl_c_cancels_the_job_and_says_how_to_go_on(vs3r, environment, engine,
         begun_s = time.monotonic()
         running.send_signal(signal.SIGINT)
         _, messages = running.communicate(timeout=30)
-        assert (
-            running.returncode == 130
-            and "goes on from what is finished" in messages
-            and time.monotonic() - begun_s < 10
-        )
+        assert running.returncode == 130 and "goes on from what is finished" in messages and time.monotonic() - begun_s < 10
     with engine.client() as client:
         assert next(job for job in client.jobs() if job.job_id == event["job_id"]).state == "cancelled"
     assert not (tmp_path / "clip_vs3r.json").exists()

@@ -31,9 +31,7 @@ def geometric():
 def vggt4d():
     from vs3r_engine.methods.vggt4d.reconstructor import Vggt4dReconstructor
 
-    chosen = Settings().with_values(
-        {"analysis.weights": "random:1:small", "analysis.window_frames": 5, "analysis.overlap_frames": 2}
-    )
+    chosen = Settings().with_values({"analysis.weights": "random:1:small", "analysis.window_frames": 5, "analysis.overlap_frames": 2})
     return Vggt4dReconstructor(chosen, "cpu", longest_side_px=112)
 
 
@@ -119,9 +117,7 @@ def test_a_reconstructor_gives_the_same_twice_and_reads_lazily(make, clip):
     first, second = (list(make().reconstruct(frames(), Fraction(30))) for _ in range(2))
     assert read == [*range(12), *range(12)]
     for a, b in zip(first, second, strict=True):
-        assert np.array_equal(a.trajectory.world_from_camera, b.trajectory.world_from_camera) and np.array_equal(
-            a.depth, b.depth
-        )
+        assert np.array_equal(a.trajectory.world_from_camera, b.trajectory.world_from_camera) and np.array_equal(a.depth, b.depth)
 
 
 def view(clip, i):
@@ -148,9 +144,7 @@ def test_a_renderer_keeps_size_layout_number_and_colour_and_shifts_nothing(make,
     assert [plane.shape for plane in frame.planes] == [plane.shape for plane in current.frame.planes]
     assert frame.planes[0].dtype == current.frame.planes[0].dtype and rendered.hole_mask.shape == (91, 160)
     window = cv2.createHanningWindow((160, 91), cv2.CV_64F)
-    shift, _ = cv2.phaseCorrelate(
-        current.frame.planes[0].astype(np.float64), frame.planes[0].astype(np.float64), window
-    )
+    shift, _ = cv2.phaseCorrelate(current.frame.planes[0].astype(np.float64), frame.planes[0].astype(np.float64), window)
     assert np.abs(shift).max() < 0.02
 
 
@@ -166,12 +160,8 @@ def test_a_renderer_marks_what_nobody_saw_and_takes_static_points_from_neighbour
     assert not (shown.hole_mask & ~alone.hole_mask).any()
 
 
-@pytest.mark.parametrize(
-    "make", [case for case in RENDERERS if case.id != "published"]
-)  # whose small discs leave pinholes when magnified
-@pytest.mark.parametrize(
-    "name", ["wide", "ultra-wide", "telephoto", "fisheye", "omnidirectional", "double-sphere", "equirectangular"]
-)
+@pytest.mark.parametrize("make", [case for case in RENDERERS if case.id != "published"])  # whose small discs leave pinholes when magnified
+@pytest.mark.parametrize("name", ["wide", "ultra-wide", "telephoto", "fisheye", "omnidirectional", "double-sphere", "equirectangular"])
 def test_a_renderer_takes_every_output_lens(make, name, clip):
     camera = output_camera(clip.stable.camera(4), name)
     rendered = make().render(Target(4, camera, None), view(clip, 4), [view(clip, 3), view(clip, 5)])
@@ -180,9 +170,7 @@ def test_a_renderer_takes_every_output_lens(make, name, clip):
     seen = pixels_of_points(rays @ source_from_target[:3, :3].T, clip.trajectory.K[4], None)
     is_inside = ((seen > 6) & (seen < (154, 85))).all(-1)
     is_outside = ~((seen > -40) & (seen < (200, 131))).all(-1)
-    assert (
-        rendered.hole_mask[is_inside].mean() < 0.03 and rendered.hole_mask[is_outside].sum() >= 0.99 * is_outside.sum()
-    )
+    assert rendered.hole_mask[is_inside].mean() < 0.03 and rendered.hole_mask[is_outside].sum() >= 0.99 * is_outside.sum()
 
 
 def flows():
@@ -196,10 +184,7 @@ def test_a_flow_estimator_points_from_the_frame_to_the_next(shift, clip):
     texture = cv2.GaussianBlur(np.random.default_rng(0).random((120, 200)).astype(np.float32), (0, 0), 2)
     texture = ((texture - texture.min()) / np.ptp(texture) * 255).astype(np.uint8)
     layout = dataclasses.replace(clip.frame(0).layout, model="gray", chroma_shift_x=0, chroma_shift_y=0)
-    frames = [
-        Frame(i, (np.ascontiguousarray(p),), layout)
-        for i, p in enumerate((texture, np.roll(texture, shift[::-1], (0, 1))))
-    ]
+    frames = [Frame(i, (np.ascontiguousarray(p),), layout) for i, p in enumerate((texture, np.roll(texture, shift[::-1], (0, 1))))]
     for flow in flows():
         found = flow.flow(*(flow.prepared(frame) for frame in frames))
         assert found.shape[2] == 2 and found.dtype == np.float32

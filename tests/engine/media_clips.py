@@ -39,8 +39,7 @@ def numbered_planes(number: int, width: int, height: int, pixel_format: str) -> 
                 ramp[: rows // 2, bit * block : (bit + 1) * block] = 0.8 if number >> bit & 1 else 0.2
         if layout.has_alpha and plane == layout.plane_count - 1:
             ramp = 0.5 + 0.5 * x / columns
-        planes.append(ramp.astype(np.float32) if layout.bit_depth == 32
-                      else np.rint(ramp * layout.peak).astype(layout.dtype))
+        planes.append(ramp.astype(np.float32) if layout.bit_depth == 32 else np.rint(ramp * layout.peak).astype(layout.dtype))
     return tuple(planes)
 
 
@@ -51,14 +50,24 @@ def number_of(frame: Frame) -> int:
     return sum(int(plane[quarter, bit * block + block // 2] > 0.5) << bit for bit in range(BITS))
 
 
-def make_clip(path: Path, codec: str = "libx264", pixel_format: str = "yuv420p", rate: Fraction = Fraction(25),
-              count: int = 10,
-              size: tuple[int, int] = (96, 64), times_ms: list[int] | None = None, container: str | None = None,
-              options: dict[str,
-                            str] | None = None, rotation_deg: int | None = None, pixel_aspect: Fraction | None = None,
-              colour: tuple[int, int, int, int] | None = None, metadata: dict[str, str] | None = None,
-              sounds: list[dict[str, Any]] | None = None,
-              muxer: dict[str, str] | None = None, file_metadata: dict[str, str] | None = None) -> Path:
+def make_clip(
+    path: Path,
+    codec: str = "libx264",
+    pixel_format: str = "yuv420p",
+    rate: Fraction = Fraction(25),
+    count: int = 10,
+    size: tuple[int, int] = (96, 64),
+    times_ms: list[int] | None = None,
+    container: str | None = None,
+    options: dict[str, str] | None = None,
+    rotation_deg: int | None = None,
+    pixel_aspect: Fraction | None = None,
+    colour: tuple[int, int, int, int] | None = None,
+    metadata: dict[str, str] | None = None,
+    sounds: list[dict[str, Any]] | None = None,
+    muxer: dict[str, str] | None = None,
+    file_metadata: dict[str, str] | None = None,
+) -> Path:
     """A clip of numbered pictures. `times_ms` gives every picture its own time; `colour` is (primaries, transfer,
     matrix, range)."""
     width, height = size
@@ -95,8 +104,7 @@ def make_clip(path: Path, codec: str = "libx264", pixel_format: str = "yuv420p",
     return path
 
 
-def _add_sound(output, codec: str = "pcm_s16le", rate: int = 48000, layout: str = "stereo", language: str | None = None,
-               **_):
+def _add_sound(output, codec: str = "pcm_s16le", rate: int = 48000, layout: str = "stereo", language: str | None = None, **_):
     track = output.add_stream(codec, rate=rate, layout=layout)
     if language:
         track.metadata["language"] = language
@@ -116,17 +124,22 @@ def _write_sound(output, track, sound: dict[str, Any], duration_s: Fraction) -> 
     while place < total:
         count = min(1024, total - place)
         values = sample_values(place, count, channels)
-        frame = av.AudioFrame.from_ndarray(values.T.reshape(1, -1).copy(), format="s16",
-                                           layout=track.codec_context.layout.name)
+        frame = av.AudioFrame.from_ndarray(values.T.reshape(1, -1).copy(), format="s16", layout=track.codec_context.layout.name)
         frame.sample_rate, frame.pts, frame.time_base = rate, place, Fraction(1, rate)
         output.mux(track.encode(frame))
         place += count
     output.mux(track.encode(None))
 
 
-def pass_through(source: Path | str, output: Path | str, render_range: FrameRange | None = None, chunk: int = 4,
-                 settings: OutputSettings | None = None, overwrite: bool = False,
-                 sequence_rate: Fraction | None = None) -> list[str]:
+def pass_through(
+    source: Path | str,
+    output: Path | str,
+    render_range: FrameRange | None = None,
+    chunk: int = 4,
+    settings: OutputSettings | None = None,
+    overwrite: bool = False,
+    sequence_rate: Fraction | None = None,
+) -> list[str]:
     """Decode and encode without a change, in segments of `chunk` frames, as a render does. Returns the notes of
     `assemble`."""
     output = Path(output)
@@ -158,8 +171,7 @@ def ffprobe(path: Path | str) -> dict[str, Any] | None:
     program = shutil.which("ffprobe")
     if program is None:
         return None
-    command = [program, "-v", "error", "-print_format", "json", "-show_streams", "-show_format", "-count_packets",
-               str(path)]
+    command = [program, "-v", "error", "-print_format", "json", "-show_streams", "-show_format", "-count_packets", str(path)]
     return json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
 
 

@@ -25,8 +25,9 @@ def texture(width: int = 900, height: int = 600, seed: int = 3) -> np.ndarray:
         picture += layer / layer.std() * (0.5 + 0.1 * sigma**0.5)
     for _ in range(60):
         x, y = rng.integers(0, width), rng.integers(0, height)
-        cv2.rectangle(picture, (int(x), int(y)), (int(x + rng.integers(10, 80)), int(y + rng.integers(10, 80))),
-                      rng.normal(size=3).tolist(), -1)
+        cv2.rectangle(
+            picture, (int(x), int(y)), (int(x + rng.integers(10, 80)), int(y + rng.integers(10, 80))), rng.normal(size=3).tolist(), -1
+        )
     return np.clip(0.5 + 0.12 * cv2.GaussianBlur(picture, (0, 0), 0.8), 0.1, 0.9)
 
 
@@ -49,8 +50,9 @@ def seen(wall: np.ndarray, at: Camera, layout: PixelLayout = YUV420, frame_index
         rays = rays_of_pixels(np.stack([x, y], -1), at.K, at.lens) @ at.world_from_camera[:3, :3].T
         scale = 0.9 * 320
         onto = rays[..., :2] / rays[..., 2:] * scale + (wall.shape[1] / 2, wall.shape[0] / 2) - 0.5
-        values = cv2.remap(np.ascontiguousarray(wall[..., i % 3]), onto.astype(np.float32), None, cv2.INTER_CUBIC,
-                           borderMode=cv2.BORDER_REFLECT)
+        values = cv2.remap(
+            np.ascontiguousarray(wall[..., i % 3]), onto.astype(np.float32), None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT
+        )
         if i == 0 or not is_chroma:
             values = values * gain
         code = values * layout.peak
@@ -75,8 +77,15 @@ class Held:
 
 
 def shaken(
-    count: int, *, amplitude_deg: float = 2.0, error_deg: float = 0.0, gain: float = 0.0, layout: PixelLayout = YUV420,
-    width: int = 320, height: int = 180, seed: int = 0,
+    count: int,
+    *,
+    amplitude_deg: float = 2.0,
+    error_deg: float = 0.0,
+    gain: float = 0.0,
+    layout: PixelLayout = YUV420,
+    width: int = 320,
+    height: int = 180,
+    seed: int = 0,
 ) -> tuple[dict[int, View], dict[int, Target], dict[int, Frame]]:
     """(views, targets, truths) of a hand-held shot before the wall, stabilized to a camera that stands still.
 

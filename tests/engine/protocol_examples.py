@@ -85,9 +85,7 @@ def examples() -> list[Example]:
     failed = msgspec.structs.replace(
         job,
         state="failed",
-        error=p.error_of(
-            MediaError("media-truncated", f"{PATH} ends in the middle of a frame.", "Copy it again from the card.")
-        ),
+        error=p.error_of(MediaError("media-truncated", f"{PATH} ends in the middle of a frame.", "Copy it again from the card.")),
     )
     two_pixels = struct.pack("<8e", 0.0, 0.5, 1.0, 1.0, -0.25, 0.25, 2.0, 1.0)
     upload = p.PutFrames(
@@ -100,9 +98,7 @@ def examples() -> list[Example]:
     otio = {
         "OTIO_SCHEMA": "Clip.2",
         "name": "A001_C004",
-        "media_references": {
-            "DEFAULT_MEDIA": {"OTIO_SCHEMA": "ExternalReference.1", "target_url": PATH, "available_range": None}
-        },
+        "media_references": {"DEFAULT_MEDIA": {"OTIO_SCHEMA": "ExternalReference.1", "target_url": PATH, "available_range": None}},
         "active_media_reference_key": "DEFAULT_MEDIA",
         "source_range": {
             "OTIO_SCHEMA": "TimeRange.1",
@@ -199,9 +195,7 @@ def examples() -> list[Example]:
             p.StatusReply("idle", 60.0, 1, 0, 0, 0, p.WorkerReport(4712, "idle", 0), 310.5, 0.0, done),
             "a finished job",
         ),
-        reply(
-            "frame-ready", "frame", p.FrameReply("ready", 12, 2, 1, "half", 16), "two pixels, half float", two_pixels
-        ),
+        reply("frame-ready", "frame", p.FrameReply("ready", 12, 2, 1, "half", 16), "two pixels, half float", two_pixels),
         reply(
             "frame-pending",
             "frame",
@@ -265,9 +259,7 @@ def examples() -> list[Example]:
             "at most 10 a second",
         ),
         event("state", "state", done, "j-81c0", "a job's end"),
-        event(
-            "log", "log", p.LogEvent("warning", "The worker was started again."), None, "about the engine, not a job"
-        ),
+        event("log", "log", p.LogEvent("warning", "The worker was started again."), None, "about the engine, not a job"),
         Example(
             "connection",
             "connection",
@@ -313,9 +305,7 @@ def unpack(data: bytes) -> tuple[bytes, ...]:
 
 
 def index() -> str:
-    rows = [
-        {"file": e.file, "kind": e.kind, "type": e.type, "parts": len(e.parts), "shows": e.shows} for e in examples()
-    ]
+    rows = [{"file": e.file, "kind": e.kind, "type": e.type, "parts": len(e.parts), "shows": e.shows} for e in examples()]
     return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n"
 
 

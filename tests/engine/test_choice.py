@@ -51,9 +51,7 @@ def test_what_is_asked_for_by_name_is_never_replaced():
         choice.choose_reconstructor(settings(analysis__method="vggt4d"))
     if not torch.cuda.is_available():
         with pytest.raises(DeviceError):
-            choice.choose_reconstructor(
-                settings(analysis__method="vggt4d", analysis__weights="random:1:small", analysis__device="cuda")
-            )
+            choice.choose_reconstructor(settings(analysis__method="vggt4d", analysis__weights="random:1:small", analysis__device="cuda"))
     chosen = choice.choose_reconstructor(settings(analysis__method="vggt4d", analysis__weights="random:1:small"))
     assert isinstance(chosen.part, Vggt4dReconstructor) and chosen.reason == "asked for"
 
@@ -63,9 +61,7 @@ def test_dense_depth_is_rendered_by_points_and_lens_profiles_wrap_the_reconstruc
         assert isinstance(choice.choose_renderer(settings(**values)).part, SplatRenderer)
     assert isinstance(choice.choose_renderer(settings(frame__lens="fisheye")).part, WarpRenderer)
     path = tmp_path / "lens.json"
-    path.write_text(
-        json.dumps({"model": "fisheye", "width": 320, "height": 180, "fx": 200, "fy": 200, "cx": 160, "cy": 90})
-    )
+    path.write_text(json.dumps({"model": "fisheye", "width": 320, "height": 180, "fx": 200, "fy": 200, "cx": 160, "cy": 90}))
     chosen = choice.choose_reconstructor(settings(analysis__input_lens=str(path)))
     assert isinstance(chosen.part, RectifiedReconstructor)
 

@@ -25,12 +25,8 @@ class Browser:
 
     def __init__(self, driver: str) -> None:
         # Port 0: chromedriver takes a free one and says which.
-        self._driver = subprocess.Popen(
-            [driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        port = next(
-            found[1] for line in self._driver.stdout if (found := re.search(r"successfully on port (\d+)", line))
-        )
+        self._driver = subprocess.Popen([driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        port = next(found[1] for line in self._driver.stdout if (found := re.search(r"successfully on port (\d+)", line)))
         self._root = f"http://127.0.0.1:{port}/session"
         self._session = ""
 
@@ -161,9 +157,7 @@ def test_the_divider_follows_the_pointer_and_both_sides_show_their_own_video(bro
     browser.open(page)
     left, top, width, height = box(browser, "#picture")
     browser.press(left + width / 2, top + height / 2, to=(left + width * 0.8, top + height / 2))
-    assert browser.js("Number(document.querySelector('#stage').getAttribute('aria-valuenow'))") == pytest.approx(
-        80, abs=1
-    )
+    assert browser.js("Number(document.querySelector('#stage').getAttribute('aria-valuenow'))") == pytest.approx(80, abs=1)
     assert abs(box(browser, "#divider")[0] - (left + 0.8 * width)) < 4
     halves = {}
     for key in "ab":

@@ -34,10 +34,7 @@ def frame_of(picture: np.ndarray, layout: PixelLayout = LAYOUTS[0], frame_index:
 def smooth_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width] / max(height, width)
-    waves = [
-        0.5 + 0.35 * np.sin(2 * np.pi * (rng.uniform(1, 4) * x + rng.uniform(1, 4) * y + rng.uniform()))
-        for _ in range(3)
-    ]
+    waves = [0.5 + 0.35 * np.sin(2 * np.pi * (rng.uniform(1, 4) * x + rng.uniform(1, 4) * y + rng.uniform())) for _ in range(3)]
     return np.dstack(waves).astype(np.float32)
 
 
@@ -60,9 +57,7 @@ def test_two_windows_cross_fade_linearly():
     np.testing.assert_allclose(second[:3], [0.25, 0.5, 0.75])
 
 
-@pytest.mark.parametrize(
-    ("count", "padded"), [(1, 1), (2, 5), (4, 5), (5, 5), (80, 81), (81, 81), (82, 85), (200, 201)]
-)
+@pytest.mark.parametrize(("count", "padded"), [(1, 1), (2, 5), (4, 5), (5, 5), (80, 81), (81, 81), (82, 85), (200, 201)])
 def test_padding_mirrors_the_tail_and_moves_no_frame(count, padded):
     indices = composite.padded_indices(count)
     assert len(indices) == padded == composite.padded_count(count)
@@ -113,10 +108,7 @@ def test_holes_only_leaves_every_sample_beyond_the_feather_untouched(layout, siz
     out = composite.fill_holes(Rendered(frame, hole, TARGET), smooth_picture(height // 2, width // 2))
     reach = composite.feather_px(height) + 2
     near = np.array(
-        [
-            [hole[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1].any() for x in range(width)]
-            for y in range(height)
-        ]
+        [[hole[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1].any() for x in range(width)] for y in range(height)]
     )
     for plane, (old, new) in enumerate(zip(frame.planes, out.planes, strict=True)):
         is_alpha = layout.has_alpha and plane == len(frame.planes) - 1

@@ -43,9 +43,7 @@ class NoViews:
         return None if frame_index + 1 in self.cuts else object()
 
 
-def rendered_frames(
-    count: int, width: int = 46, height: int = 30, first: int = 0, holes: bool = True
-) -> Iterator[Rendered]:
+def rendered_frames(count: int, width: int = 46, height: int = 30, first: int = 0, holes: bool = True) -> Iterator[Rendered]:
     rng = np.random.default_rng(11)
     base = rng.uniform(0.2, 0.8, (height, width, 3)).astype(np.float32)
     for i in range(first, first + count):
@@ -66,9 +64,7 @@ def completed(count: int, completer=dvdm.DvdmCompleter, views=None, frames=None,
 
 
 def same(a: list[Frame], b: list[Frame]) -> bool:
-    return len(a) == len(b) and all(
-        (p == q).all() for x, y in zip(a, b, strict=True) for p, q in zip(x.planes, y.planes, strict=True)
-    )
+    return len(a) == len(b) and all((p == q).all() for x, y in zip(a, b, strict=True) for p, q in zip(x.planes, y.planes, strict=True))
 
 
 @pytest.mark.parametrize("count", [1, 4, 5, 80, 81, 82, 200])
@@ -86,9 +82,7 @@ def test_every_length_comes_out_with_its_own_frames(count, monkeypatch):
 @pytest.mark.parametrize("blending", ["per-step", "cross-fade"])
 def test_equal_seeds_give_identical_frames_and_others_do_not(completer, blending, monkeypatch):
     monkeypatch.setitem(sampling.PRESETS, "vs3r", dataclasses.replace(sampling.PRESETS["vs3r"], steps=3))
-    first, again, other = (
-        completed(30, completer, **{"fill.blending": blending, "fill.seed": seed}) for seed in (3, 3, 4)
-    )
+    first, again, other = (completed(30, completer, **{"fill.blending": blending, "fill.seed": seed}) for seed in (3, 3, 4))
     assert same(first, again) and not same(first, other)
 
 
@@ -225,9 +219,7 @@ def test_noise_is_one_tensor_and_every_window_sees_the_same_set():
 def test_the_autoencoder_streams_to_the_last_bit():
     vae = random_weights.autoencoder(3)
     video = torch.rand(2, 3, 17, 32, 48, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    mean, std = (
-        torch.tensor(values).view(1, -1, 1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std)
-    )
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std))
     with torch.no_grad():
         whole = (vae.encode(video).latent_dist.mode() - mean) * (1.0 / std)
         back = vae.decode(whole[:1] / (1.0 / std) + mean).sample[0]
@@ -271,9 +263,7 @@ def test_only_windows_with_holes_are_sampled(monkeypatch):
     frames = [*rendered_frames(80, holes=False), *rendered_frames(5, first=80)]
     for blending in ("per-step", "cross-fade"):
         out = completed(0, frames=frames, **{"fill.blending": blending})
-        assert same(out[:80], [one.frame for one in frames[:80]]) and not same(
-            out[80:], [one.frame for one in frames[80:]]
-        )
+        assert same(out[:80], [one.frame for one in frames[:80]]) and not same(out[80:], [one.frame for one in frames[80:]])
         assert 0 < len(calls) < 3
         calls.clear()
 
@@ -293,18 +283,14 @@ def test_little_denoising_stays_near_the_start(monkeypatch):
     monkeypatch.setattr(
         sampling,
         "_begin",
-        lambda noise, start, request: (
-            seen.append((start, *original(noise, start, request)[1:])) or original(noise, start, request)
-        ),
+        lambda noise, start, request: seen.append((start, *original(noise, start, request)[1:])) or original(noise, start, request),
     )
     completed(5, **{"fill.denoise": 0.1})
     start, timesteps, first = seen[0]
     sigma = float(timesteps[0]) / 1000
     assert len(timesteps) == 4 and sigma < 0.5
     noise = torch.randn(16, 2, 2, 6, generator=torch.Generator().manual_seed(42))
-    torch.testing.assert_close(
-        first, (1 - sigma) * start + sigma * noise[:, :, : start.shape[2], : start.shape[3]], atol=2e-3, rtol=0
-    )
+    torch.testing.assert_close(first, (1 - sigma) * start + sigma * noise[:, :, : start.shape[2], : start.shape[3]], atol=2e-3, rtol=0)
 
 
 class _White:
@@ -320,16 +306,12 @@ class _White:
 def test_the_prior_fills_the_start_and_sets_the_reach(monkeypatch):
     starts = []
     original = sampling._begin
-    monkeypatch.setattr(
-        sampling, "_begin", lambda noise, start, request: starts.append(start) or original(noise, start, request)
-    )
+    monkeypatch.setattr(sampling, "_begin", lambda noise, start, request: starts.append(start) or original(noise, start, request))
     settings = Settings().with_values(RANDOM | {"fill.denoise": 0.1})
     completer = dvdm.DvdmCompleter(settings, prior=_White())
     assert completer.reach_frames == 3
     assert len(list(completer.complete(rendered_frames(5), NoViews()))) == 5
-    white = autoencoder.encode(
-        random_weights.autoencoder(9), [torch.ones(1, 3, *[16 * round(n / 16) for n in (16, 48)])] * 5
-    )[0]
+    white = autoencoder.encode(random_weights.autoencoder(9), [torch.ones(1, 3, *[16 * round(n / 16) for n in (16, 48)])] * 5)[0]
     assert starts[0].shape == white.shape
     torch.testing.assert_close(starts[0], white, atol=0.05, rtol=0.02)
 
@@ -351,9 +333,7 @@ def test_steps_are_told_and_can_stop_everything():
 def test_models_are_loaded_once_and_stay_warm(monkeypatch):
     wan.kept_warm("nothing", lambda: None)
     loads = []
-    monkeypatch.setattr(
-        random_weights, "expert", lambda *a, original=random_weights.expert: loads.append(1) or original(*a)
-    )
+    monkeypatch.setattr(random_weights, "expert", lambda *a, original=random_weights.expert: loads.append(1) or original(*a))
     monkeypatch.setitem(sampling.PRESETS, "vs3r", dataclasses.replace(sampling.PRESETS["vs3r"], steps=1))
     completed(1)
     completed(1)
@@ -398,9 +378,7 @@ def test_missing_weights_are_named_in_one_message(completer, wanted, monkeypatch
     module = {"vace": vace, "dvdm": dvdm}[completer]
     with pytest.raises(WeightsMissing) as caught:
         module.preflight(Settings())
-    assert caught.value.code == "weights-missing" and all(part in str(caught.value) for part in wanted), str(
-        caught.value
-    )
+    assert caught.value.code == "weights-missing" and all(part in str(caught.value) for part in wanted), str(caught.value)
 
 
 def test_preflight_imports_nothing_heavy():
@@ -433,19 +411,11 @@ def test_real_folders_load_and_give_what_the_same_models_give_in_memory(tmp_path
     random_weights.expert(7).save_pretrained(base / "transformer")
     random_weights.expert(8).save_pretrained(base / "transformer_2")
     random_weights.autoencoder(9).save_pretrained(base / "vae")
-    save_file(
-        {mode: random_weights.prompt(7)[0] for mode in ("vs3r", "diffusers", "negative")}, base / "prompt.safetensors"
-    )
+    save_file({mode: random_weights.prompt(7)[0] for mode in ("vs3r", "diffusers", "negative")}, base / "prompt.safetensors")
     monkeypatch.setattr(dvdm, "area_px", lambda fill, own: dvdm.TINY_AREA_PX)
     monkeypatch.setitem(sampling.PRESETS, "vs3r", dataclasses.replace(sampling.PRESETS["vs3r"], steps=2))
-    settings = Settings().with_values(
-        {"fill.lora": "none", "analysis.device": "cpu", "fill.window_frames": 21, "fill.overlap_frames": 4}
-    )
-    loaded = list(
-        dvdm.DvdmCompleter(settings, installed=lambda name: (None, tmp_path / name)).complete(
-            rendered_frames(5), NoViews()
-        )
-    )
+    settings = Settings().with_values({"fill.lora": "none", "analysis.device": "cpu", "fill.window_frames": 21, "fill.overlap_frames": 4})
+    loaded = list(dvdm.DvdmCompleter(settings, installed=lambda name: (None, tmp_path / name)).complete(rendered_frames(5), NoViews()))
     assert same(loaded, completed(5))
     random_weights.vace_transformer(1).save_pretrained(base / "transformer_2")
     with pytest.raises(SetupError, match=r"wrong-base-model|weights-broken"):
@@ -510,12 +480,8 @@ def test_full_size_models_have_the_published_numbers_of_parameters():
         from diffusers.models.transformers.transformer_wan_vace import WanVACETransformer3DModel
 
         counts["expert"] = WanTransformer3DModel(in_channels=36, **random_weights.A14B)
-        counts["vace-1.3b"] = WanVACETransformer3DModel(
-            vace_layers=random_weights.VACE_LAYERS["1.3b"], **random_weights.B1_3
-        )
-        counts["vace-14b"] = WanVACETransformer3DModel(
-            vace_layers=random_weights.VACE_LAYERS["14b"], **random_weights.A14B
-        )
+        counts["vace-1.3b"] = WanVACETransformer3DModel(vace_layers=random_weights.VACE_LAYERS["1.3b"], **random_weights.B1_3)
+        counts["vace-14b"] = WanVACETransformer3DModel(vace_layers=random_weights.VACE_LAYERS["14b"], **random_weights.A14B)
         counts["autoencoder"] = AutoencoderKLWan()
     billions = {name: round(sum(p.numel() for p in model.parameters()) / 1e9, 3) for name, model in counts.items()}
     assert billions == {"expert": 14.289, "vace-1.3b": 2.154, "vace-14b": 17.338, "autoencoder": 0.127}, billions

@@ -33,9 +33,7 @@ def trained(seed: int, rank: int = 4, alpha: float = 4):
 def velocity(model):
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        return model(
-            torch.randn(1, 36, 2, 4, 4, generator=generator), torch.tensor([500.0]), random_weights.prompt(0)
-        ).sample
+        return model(torch.randn(1, 36, 2, 4, 4, generator=generator), torch.tensor([500.0]), random_weights.prompt(0)).sample
 
 
 def halves(model) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
@@ -146,9 +144,7 @@ def test_what_we_save_loads_through_diffusers_itself_without_a_difference(tmp_pa
         boundary_ratio=0.9,
     )
     for expert, is_low in zip(EXPERTS, (False, True), strict=True):
-        pipeline.load_lora_weights(
-            str(tmp_path), weight_name=lora.FILE_NAMES[expert], adapter_name="dvdm", load_into_transformer_2=is_low
-        )
+        pipeline.load_lora_weights(str(tmp_path), weight_name=lora.FILE_NAMES[expert], adapter_name="dvdm", load_into_transformer_2=is_low)
     assert set(pipeline.get_list_adapters()) == {"transformer", "transformer_2"}
     assert (velocity(pipeline.transformer) - velocity(models[0])).abs().max() == 0.0
     assert (velocity(pipeline.transformer_2) - velocity(models[1])).abs().max() == 0.0
@@ -242,9 +238,7 @@ def test_an_adapter_of_another_model_is_refused(tmp_path):
 def test_layers_the_model_does_not_have_are_refused(tmp_path):
     files = both(tmp_path)
     with lora_file(files["high"]) as (state, metadata):
-        save_file(
-            {key.replace("blocks.1.", "blocks.7."): tensor for key, tensor in state.items()}, files["high"], metadata
-        )
+        save_file({key.replace("blocks.1.", "blocks.7."): tensor for key, tensor in state.items()}, files["high"], metadata)
     assert "blocks.7" in refused(tmp_path, "lora-mismatch").message
 
 

@@ -23,9 +23,7 @@ def encoder_folder(tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("wan")
     words = sorted(set(f"{text.PROMPT} {text.NEGATIVE}".replace(",", " , ").split()))
-    tokenizer = Tokenizer(
-        Unigram([("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((word, -1.0) for word in words)], 2)
-    )
+    tokenizer = Tokenizer(Unigram([("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((word, -1.0) for word in words)], 2))
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
@@ -61,9 +59,7 @@ def test_the_diffusers_encoding_is_the_pipelines_own(encoder_folder):
     from diffusers import WanVACEPipeline
 
     tokenizer, encoder = text.load_encoder(encoder_folder)
-    pipeline = WanVACEPipeline(
-        tokenizer, encoder, random_weights.autoencoder(1), None, random_weights.vace_transformer(1)
-    )
+    pipeline = WanVACEPipeline(tokenizer, encoder, random_weights.autoencoder(1), None, random_weights.vace_transformer(1))
     with torch.no_grad():
         theirs, _ = pipeline.encode_prompt(text.PROMPT, do_classifier_free_guidance=False, max_sequence_length=512)
     assert torch.equal(text.encode(tokenizer, encoder, text.PROMPT, "diffusers"), theirs[0])

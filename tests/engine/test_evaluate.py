@@ -28,8 +28,8 @@ from vs3r_engine.evaluation.tables import marked, metric
 QUICK = Asked(published=False, every=4)
 
 
-def written(path: Path, frames=6, *, width=96, height=54, rate=30, codec="ffv1", zoom=1.0, border=0) -> Path:
-    """A short lossless clip of noise that moves by a pixel a frame."""
+def written(path: Path, frames=6, *, width=96, height=54, rate=30, codec="ffv1", zoom=1.0, border=0, grain=0.0, blur_px=0.0) -> Path:
+    """A short lossless clip of noise that moves by a pixel a frame; grain is another in every frame."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(3)
     import cv2
@@ -44,6 +44,10 @@ def written(path: Path, frames=6, *, width=96, height=54, rate=30, codec="ffv1",
             picture = cv2.warpAffine(scene, matrix, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
             if border:
                 picture[:, :border] = 0
+            if grain:
+                picture = np.clip(np.rint(picture + rng.normal(0, grain, picture.shape)), 0, 255).astype(np.uint8)
+            if blur_px:
+                picture = cv2.GaussianBlur(picture, (0, 0), blur_px)
             frame = av.VideoFrame.from_ndarray(picture, format="bgr24").reformat(format=stream.pix_fmt)
             frame.pts = i
             container.mux(stream.encode(frame))
@@ -78,8 +82,19 @@ def test_a_zoomed_and_a_bordered_clip_measure_as_what_they_lost(tmp_path):
     assert found["bordered"].values["hole_percent"] == pytest.approx(10, abs=0.5)
     assert found["bordered"].values["cropping"] == pytest.approx(0.9**0.5, abs=0.01)
     both = warping_in_common({"zoomed": zoomed, "bordered": bordered}, found, Choice(published=False, every=2))
-    assert all(value is not None and value < 3 for value in both.values())
+    assert all(value["warping_common_e3"] is not None and value["warping_common_e3"] < 3 for value in both.values())
     assert {"jitter_px", "lpips"} <= set(found["zoomed"].reasons), "too short; not asked for"
+
+
+def test_a_blur_wins_in_the_warping_error_and_not_between_equally_soft_pictures(tmp_path):
+    clip = written(tmp_path / "a.mkv", 6, width=320, height=160, grain=6)
+    soft = written(tmp_path / "soft.mkv", 6, width=320, height=160, grain=6, blur_px=1.0)
+    results = {"sharp": clip, "soft": soft}
+    choice = Choice(published=False, every=2)
+    found = warping_in_common(results, measure(clip, results, choice), choice)
+    assert found["soft"]["warping_common_e3"] < 0.5 * found["sharp"]["warping_common_e3"]
+    assert found["soft"]["warping_equal_e3"] == pytest.approx(found["soft"]["warping_common_e3"])
+    assert found["sharp"]["warping_equal_e3"] == pytest.approx(found["soft"]["warping_equal_e3"], rel=0.05)
 
 
 def test_the_quick_published_values_are_those_of_the_slow_ones(tmp_path):

@@ -133,9 +133,7 @@ def test_a_repeated_frame_stands_where_it_was_taken():
 def test_a_jump_of_a_quarter_of_the_picture_is_found_again():
     pictures = shifted(24, 2, 0, 320, 96)
     big = texture(700, 96, seed=5)
-    pictures = [big[:, 2 * i : 2 * i + 320].copy() for i in range(12)] + [
-        big[:, 80 + 2 * i : 400 + 2 * i].copy() for i in range(12, 24)
-    ]
+    pictures = [big[:, 2 * i : 2 * i + 320].copy() for i in range(12)] + [big[:, 80 + 2 * i : 400 + 2 * i].copy() for i in range(12, 24)]
     pieces = checked(analysed(pictures), 24)
     assert not column(pieces, "is_bridged").any()
 

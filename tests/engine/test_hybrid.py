@@ -25,14 +25,7 @@ def true_flow(clip, i):
         offset = world - start
         normal = np.cross(quad.edge_u, quad.edge_v)
         a, b = (offset @ edge / (edge @ edge) for edge in (quad.edge_u, quad.edge_v))
-        on_quad = (
-            moves
-            & (np.abs(offset @ normal) / np.linalg.norm(normal) < 0.02)
-            & (a > -0.01)
-            & (a < 1.01)
-            & (b > -0.01)
-            & (b < 1.01)
-        )
+        on_quad = moves & (np.abs(offset @ normal) / np.linalg.norm(normal) < 0.02) & (a > -0.01) & (a < 1.01) & (b > -0.01) & (b < 1.01)
         world[on_quad] += end - start
     camera = world @ inverse(there.world_from_camera)[:3, :3].T + inverse(there.world_from_camera)[:3, 3]
     return project(camera, there.K) - pixel_centres(clip.width, clip.height)

@@ -33,9 +33,7 @@ def shaky_shot(count=120, seed=0, moves=True):
     euler = np.stack([0.3 * np.sin(t / 30), 0.01 * t, np.zeros(count)], 1) + rng.normal(0, 0.01, (count, 3))
     world_from_camera[:, :3, :3] = Rotation.from_euler("xyz", euler).as_matrix()
     if moves:
-        world_from_camera[:, :3, 3] = np.stack([0.02 * t, 0.1 * np.sin(t / 9), 0.01 * t], 1) + rng.normal(
-            0, 0.01, (count, 3)
-        )
+        world_from_camera[:, :3, 3] = np.stack([0.02 * t, 0.1 * np.sin(t / 9), 0.01 * t], 1) + rng.normal(0, 0.01, (count, 3))
     K = np.tile(np.array([[300.0, 0, 160], [0, 300, 120], [0, 0, 1]]), (count, 1, 1))
     depth = rng.uniform(1, 5, (count, *SIZE)).astype(np.float32)
     return Reconstruction(
@@ -144,16 +142,12 @@ def test_robust_joining_withstands_what_breaks_the_published_one():
 
     def spoil(part, rng):
         world_from_camera = part.trajectory.world_from_camera.copy()
-        world_from_camera[0, :3, :3] = (
-            world_from_camera[0, :3, :3] @ Rotation.from_euler("y", 2, degrees=True).as_matrix()
-        )
+        world_from_camera[0, :3, :3] = world_from_camera[0, :3, :3] @ Rotation.from_euler("y", 2, degrees=True).as_matrix()
         world_from_camera[0, :3, 3] += 0.2
         part.depth[:, :12, :16] *= 0.5
         part.depth[:, 12:, 4:] *= 0.6
         part.semantic_mask[:, 12:, 4:] = True
-        return dataclasses.replace(
-            part, trajectory=dataclasses.replace(part.trajectory, world_from_camera=world_from_camera)
-        )
+        return dataclasses.replace(part, trajectory=dataclasses.replace(part.trajectory, world_from_camera=world_from_camera))
 
     shot = shaky_shot()
     errors = {}
@@ -161,9 +155,7 @@ def test_robust_joining_withstands_what_breaks_the_published_one():
         path, _, _ = whole(joined(cut(shot, scales=(0.9, 1.1), spoil=spoil), joining))
         inside = np.r_[15:40, 55:80]
         errors[joining] = np.degrees(
-            np.linalg.norm(
-                (inverse(path) @ shot.trajectory.world_from_camera)[inside][:, :3, :3] - np.eye(3), axis=(1, 2)
-            ).max()
+            np.linalg.norm((inverse(path) @ shot.trajectory.world_from_camera)[inside][:, :3, :3] - np.eye(3), axis=(1, 2)).max()
         )
     assert errors["robust"] < 0.5 < 2 < errors["published"], errors
 
@@ -191,12 +183,8 @@ def test_masks_are_united_in_the_overlap():
 def test_a_seam_maps_the_new_window_onto_the_known_one():
     shot = shaky_shot(60)
     first, second = list(cut(shot))[:2]
-    known = Reconstruction(
-        first.trajectory.sliced(40, 50), first.depth[40:], first.confidence[40:], first.semantic_mask[40:]
-    )
-    new = Reconstruction(
-        second.trajectory.sliced(40, 50), second.depth[:10], second.confidence[:10], second.semantic_mask[:10]
-    )
+    known = Reconstruction(first.trajectory.sliced(40, 50), first.depth[40:], first.confidence[40:], first.semantic_mask[40:])
+    new = Reconstruction(second.trajectory.sliced(40, 50), second.depth[:10], second.confidence[:10], second.semantic_mask[:10])
     for seam in (robust_seam(known, new),):
         assert np.abs(moved(new, seam).trajectory.world_from_camera - known.trajectory.world_from_camera).max() < 1e-6
         assert seam.rotation_rad < 1e-6 and seam.comparable > 1000
@@ -242,15 +230,10 @@ def test_bad_frames_are_bridged_and_told():
     bad[[0, 7, 8, 19]] = True
     broken = shot.trajectory.world_from_camera.copy()
     broken[bad] = np.eye(4) * 5
-    mended = bridged(
-        dataclasses.replace(shot, trajectory=dataclasses.replace(shot.trajectory, world_from_camera=broken)), bad
-    )
+    mended = bridged(dataclasses.replace(shot, trajectory=dataclasses.replace(shot.trajectory, world_from_camera=broken)), bad)
     truth, path = shot.trajectory.world_from_camera, mended.trajectory.world_from_camera
     assert np.abs(path - truth)[~bad].max() == 0 and np.abs(path - truth).max() < 0.2
     assert np.allclose(np.linalg.det(path[:, :3, :3]), 1)
     assert np.array_equal(mended.diagnostics["is_bridged"], bad)
     nothing = bridged(shot, np.ones(20, bool))
-    assert (
-        np.array_equal(nothing.trajectory.world_from_camera, np.tile(np.eye(4), (20, 1, 1)))
-        and (nothing.depth == 1).all()
-    )
+    assert np.array_equal(nothing.trajectory.world_from_camera, np.tile(np.eye(4), (20, 1, 1))) and (nothing.depth == 1).all()

@@ -19,9 +19,7 @@ from vs3r_engine.lens import (
 )
 
 K = np.array([[500.0, 0, 320.3], [0, 505.0, 181.7], [0, 0, 1]])
-ACTION_CAMERA = Lens(
-    "fisheye", (0.05, -0.02, 0.004, -0.0005, 0.0, 0.0, 3e-4, -2e-4, 1e-4, -5e-5, 2e-4, 4e-5), math.radians(85)
-)
+ACTION_CAMERA = Lens("fisheye", (0.05, -0.02, 0.004, -0.0005, 0.0, 0.0, 3e-4, -2e-4, 1e-4, -5e-5, 2e-4, 4e-5), math.radians(85))
 LENSES = {
     "perspective": (None, 80),
     "fisheye": (Lens("fisheye", (0.0,) * 12), 179),
@@ -51,10 +49,7 @@ def test_projecting_and_unprojecting_return_the_pixel_within_a_hundred_thousandt
     assert seen.mean() > 0.9
     back = rays_of_pixels(pixels[seen], K, lens)
     again = pixels_of_points(back * 3.7, K, lens)
-    assert (
-        np.nanmax(np.abs(again - pixels[seen]) / np.maximum(1, np.abs(pixels[seen]) / 1e4)) < 1e-5
-        and np.isfinite(again).all()
-    )
+    assert np.nanmax(np.abs(again - pixels[seen]) / np.maximum(1, np.abs(pixels[seen]) / 1e4)) < 1e-5 and np.isfinite(again).all()
     cosine = (back * points[seen]).sum(-1) / np.linalg.norm(back, axis=-1) / np.linalg.norm(points[seen], axis=-1)
     assert cosine.min() > 1 - 1e-9
 
@@ -129,11 +124,7 @@ def test_a_straight_line_stays_straight_only_in_the_perspective_lens():
 def test_named_focal_lengths_scale_as_published():
     for name, scale in (("perspective", 1), ("as-shot", 1), ("wide", 0.75), ("ultra-wide", 0.5), ("telephoto", 1.5)):
         K_out, lens = output_lens(name, K, 640, 360)
-        assert (
-            lens is None
-            and np.allclose(K_out[(0, 1), (0, 1)], scale * K[(0, 1), (0, 1)])
-            and np.allclose(K_out[:2, 2], K[:2, 2])
-        )
+        assert lens is None and np.allclose(K_out[(0, 1), (0, 1)], scale * K[(0, 1), (0, 1)]) and np.allclose(K_out[:2, 2], K[:2, 2])
     with pytest.raises(InputError):
         output_lens("anamorphic", K, 640, 360)
 

@@ -56,8 +56,7 @@ def test_a_file_with_sound_only(tmp_path):
 
 
 def test_a_picture_too_small_to_track(tmp_path):
-    assert refusal(make_clip(tmp_path / "tiny.mkv", "ffv1", size=(1, 1), pixel_format="yuv444p",
-                             count=1)) == "media-too-small"
+    assert refusal(make_clip(tmp_path / "tiny.mkv", "ffv1", size=(1, 1), pixel_format="yuv444p", count=1)) == "media-too-small"
     assert refusal(make_clip(tmp_path / "flat.mkv", "ffv1", size=(64, 8), count=1)) == "media-too-small"
 
 
@@ -69,16 +68,29 @@ def test_an_interlaced_clip_is_refused_with_a_way_out(tmp_path):
     assert "bwdif" in caught.value.hint
 
 
-@pytest.mark.parametrize(("name", "muxer"),
-                         [("end.mp4", {}), ("front.mp4", {"movflags": "faststart"}), ("in.mov", {}), ("in.mkv", {}),
-                                             ("intra.mov", {"movflags": "faststart"}),
-                                             ("fragments.mp4", {"movflags": "frag_keyframe+empty_moov"}), ("in.avi",
-                                                                                                           {})])
+@pytest.mark.parametrize(
+    ("name", "muxer"),
+    [
+        ("end.mp4", {}),
+        ("front.mp4", {"movflags": "faststart"}),
+        ("in.mov", {}),
+        ("in.mkv", {}),
+        ("intra.mov", {"movflags": "faststart"}),
+        ("fragments.mp4", {"movflags": "frag_keyframe+empty_moov"}),
+        ("in.avi", {}),
+    ],
+)
 @pytest.mark.parametrize("part", [0.5, 0.9])
 def test_a_file_cut_off_in_the_middle(tmp_path, name, muxer, part):
-    path = make_clip(tmp_path / name, {"in.avi": "mpeg4", "intra.mov": "prores_aw"}.get(name, "libx264"),
-                     "yuv422p10le" if name == "intra.mov" else "yuv420p", count=30, size=(320, 240),
-                     muxer=muxer, options={"g": "10"})
+    path = make_clip(
+        tmp_path / name,
+        {"in.avi": "mpeg4", "intra.mov": "prores_aw"}.get(name, "libx264"),
+        "yuv422p10le" if name == "intra.mov" else "yuv420p",
+        count=30,
+        size=(320, 240),
+        muxer=muxer,
+        options={"g": "10"},
+    )
     assert probe(str(path)).frame_count == 30
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * part)])
@@ -143,8 +155,7 @@ def small_disk(tmp_path):
         pytest.skip("only root can mount a small disk")
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40k", "none", str(disk)], capture_output=True,
-                      check=False).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40k", "none", str(disk)], capture_output=True, check=False).returncode:
         pytest.skip("this machine does not allow mounting")
     yield disk
     subprocess.run(["umount", "-l", str(disk)], check=True)

@@ -42,12 +42,12 @@ KEPT = [
 ]
 
 
-@pytest.mark.parametrize(("container", "encoder", "pixel_format", "rate", "size", "options", "codec", "comes_back"),
-                         KEPT,
-                         ids=[f"{c}-{e}-{p}-{float(r):.2f}" for c, e, p, r, *_ in KEPT])
-def test_codec_depth_size_rate_and_every_time_survive(tmp_path, container, encoder, pixel_format, rate, size, options,
-                                                      codec,
-                                                      comes_back):
+@pytest.mark.parametrize(
+    ("container", "encoder", "pixel_format", "rate", "size", "options", "codec", "comes_back"),
+    KEPT,
+    ids=[f"{c}-{e}-{p}-{float(r):.2f}" for c, e, p, r, *_ in KEPT],
+)
+def test_codec_depth_size_rate_and_every_time_survive(tmp_path, container, encoder, pixel_format, rate, size, options, codec, comes_back):
     source = make_clip(tmp_path / f"in.{container}", encoder, pixel_format, rate, size=size, options=options)
     output = tmp_path / f"out.{container}"
     pass_through(source, output)
@@ -70,24 +70,27 @@ def test_codec_depth_size_rate_and_every_time_survive(tmp_path, container, encod
 
 # Sources that are read but not written: where they go with codec "auto"
 REWRITTEN = [
-    ("mov", "uyvy422", "rawvideo", {}, "mov", "h264", "yuv422p"), ("mov", "yuv422p10le", "v210", {}, "mov", "prores",
-                                                                   "yuv422p10le"),
-    ("avi", "yuv420p", "mpeg4", {"bf": "2", "g": "5"}, "mp4", "h264", "yuv420p"), ("avi", "yuvj422p", "mjpeg", {},
-                                                                                   "mov", "h264", "yuvj422p"),
+    ("mov", "uyvy422", "rawvideo", {}, "mov", "h264", "yuv422p"),
+    ("mov", "yuv422p10le", "v210", {}, "mov", "prores", "yuv422p10le"),
+    ("avi", "yuv420p", "mpeg4", {"bf": "2", "g": "5"}, "mp4", "h264", "yuv420p"),
+    ("avi", "yuvj422p", "mjpeg", {}, "mov", "h264", "yuvj422p"),
     ("webm", "yuv420p", "libvpx-vp9", {"deadline": "realtime"}, "mkv", "h264", "yuv420p"),
-    ("mpg", "yuv420p", "mpeg2video", {"bf": "2"}, "mp4", "h264", "yuv420p"), ("ts", "yuv420p", "libx264", {}, "mp4",
-                                                                              "h264", "yuv420p"),
-    ("mov", "rgb24", "qtrle", {}, "mov", "h264", "yuv420p"), ("mov", "rgba", "png", {}, "mov", "prores",
-                                                              "yuva444p12le"),
+    ("mpg", "yuv420p", "mpeg2video", {"bf": "2"}, "mp4", "h264", "yuv420p"),
+    ("ts", "yuv420p", "libx264", {}, "mp4", "h264", "yuv420p"),
+    ("mov", "rgb24", "qtrle", {}, "mov", "h264", "yuv420p"),
+    ("mov", "rgba", "png", {}, "mov", "prores", "yuva444p12le"),
     ("mov", "gbrp10le", "dnxhd", {"profile": "dnxhr_444"}, "mp4", "hevc", "yuv420p10le"),
 ]
 
 
-@pytest.mark.parametrize(("container", "pixel_format", "encoder", "options", "out_container", "codec", "comes_back"),
-                         REWRITTEN,
-                         ids=[f"{e}-{p}-to-{o}" for _, p, e, _, o, *_ in REWRITTEN])
+@pytest.mark.parametrize(
+    ("container", "pixel_format", "encoder", "options", "out_container", "codec", "comes_back"),
+    REWRITTEN,
+    ids=[f"{e}-{p}-to-{o}" for _, p, e, _, o, *_ in REWRITTEN],
+)
 def test_codecs_that_are_only_read_become_the_nearest_that_keeps_the_depth_and_say_so(
-        tmp_path, container, pixel_format, encoder, options, out_container, codec, comes_back):
+    tmp_path, container, pixel_format, encoder, options, out_container, codec, comes_back
+):
     source = make_clip(tmp_path / f"in.{container}", encoder, pixel_format, size=DNX, options=options)
     output = tmp_path / f"out.{out_container}"
     notes = pass_through(source, output)
@@ -97,11 +100,16 @@ def test_codecs_that_are_only_read_become_the_nearest_that_keeps_the_depth_and_s
     assert bool(notes) == (encoder != "libx264")
 
 
-CHOSEN = [("h264", "mp4", "h264", None), ("h265", "mov", "hevc", None), ("prores", "mov", "prores", "Standard"),
-          ("prores-hq", "mov", "prores", "HQ"),
-          ("prores-4444", "mov", "prores", "4444"), ("dnxhr", "mov", "dnxhd", "DNXHR HQ"), ("dnxhr", "mxf", "dnxhd",
-                                                                                            "DNXHR HQ"),
-          ("ffv1", "mkv", "ffv1", None)]
+CHOSEN = [
+    ("h264", "mp4", "h264", None),
+    ("h265", "mov", "hevc", None),
+    ("prores", "mov", "prores", "Standard"),
+    ("prores-hq", "mov", "prores", "HQ"),
+    ("prores-4444", "mov", "prores", "4444"),
+    ("dnxhr", "mov", "dnxhd", "DNXHR HQ"),
+    ("dnxhr", "mxf", "dnxhd", "DNXHR HQ"),
+    ("ffv1", "mkv", "ffv1", None),
+]
 
 
 @pytest.mark.parametrize(("codec", "container", "name", "profile"), CHOSEN)
@@ -120,9 +128,17 @@ def test_every_codec_can_be_asked_for(tmp_path, codec, container, name, profile)
 @pytest.mark.parametrize("container", ["mp4", "mov", "mkv"])
 @pytest.mark.parametrize("rotation_deg", [90, 180, -90])
 def test_rotation_aspect_colour_and_timecode_survive(tmp_path, container, rotation_deg):
-    source = make_clip(tmp_path / "in.mov", "libx264", "yuv420p10le", NTSC_30, size=(64, 96), rotation_deg=rotation_deg,
-                       pixel_aspect=Fraction(4, 3),
-                       colour=(9, 16, 9, 1), metadata={"timecode": "01:00:59;20", "reel_name": "A001C002"})
+    source = make_clip(
+        tmp_path / "in.mov",
+        "libx264",
+        "yuv420p10le",
+        NTSC_30,
+        size=(64, 96),
+        rotation_deg=rotation_deg,
+        pixel_aspect=Fraction(4, 3),
+        colour=(9, 16, 9, 1),
+        metadata={"timecode": "01:00:59;20", "reel_name": "A001C002"},
+    )
     output = tmp_path / f"out.{container}"
     pass_through(source, output)
     before, after = probe(str(source)), probe(str(output))
@@ -132,15 +148,18 @@ def test_rotation_aspect_colour_and_timecode_survive(tmp_path, container, rotati
     assert (after.clip.width, after.clip.height) == (64, 96)  # the stored picture: players turn it
     assert after.pixel_aspect == Fraction(4, 3)
     assert after.colour == before.colour
-    assert (after.colour.primaries, after.colour.transfer, after.colour.matrix, after.colour.full_range) == (9, 16, 9,
-                                                                                                             False)
+    assert (after.colour.primaries, after.colour.transfer, after.colour.matrix, after.colour.full_range) == (9, 16, 9, False)
     assert after.start_timecode == "01:00:59;20"
     if container != "mp4":  # which has no place for it
         assert after.reel_name == "A001C002"
     if (seen := ffprobe(output)) is not None:
         video = seen["streams"][0]
-        assert (video["color_primaries"], video["color_transfer"], video["color_space"], video["color_range"]) == \
-            ("bt2020", "smpte2084", "bt2020nc", "tv")
+        assert (video["color_primaries"], video["color_transfer"], video["color_space"], video["color_range"]) == (
+            "bt2020",
+            "smpte2084",
+            "bt2020nc",
+            "tv",
+        )
         assert video["sample_aspect_ratio"] == "4:3"
         assert abs(next(d["rotation"] for d in video["side_data_list"] if "rotation" in d)) == abs(rotation_deg)
 
@@ -167,15 +186,12 @@ def test_clips_of_one_to_three_frames_survive(tmp_path, count, container, codec)
     assert after.clip.rate == 25
 
 
-MASTERING = ("hdr10=1:master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1):"
-             "max-cll=1000,400")
+MASTERING = "hdr10=1:master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1):max-cll=1000,400"
 
 
-@pytest.mark.parametrize(("container", "codec"),
-                         [("mp4", "auto"), ("mkv", "auto"), ("mov", "prores-hq"), ("mov", "h264")])
+@pytest.mark.parametrize(("container", "codec"), [("mp4", "auto"), ("mkv", "auto"), ("mov", "prores-hq"), ("mov", "h264")])
 def test_hdr_mastering_metadata_survives(tmp_path, container, codec):
-    source = make_clip(tmp_path / "in.mp4", "libx265", "yuv420p10le", colour=(9, 16, 9, 1),
-                       options={"x265-params": MASTERING}, count=4)
+    source = make_clip(tmp_path / "in.mp4", "libx265", "yuv420p10le", colour=(9, 16, 9, 1), options={"x265-params": MASTERING}, count=4)
     output = tmp_path / f"out.{container}"
     assert pass_through(source, output, settings=OutputSettings(codec=codec)) == []
     before, after = probe(str(source)), probe(str(output))
@@ -215,18 +231,21 @@ def test_an_unstated_range_stays_unstated(tmp_path, range_tag):
     assert before.colour.full_range == after.colour.full_range == (range_tag == 2)
 
 
-@pytest.mark.parametrize(("pixel_format", "output", "settings", "code"), [
-    ("yuv422p16le", "out.mov", OutputSettings(codec="prores"), "output-depth"),
-    ("gbrp12le", "out.mp4", OutputSettings(codec="h264"), "output-depth"),
-    ("yuva444p16le", "out.mp4", OutputSettings(codec="h265"), "output-depth"),
-    ("yuva420p", "out.mp4", OutputSettings(codec="h264"), "output-alpha"),
-    ("yuv420p", "out.mp4", OutputSettings(codec="prores"), "output-codec"),
-    ("yuv420p", "out.mp4", OutputSettings(codec="exr"), "output-codec"),
-    ("yuv420p", "out.png", OutputSettings(codec="h264"), "output-codec"),
-    ("yuv420p", "out.mov", OutputSettings(codec="dnxhr"), "output-codec"),  # smaller than DNxHR can be
-    ("yuv420p", "out.avi", OutputSettings(), "output-suffix"),
-    ("yuv420p", "out", OutputSettings(), "output-suffix"),
-])
+@pytest.mark.parametrize(
+    ("pixel_format", "output", "settings", "code"),
+    [
+        ("yuv422p16le", "out.mov", OutputSettings(codec="prores"), "output-depth"),
+        ("gbrp12le", "out.mp4", OutputSettings(codec="h264"), "output-depth"),
+        ("yuva444p16le", "out.mp4", OutputSettings(codec="h265"), "output-depth"),
+        ("yuva420p", "out.mp4", OutputSettings(codec="h264"), "output-alpha"),
+        ("yuv420p", "out.mp4", OutputSettings(codec="prores"), "output-codec"),
+        ("yuv420p", "out.mp4", OutputSettings(codec="exr"), "output-codec"),
+        ("yuv420p", "out.png", OutputSettings(codec="h264"), "output-codec"),
+        ("yuv420p", "out.mov", OutputSettings(codec="dnxhr"), "output-codec"),  # smaller than DNxHR can be
+        ("yuv420p", "out.avi", OutputSettings(), "output-suffix"),
+        ("yuv420p", "out", OutputSettings(), "output-suffix"),
+    ],
+)
 def test_what_an_output_cannot_hold_is_refused_before_rendering(tmp_path, pixel_format, output, settings, code):
     from vs3r_engine.errors import MediaError
 

@@ -10,11 +10,31 @@ from vs3r_engine.errors import EngineFault, MediaError
 from vs3r_engine.frame import ColourTags, Frame, PixelLayout
 from vs3r_engine.media.pixel_formats import frame_format, name_of_layout, picture_of, planar_format, planes_of
 
-PLANAR = ["yuv420p", "yuvj422p", "yuv444p", "yuv440p", "yuva420p", "yuv420p9le", "yuv422p10le", "yuv444p12le",
-          "yuv420p14le", "yuv444p16le",
-          "yuva444p10le", "gray", "gray10le", "gray16le", "grayf32le", "gbrp", "gbrap", "gbrp10le", "gbrp12le",
-          "gbrp14le", "gbrap16le", "gbrpf32le",
-          "gbrapf32le"]
+PLANAR = [
+    "yuv420p",
+    "yuvj422p",
+    "yuv444p",
+    "yuv440p",
+    "yuva420p",
+    "yuv420p9le",
+    "yuv422p10le",
+    "yuv444p12le",
+    "yuv420p14le",
+    "yuv444p16le",
+    "yuva444p10le",
+    "gray",
+    "gray10le",
+    "gray16le",
+    "grayf32le",
+    "gbrp",
+    "gbrap",
+    "gbrp10le",
+    "gbrp12le",
+    "gbrp14le",
+    "gbrap16le",
+    "gbrpf32le",
+    "gbrapf32le",
+]
 
 
 @pytest.mark.parametrize("name", PLANAR)
@@ -30,17 +50,38 @@ def test_planar_pictures_go_in_and_out_unchanged(name, size):
         np.testing.assert_array_equal(before, after)
 
 
-@pytest.mark.parametrize(("packed", "planar"), [
-    ("nv12", "yuv420p"), ("nv21", "yuv420p"), ("nv16", "yuv422p"), ("nv24", "yuv444p"),
-    ("p010le", "yuv420p10le"), ("p016le", "yuv420p16le"),
-    ("p210le", "yuv422p10le"), ("p410le", "yuv444p10le"), ("yuyv422", "yuv422p"),
-    ("uyvy422", "yuv422p"), ("y210le", "yuv422p10le"),
-    ("rgb24", "gbrp"), ("bgr24", "gbrp"), ("bgr0", "gbrp"), ("rgba", "gbrap"), ("bgra", "gbrap"),
-    ("argb", "gbrap"), ("rgb48le", "gbrp16le"),
-    ("rgb48be", "gbrp16le"), ("bgr48le", "gbrp16le"), ("rgba64be", "gbrap16le"), ("x2rgb10le", "gbrp10le"),
-    ("gray16be", "gray16le"),
-    ("gbrp10be", "gbrp10le"), ("yuv422p10be", "yuv422p10le"), ("gbrpf32be", "gbrpf32le"), ("monob", "gray"),
-])
+@pytest.mark.parametrize(
+    ("packed", "planar"),
+    [
+        ("nv12", "yuv420p"),
+        ("nv21", "yuv420p"),
+        ("nv16", "yuv422p"),
+        ("nv24", "yuv444p"),
+        ("p010le", "yuv420p10le"),
+        ("p016le", "yuv420p16le"),
+        ("p210le", "yuv422p10le"),
+        ("p410le", "yuv444p10le"),
+        ("yuyv422", "yuv422p"),
+        ("uyvy422", "yuv422p"),
+        ("y210le", "yuv422p10le"),
+        ("rgb24", "gbrp"),
+        ("bgr24", "gbrp"),
+        ("bgr0", "gbrp"),
+        ("rgba", "gbrap"),
+        ("bgra", "gbrap"),
+        ("argb", "gbrap"),
+        ("rgb48le", "gbrp16le"),
+        ("rgb48be", "gbrp16le"),
+        ("bgr48le", "gbrp16le"),
+        ("rgba64be", "gbrap16le"),
+        ("x2rgb10le", "gbrp10le"),
+        ("gray16be", "gray16le"),
+        ("gbrp10be", "gbrp10le"),
+        ("yuv422p10be", "yuv422p10le"),
+        ("gbrpf32be", "gbrpf32le"),
+        ("monob", "gray"),
+    ],
+)
 @pytest.mark.parametrize("full_range", [False, True])
 def test_packed_pictures_keep_every_code_value(packed, planar, full_range):
     assert frame_format(packed).name == planar

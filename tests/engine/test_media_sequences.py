@@ -31,21 +31,25 @@ def make_images(folder, name, encoder, pixel_format, numbers, options=None, size
 
 
 IMAGES = [
-    ("exr", "gbrpf32le", {"format": "half"}, "gbrpf16le"), ("exr", "gbrapf32le", {"format": "float"},
-                                                            "gbrapf32le"), ("exr", "grayf32le", {}, "grayf32le"),
-    ("png", "rgb24", {}, "rgb24"), ("png", "rgb48be", {}, "rgb48be"), ("png", "rgba64be", {}, "rgba64be"), ("png",
-                                                                                                            "gray16be",
-                                                                                                            {},
-                                                                                                            "gray16be"),
-    ("tiff", "rgb24", {}, "rgb24"), ("tiff", "rgb48le", {}, "rgb48le"), ("tiff", "rgba", {}, "rgba"), ("tiff", "gray",
-                                                                                                       {}, "gray"),
-    ("dpx", "gbrp10le", {}, "gbrp10le"), ("dpx", "gbrp12le", {}, "gbrp12le"), ("dpx", "rgb48le", {}, "rgb48le"),
+    ("exr", "gbrpf32le", {"format": "half"}, "gbrpf16le"),
+    ("exr", "gbrapf32le", {"format": "float"}, "gbrapf32le"),
+    ("exr", "grayf32le", {}, "grayf32le"),
+    ("png", "rgb24", {}, "rgb24"),
+    ("png", "rgb48be", {}, "rgb48be"),
+    ("png", "rgba64be", {}, "rgba64be"),
+    ("png", "gray16be", {}, "gray16be"),
+    ("tiff", "rgb24", {}, "rgb24"),
+    ("tiff", "rgb48le", {}, "rgb48le"),
+    ("tiff", "rgba", {}, "rgba"),
+    ("tiff", "gray", {}, "gray"),
+    ("dpx", "gbrp10le", {}, "gbrp10le"),
+    ("dpx", "gbrp12le", {}, "gbrp12le"),
+    ("dpx", "rgb48le", {}, "rgb48le"),
     ("dpx", "rgb24", {}, "rgb24"),
 ]
 
 
-@pytest.mark.parametrize(("encoder", "pixel_format", "options", "decoded"), IMAGES,
-                         ids=[f"{e}-{d}" for e, _, _, d in IMAGES])
+@pytest.mark.parametrize(("encoder", "pixel_format", "options", "decoded"), IMAGES, ids=[f"{e}-{d}" for e, _, _, d in IMAGES])
 def test_images_come_out_with_every_code_value(tmp_path, encoder, pixel_format, options, decoded):
     make_images(tmp_path, f"in.%04d.{encoder}", encoder, pixel_format, range(1001, 1007), options)
     source, output = tmp_path / f"in.%04d.{encoder}", tmp_path / f"out.%04d.{encoder}"
@@ -65,8 +69,7 @@ def test_images_come_out_with_every_code_value(tmp_path, encoder, pixel_format, 
 def test_one_file_a_pattern_a_part_and_the_folder_mean_the_sequence(tmp_path):
     make_images(tmp_path, "shot_%05d.png", "png", "rgb24", range(8, 13))
     whole = (8, 12)
-    for path, numbers in [("shot_00010.png", whole), ("shot_%05d.png", whole), ("shot_[00009-00011].png", (9, 11)),
-                          ("", whole)]:
+    for path, numbers in [("shot_00010.png", whole), ("shot_%05d.png", whole), ("shot_[00009-00011].png", (9, 11)), ("", whole)]:
         info = probe(str(tmp_path / path))
         assert info.sequence.numbers == numbers
         assert info.frame_count == numbers[1] - numbers[0] + 1
@@ -116,8 +119,7 @@ def test_a_sequence_becomes_a_movie(tmp_path):
 @pytest.mark.parametrize("rate", [Fraction(25), Fraction(30000, 1001), Fraction(25, 2)])
 def test_images_that_tell_no_rate_become_a_movie_of_the_stated_one(tmp_path, rate):
     make_images(tmp_path, "in.%04d.png", "png", "rgb24", range(9))
-    pass_through(tmp_path / "in.0000.png", tmp_path / "out.mp4", settings=OutputSettings(codec="h264"),
-                 sequence_rate=rate)
+    pass_through(tmp_path / "in.0000.png", tmp_path / "out.mp4", settings=OutputSettings(codec="h264"), sequence_rate=rate)
     with av.open(str(tmp_path / "out.mp4")) as movie:
         stream = movie.streams.video[0]
         times_s = [frame.pts * stream.time_base for frame in movie.decode(stream)]
@@ -155,8 +157,15 @@ def test_timecode_rate_reel_and_aspect_live_in_every_image(tmp_path, encoder, pi
     header = ImageHeader("10:20:59;28", Fraction(30000, 1001), "A007")
     for index in range(4):
         timecode = ["10:20:59;28", "10:20:59;29", "10:21:00;02", "10:21:00;03"][index]
-        make_images(tmp_path, f"in.%04d.{encoder}", encoder, pixel_format, [index], aspect=Fraction(2),
-                    header=ImageHeader(timecode, header.rate, header.reel_name))
+        make_images(
+            tmp_path,
+            f"in.%04d.{encoder}",
+            encoder,
+            pixel_format,
+            [index],
+            aspect=Fraction(2),
+            header=ImageHeader(timecode, header.rate, header.reel_name),
+        )
     before = probe(str(tmp_path / f"in.0000.{encoder}"))
     assert (before.start_timecode, before.clip.rate, before.pixel_aspect) == ("10:20:59;28", Fraction(30000, 1001), 2)
     pass_through(tmp_path / f"in.0000.{encoder}", tmp_path / f"out.{encoder}")
@@ -169,8 +178,9 @@ def test_timecode_rate_reel_and_aspect_live_in_every_image(tmp_path, encoder, pi
 
 def test_an_exr_with_a_new_header_still_says_where_its_rows_are(tmp_path):
     """FFmpeg looks for lost rows by itself; other readers believe the table."""
-    make_images(tmp_path, "a%d.exr", "exr", "gbrpf32le", [1], {"compression": "zip16"},
-                header=ImageHeader("01:02:03:04", Fraction(24), "R"))
+    make_images(
+        tmp_path, "a%d.exr", "exr", "gbrpf32le", [1], {"compression": "zip16"}, header=ImageHeader("01:02:03:04", Fraction(24), "R")
+    )
     data = (tmp_path / "a1.exr").read_bytes()
     place = next(at for at in range(data.index(b"timeCode"), len(data)) if _is_table(data, at, 4))
     rows = [int.from_bytes(data[chunk : chunk + 4], "little") for chunk in _table(data, place, 4)]

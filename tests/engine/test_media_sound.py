@@ -14,15 +14,23 @@ from vs3r_engine.settings import OutputSettings
 from vs3r_engine.timeline import FrameRange
 
 RATE = Fraction(30000, 1001)
-TRACKS = [{"language": "eng"}, {"codec": "aac", "layout": "mono", "rate": 44100, "language": "deu"},
-          {"codec": "pcm_s24le", "layout": "5.1"}]
+TRACKS = [
+    {"language": "eng"},
+    {"codec": "aac", "layout": "mono", "rate": 44100, "language": "deu"},
+    {"codec": "pcm_s24le", "layout": "5.1"},
+]
 
 
 @pytest.fixture
 def clip(tmp_path):
-    return make_clip(tmp_path / "in.mov", rate=RATE, count=30, sounds=TRACKS,
-                     file_metadata={"title": "Dawn", "com.apple.quicktime.make": "ACME"},
-                     muxer={"movflags": "use_metadata_tags"})
+    return make_clip(
+        tmp_path / "in.mov",
+        rate=RATE,
+        count=30,
+        sounds=TRACKS,
+        file_metadata={"title": "Dawn", "com.apple.quicktime.make": "ACME"},
+        muxer={"movflags": "use_metadata_tags"},
+    )
 
 
 @pytest.mark.parametrize("container", ["mov", "mp4", "mkv"])
@@ -40,8 +48,7 @@ def test_all_tracks_are_copied(tmp_path, clip, container):
         np.testing.assert_array_equal(samples, expected)
     with av.open(str(output)) as container_file:
         assert container_file.metadata["title"] == "Dawn"
-        assert {key.lower(): value for key,
-                value in container_file.metadata.items()}["com.apple.quicktime.make"] == "ACME"
+        assert {key.lower(): value for key, value in container_file.metadata.items()}["com.apple.quicktime.make"] == "ACME"
         assert container_file.streams.audio[0].language == "eng"
 
 
@@ -71,8 +78,7 @@ def test_pcm_of_a_range_is_cut_to_the_sample(tmp_path, clip, container):
             assert abs(float(seen["streams"][0]["duration"]) - 9 / RATE) < 2e-6
 
 
-@pytest.mark.parametrize(("container", "tolerance_s"),
-                         [("mov", 0.0005), ("mp4", 0.0005), ("mkv", 1024 / 44100 + 0.001)])
+@pytest.mark.parametrize(("container", "tolerance_s"), [("mov", 0.0005), ("mp4", 0.0005), ("mkv", 1024 / 44100 + 0.001)])
 def test_compressed_sound_of_a_range_stays_in_sync(tmp_path, container, tolerance_s):
     """A burst of noise at 0.5 s must sound 0.5 s minus the range's start into the result."""
     path = tmp_path / "in.mov"
@@ -120,8 +126,15 @@ def test_sound_that_the_container_cannot_hold_is_refused_with_a_way_out(tmp_path
 
 
 def test_mxf_keeps_its_sound_and_timecode(tmp_path):
-    source = make_clip(tmp_path / "in.mxf", "dnxhd", "yuv422p10le", size=(256, 128), options={"profile": "dnxhr_hqx"},
-                       sounds=[{}, {"codec": "pcm_s24le"}], metadata={"timecode": "10:00:00:00"})
+    source = make_clip(
+        tmp_path / "in.mxf",
+        "dnxhd",
+        "yuv422p10le",
+        size=(256, 128),
+        options={"profile": "dnxhr_hqx"},
+        sounds=[{}, {"codec": "pcm_s24le"}],
+        metadata={"timecode": "10:00:00:00"},
+    )
     pass_through(source, tmp_path / "out.mxf", FrameRange(3, 5))
     assert probe(str(tmp_path / "out.mxf")).start_timecode == "10:00:00:03"
     assert [s.codec for s in probe(str(tmp_path / "out.mxf")).streams] == ["pcm_s16le", "pcm_s24le"]
@@ -133,18 +146,26 @@ def test_chapters_move_with_the_range(tmp_path):
     source = make_clip(tmp_path / "in.mkv", count=50)
     with av.open(str(source)) as original, av.open(str(tmp_path / "chapters.mkv"), "w") as output:
         stream = output.add_stream_from_template(original.streams.video[0], opaque=True)
-        output.set_chapters([{"id": 1, "start": 0, "end": 800, "time_base": Fraction(1, 1000),
-                              "metadata": {"title": "one"}},
-                             {"id": 2, "start": 800, "end": 2000, "time_base": Fraction(1, 1000),
-                              "metadata": {"title": "two"}}])
+        output.set_chapters(
+            [
+                {"id": 1, "start": 0, "end": 800, "time_base": Fraction(1, 1000), "metadata": {"title": "one"}},
+                {"id": 2, "start": 800, "end": 2000, "time_base": Fraction(1, 1000), "metadata": {"title": "two"}},
+            ]
+        )
         for packet in original.demux(original.streams.video[0]):
             if packet.size:
                 packet.stream = stream
                 output.mux(packet)
     pass_through(tmp_path / "chapters.mkv", tmp_path / "out.mkv", FrameRange(10, 30))
     with av.open(str(tmp_path / "out.mkv")) as container:
-        found = [(chapter["metadata"]["title"], round(float(chapter["start"] * chapter["time_base"]), 3),
-                  round(float(chapter["end"] * chapter["time_base"]), 3)) for chapter in container.chapters()]
+        found = [
+            (
+                chapter["metadata"]["title"],
+                round(float(chapter["start"] * chapter["time_base"]), 3),
+                round(float(chapter["end"] * chapter["time_base"]), 3),
+            )
+            for chapter in container.chapters()
+        ]
     assert found == [("one", 0.0, 0.4), ("two", 0.4, 1.2)]
 
 
@@ -175,8 +196,10 @@ def test_data_is_copied_and_moves_with_the_range(tmp_path):
     assert pass_through(source, tmp_path / "out.mp4", FrameRange(5, 5)) == []
     with av.open(str(tmp_path / "out.mp4")) as container:
         stream = container.streams.data[0]
-        assert [(round(float(packet.pts * packet.time_base), 3), bytes(packet)) for packet in container.demux(stream)
-                if packet.size] == [(0.0, b"data at 100 ms"), (0.1, b"data at 300 ms")]
+        assert [(round(float(packet.pts * packet.time_base), 3), bytes(packet)) for packet in container.demux(stream) if packet.size] == [
+            (0.0, b"data at 100 ms"),
+            (0.1, b"data at 300 ms"),
+        ]
 
 
 def test_data_that_the_container_cannot_hold_is_left_out_and_named(tmp_path):

@@ -21,8 +21,7 @@ CLIPS = {
     "b-frames.mp4": {"options": {"g": "12", "bf": "3"}},
     "open-group.mkv": {"options": {"x264-params": "open-gop=1:keyint=9:bframes=3:b-adapt=0"}},
     "open-group.ts": {"options": {"x264-params": "open-gop=1:keyint=9:bframes=3:b-adapt=0"}},
-    "open-group-hevc.mp4": {"codec": "libx265",
-                            "options": {"x265-params": "keyint=9:min-keyint=9:open-gop=1:bframes=4:b-adapt=0"}},
+    "open-group-hevc.mp4": {"codec": "libx265", "options": {"x265-params": "keyint=9:min-keyint=9:open-gop=1:bframes=4:b-adapt=0"}},
     "variable.mp4": {"times_ms": TIMES_MS, "options": {"g": "12"}},
     "variable.mkv": {"times_ms": TIMES_MS, "options": {"g": "12"}},
     "mpeg2.mpg": {"codec": "mpeg2video", "options": {"g": "9", "bf": "2"}},
@@ -94,11 +93,12 @@ def test_a_range_past_the_end_is_refused(tmp_path):
     assert caught.value.code == "range-past-media"
 
 
-INTRA = {"prores.mov": {"codec": "prores_aw", "pixel_format": "yuv422p10le", "rate": Fraction(30000, 1001)},
-         "variable.mov": {"codec": "mjpeg", "pixel_format": "yuvj420p", "times_ms": TIMES_MS[:10]},
-         "one.mov": {"codec": "prores_aw", "pixel_format": "yuv422p10le", "count": 1},
-         "late.mov": {"codec": "mjpeg", "pixel_format": "yuvj420p", "times_ms": [300 + 40 * i for i in range(10)],
-                      "sounds": [{}]}}
+INTRA = {
+    "prores.mov": {"codec": "prores_aw", "pixel_format": "yuv422p10le", "rate": Fraction(30000, 1001)},
+    "variable.mov": {"codec": "mjpeg", "pixel_format": "yuvj420p", "times_ms": TIMES_MS[:10]},
+    "one.mov": {"codec": "prores_aw", "pixel_format": "yuv422p10le", "count": 1},
+    "late.mov": {"codec": "mjpeg", "pixel_format": "yuvj420p", "times_ms": [300 + 40 * i for i in range(10)], "sounds": [{}]},
+}
 
 
 @pytest.mark.parametrize("name", INTRA)
@@ -122,9 +122,20 @@ def test_a_file_that_is_replaced_is_read_anew(tmp_path):
     assert probe(str(tmp_path / "in.mp4")).frame_count == 7
 
 
-@pytest.mark.parametrize("rate",
-                         [Fraction(24000, 1001), Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(30),
-                          Fraction(50), Fraction(60000, 1001), Fraction(60), Fraction(120)])
+@pytest.mark.parametrize(
+    "rate",
+    [
+        Fraction(24000, 1001),
+        Fraction(24),
+        Fraction(25),
+        Fraction(30000, 1001),
+        Fraction(30),
+        Fraction(50),
+        Fraction(60000, 1001),
+        Fraction(60),
+        Fraction(120),
+    ],
+)
 def test_a_rate_is_recognised_through_millisecond_times(rate):
     times = np.array([round(i * 1000 / rate) for i in range(2000)], np.int64)
     stated = [Fraction(round(rate * 317), 317)]

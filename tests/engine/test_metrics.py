@@ -42,10 +42,7 @@ def gray(picture):
 
 def filmed(offsets, **how):
     scene = texture(margin=60)
-    return [
-        gray(seen(scene, **{k: v[i] for k, v in offsets.items()}, **how))
-        for i in range(len(next(iter(offsets.values()))))
-    ]
+    return [gray(seen(scene, **{k: v[i] for k, v in offsets.items()}, **how)) for i in range(len(next(iter(offsets.values()))))]
 
 
 def path_of(pictures):
@@ -58,9 +55,7 @@ def path_of(pictures):
 
 def test_a_sinusoidal_jitter_is_measured_with_its_own_rms_and_acceleration():
     time = np.arange(90) / RATE
-    path, bridged = path_of(
-        filmed({"x_px": 6 * np.sin(2 * math.pi * 3 * time), "y_px": 2 * np.cos(2 * math.pi * 3 * time)})
-    )
+    path, bridged = path_of(filmed({"x_px": 6 * np.sin(2 * math.pi * 3 * time), "y_px": 2 * np.cos(2 * math.pi * 3 * time)}))
     assert bridged == 0
     assert metrics.jitter_px(path, RATE) == pytest.approx(math.sqrt((36 + 4) / 2), rel=0.03)
     gain = (2 * math.sin(math.pi * 3 / RATE)) ** 2
@@ -79,9 +74,7 @@ def test_a_still_clip_and_a_steady_pan_have_no_jitter():
 
 def test_a_slow_sway_is_meant_and_a_fast_one_is_jitter():
     time = np.arange(300) / RATE
-    slow, fast = (
-        np.repeat((10 * np.sin(2 * math.pi * hz * time))[:, None, None], 4, 1) * (1.0, 0.0) for hz in (0.2, 4.0)
-    )
+    slow, fast = (np.repeat((10 * np.sin(2 * math.pi * hz * time))[:, None, None], 4, 1) * (1.0, 0.0) for hz in (0.2, 4.0))
     assert metrics.jitter_px(slow, RATE) < 0.35
     assert metrics.jitter_px(fast, RATE) == pytest.approx(10 / math.sqrt(2), rel=0.02)
     assert metrics.stability(slow, RATE) > 0.99 > 0.01 > metrics.stability(fast, RATE)
@@ -182,9 +175,7 @@ def test_a_dark_scene_is_not_taken_for_a_border():
     picture = seen(texture(margin=60))
     picture[:, :100] = 3
     assert not blank(picture, gray(picture), np.eye(3)).any()
-    assert blank(picture, np.full((HEIGHT, WIDTH), 255, np.uint8), np.eye(3)).mean() == pytest.approx(
-        100 / WIDTH, abs=0.01
-    )
+    assert blank(picture, np.full((HEIGHT, WIDTH), 255, np.uint8), np.eye(3)).mean() == pytest.approx(100 / WIDTH, abs=0.01)
     assert blank(picture).mean() == pytest.approx(100 / WIDTH, abs=0.01)
     shifted = np.array([[1.0, 0, 100], [0, 1, 0], [0, 0, 1]])
     original = np.full((HEIGHT, WIDTH), 10, np.uint8)
@@ -286,9 +277,7 @@ def test_a_blurred_copy_keeps_the_share_of_gradient_energy_that_theory_says():
     everywhere = np.ones(scene.shape, bool)
     # Gradient energy of white noise blurred by s falls as s^-4; blurs add as variances.
     expected = (sigma**2 / (sigma**2 + blur**2)) ** 2
-    assert metrics.gradient_energy(copy, everywhere) / metrics.gradient_energy(scene, everywhere) == pytest.approx(
-        expected, rel=0.08
-    )
+    assert metrics.gradient_energy(copy, everywhere) / metrics.gradient_energy(scene, everywhere) == pytest.approx(expected, rel=0.08)
 
 
 def test_gradient_energy_looks_only_inside():

@@ -102,6 +102,7 @@ def test_a_frame_does_not_depend_on_where_the_render_began(shaky_clip, store):
     analysis = list(pipeline.analyze(job, store))[-1]
     path = pipeline.smoothed_path(job, analysis)
     with open_source(str(shaky_clip)) as source:
+
         def rendered(start, duration):
             methods = choose_methods(job.settings, job.clip.rate)
             return list(pipeline.render_frames(job, analysis, path, FrameRange(start, duration), source, methods))
@@ -144,9 +145,7 @@ def test_the_rate_stated_for_images_is_the_movies_and_another_one_is_another_cli
     opened = []
     monkeypatch.setattr(pipeline, "open_source", lambda *given: opened.append(given) or open_source(*given))
     lossless = Settings().with_values({"output.codec": "ffv1"})
-    slow, fast = (
-        pipeline.plan(shaky_images, str(tmp_path / f"{rate}.mkv"), lossless, sequence_rate=Fraction(rate)) for rate in (25, 50)
-    )
+    slow, fast = (pipeline.plan(shaky_images, str(tmp_path / f"{rate}.mkv"), lossless, sequence_rate=Fraction(rate)) for rate in (25, 50))
     assert (slow.clip.rate, fast.clip.rate) == (25, 50)
     list(pipeline.analyze(slow, store))
     assert pipeline.open_analysis(slow, store) and not pipeline.open_analysis(fast, store)

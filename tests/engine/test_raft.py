@@ -123,9 +123,7 @@ def test_an_installation_fault_is_not_hidden(monkeypatch, error, code):
 
 
 def test_torchvision_is_imported_only_when_raft_is_used():
-    code = (
-        "import vs3r_engine.methods.raft, sys; assert 'torchvision' not in sys.modules and 'torch' not in sys.modules"
-    )
+    code = "import vs3r_engine.methods.raft, sys; assert 'torchvision' not in sys.modules and 'torch' not in sys.modules"
     import subprocess
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -46,9 +46,7 @@ class Inner:
         x = np.tile(np.linspace(2, 4, 40, dtype=np.float32), (n, 24, 1))
         mask = np.zeros((n, 24, 40), bool)
         mask[:, 8:16, 15:25] = True
-        yield Reconstruction(
-            Trajectory(0, WIDTH, HEIGHT, K, world_from_camera, self.residual_px), x, np.ones_like(x), mask
-        )
+        yield Reconstruction(Trajectory(0, WIDTH, HEIGHT, K, world_from_camera, self.residual_px), x, np.ones_like(x), mask)
 
 
 @pytest.fixture
@@ -84,9 +82,7 @@ def fisheye_frames(count):
 def test_the_inner_reconstructor_sees_straight_lines_and_knows_the_focal_length(profile):
     _, inner = reconstructed(profile, fisheye_frames(1))
     straight = inner.frames[0].planes[0]
-    plane = rays_of_pixels(
-        pixel_centres(WIDTH, HEIGHT), np.array([[inner.focal_px, 0, 80], [0, inner.focal_px, 45], [0, 0, 1]]), None
-    )
+    plane = rays_of_pixels(pixel_centres(WIDTH, HEIGHT), np.array([[inner.focal_px, 0, 80], [0, inner.focal_px, 45], [0, 0, 1]]), None)
     expected = (0.5 + 0.5 * np.sin(14 * plane[..., 0])) * (0.5 + 0.5 * np.sin(14 * plane[..., 1]))
     inner_part = (slice(8, -8), slice(8, -8))
     assert np.abs(straight - expected)[inner_part].max() < 0.03
@@ -100,9 +96,7 @@ def test_what_comes_out_lies_on_the_clips_own_picture(profile):
     straight_x = inner.focal_px * rays[..., 0] / rays[..., 2] + WIDTH / 2
     expected = 2 + 2 * (straight_x / WIDTH * 40 - 0.5) / 39
     known = piece.confidence[0] > 0
-    assert (
-        np.isfinite(piece.depth).all() and known.mean() > 0.9 and np.abs(piece.depth[0] - expected)[known].max() < 0.06
-    )
+    assert np.isfinite(piece.depth).all() and known.mean() > 0.9 and np.abs(piece.depth[0] - expected)[known].max() < 0.06
     assert piece.semantic_mask.shape == piece.depth.shape and 0.04 < piece.semantic_mask.mean() < 0.2
 
 

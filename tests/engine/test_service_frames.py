@@ -79,12 +79,8 @@ def test_without_time_a_frame_is_pending_with_progress_and_ready_later(client, t
 def test_formats_and_reductions(client, tmp_path, format, values, reduction, size):
     path = make_media(tmp_path / "a.json", frames=600, width=5, height=3)
     frame = ask(client, path, 500, format=format, reduction=reduction)
-    assert (frame.reply.width, frame.reply.height) == size and frame.reply.row_bytes == size[0] * 4 * p.SAMPLE_BYTES[
-        format
-    ]
-    np.testing.assert_allclose(
-        picture(frame), np.broadcast_to(np.array(values, DTYPES[format]), (*size[::-1], 4)), rtol=1e-6
-    )
+    assert (frame.reply.width, frame.reply.height) == size and frame.reply.row_bytes == size[0] * 4 * p.SAMPLE_BYTES[format]
+    np.testing.assert_allclose(picture(frame), np.broadcast_to(np.array(values, DTYPES[format]), (*size[::-1], 4)), rtol=1e-6)
 
 
 def test_playing_forward_finds_the_next_frames_rendered(client, tmp_path):
@@ -183,10 +179,7 @@ def upload(
         rows = np.zeros((height, width * count * dtype().itemsize + padding), np.uint8)
         rows[:, : rows.shape[1] - padding] = np.ascontiguousarray(picture).reshape(height, -1).view(np.uint8)
         buffers.append((rows[::-1] if row_order == "bottom-up" else rows).tobytes())
-    frames = [
-        p.UploadedFrame(index, format, channels, len(buffers[0]) // height if padding else 0, row_order)
-        for index in indices
-    ]
+    frames = [p.UploadedFrame(index, format, channels, len(buffers[0]) // height if padding else 0, row_order) for index in indices]
     return client.put_frames(p.PutFrames(source_id, width, height, frames, rate), buffers), pictures
 
 

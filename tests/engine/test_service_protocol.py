@@ -78,13 +78,8 @@ def test_the_documents_own_json_is_valid():
 
 
 def test_the_protocol_imports_nothing_heavy():
-    code = (
-        "import sys, vs3r_engine.service.rendezvous\n"
-        "print([m for m in ('numpy', 'cv2', 'torch', 'av', 'zmq') if m in sys.modules])"
-    )
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
-    )
+    code = "import sys, vs3r_engine.service.rendezvous\nprint([m for m in ('numpy', 'cv2', 'torch', 'av', 'zmq') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize(
@@ -115,17 +110,13 @@ def test_a_different_major_version_is_refused_naming_both():
 
 
 def test_a_newer_minor_version_and_unknown_fields_are_fine():
-    request = p.decode_request(
-        b'{"v":"1.9","type":"hello","id":"1","session":"s","new":1,"body":{"client":"x","new":{}}}'
-    )
+    request = p.decode_request(b'{"v":"1.9","type":"hello","id":"1","session":"s","new":1,"body":{"client":"x","new":{}}}')
     assert p.decode(request.body, p.Hello, "hello").client == "x"
 
 
 def test_part_0_beyond_its_limit_is_refused():
     with pytest.raises(errors.ProtocolError, match="bad-message"):
-        p.decode_request(
-            b'{"v":"1.0","type":"hello","id":"1","session":"s","body":{"client":"' + b"x" * p.JSON_BYTES + b'"}}'
-        )
+        p.decode_request(b'{"v":"1.0","type":"hello","id":"1","session":"s","body":{"client":"' + b"x" * p.JSON_BYTES + b'"}}')
 
 
 def valid_bodies() -> dict[str, dict]:
@@ -138,13 +129,7 @@ def valid_bodies() -> dict[str, dict]:
 
 
 anything = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text(max_size=20)
-    | st.just("x" * 5000)
-    | st.just(10**400),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just("x" * 5000) | st.just(10**400),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
@@ -180,11 +165,7 @@ def test_a_damaged_body_is_a_body_or_a_typed_error(type, data):
             assert not (isinstance(value, float) and not math.isfinite(value))
 
 
-@given(
-    st.binary(max_size=200)
-    | st.text(max_size=200).map(str.encode)
-    | anything.map(lambda value: json.dumps(value).encode())
-)
+@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode) | anything.map(lambda value: json.dumps(value).encode()))
 @settings(max_examples=150, deadline=None, derandomize=True)
 def test_any_bytes_are_a_request_or_a_typed_error(data):
     try:

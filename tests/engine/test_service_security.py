@@ -110,9 +110,7 @@ def test_by_default_nothing_listens_beyond_this_machine(tcp):
 def test_listening_on_an_address_needs_keys(tmp_path, address):
     refused = subprocess.run(command(tmp_path / "run", listen=address), cwd=ROOT, capture_output=True, text=True)
     assert refused.returncode != 0 and "[keys-required]" in refused.stderr
-    refused = subprocess.run(
-        command(tmp_path / "run", listen=address, keys=tmp_path / "none"), cwd=ROOT, capture_output=True, text=True
-    )
+    refused = subprocess.run(command(tmp_path / "run", listen=address, keys=tmp_path / "none"), cwd=ROOT, capture_output=True, text=True)
     assert "[keys-required]" in refused.stderr
 
 
@@ -166,9 +164,7 @@ def test_curve_admits_allowed_keys_only_and_a_revoked_one_at_once(tmp_path):
 
         def peer(name: str, server: bytes = server_key) -> RawPeer:
             public, secret = pairs[name]
-            return RawPeer(
-                engine.connection, None, curve_serverkey=server, curve_publickey=public, curve_secretkey=secret
-            )
+            return RawPeer(engine.connection, None, curve_serverkey=server, curve_publickey=public, curve_secretkey=secret)
 
         with peer("friend") as friend, peer("former") as former:
             assert friend.ask("jobs", {}).status == "ok"
@@ -212,20 +208,14 @@ def nonsense(rng: random.Random, golden: list[tuple[bytes, ...]]) -> list[bytes]
         elif action == 1:
             del part[at : at + rng.randrange(20)]
         elif action == 2:
-            part[at:at] = rng.choice(
-                [b"null", b"1e999", b"-1", b'"', b"{", b"[[[[", b"\xff\xfe", b"99999999999999999999", b"NaN"]
-            )
+            part[at:at] = rng.choice([b"null", b"1e999", b"-1", b'"', b"{", b"[[[[", b"\xff\xfe", b"99999999999999999999", b"NaN"])
         else:
             parts.insert(rng.randrange(len(parts) + 1), bytearray(rng.randbytes(rng.randrange(50))))
     return [bytes(part) for part in parts[:70]]
 
 
 def fuzz(engine: EngineProcess, count: int, seed: int, tmp_path: Path) -> None:
-    golden = [
-        example.parts
-        for example in examples()
-        if example.kind == "request" and example.type not in ("shutdown", "cancel", "bye")
-    ]
+    golden = [example.parts for example in examples() if example.kind == "request" and example.type not in ("shutdown", "cancel", "bye")]
     rng = random.Random(seed)
     path = make_media(tmp_path / "a.json", frames=max(100, count // 100), step_s=0.01)
     with (
@@ -242,9 +232,7 @@ def fuzz(engine: EngineProcess, count: int, seed: int, tmp_path: Path) -> None:
                 assert peer.socket.poll(60_000, zmq.POLLOUT), "the engine stopped reading"
                 peer.socket.send_multipart(nonsense(rng, golden))
                 if i % 50 == 0:
-                    stranger.socket.send_multipart([b"x" * 100], zmq.NOBLOCK, copy=True) if stranger.socket.poll(
-                        0, zmq.POLLOUT
-                    ) else None
+                    stranger.socket.send_multipart([b"x" * 100], zmq.NOBLOCK, copy=True) if stranger.socket.poll(0, zmq.POLLOUT) else None
                 for each in (request, control):
                     while each.socket.poll(0):
                         each.socket.recv_multipart()
@@ -348,9 +336,7 @@ def test_shutdown_when_idle_lets_the_job_finish_and_takes_no_more(tmp_path):
 
     with EngineProcess() as engine:
         with engine.client() as client:
-            job = p.Stabilize(
-                p.Source(path=make_media(tmp_path / "a.json", step_s=0.02)), str(tmp_path / "out"), detached=True
-            )
+            job = p.Stabilize(p.Source(path=make_media(tmp_path / "a.json", step_s=0.02)), str(tmp_path / "out"), detached=True)
             client.submit(job)
             client.shutdown(when_idle=True)
             with pytest.raises(ResourceError, match="engine-stopping"):
@@ -412,9 +398,7 @@ def small_disk(tmp_path):
     """A tmpfs of 4 MiB; needs the right to mount."""
     place = tmp_path / "disk"
     place.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", place], capture_output=True, check=False
-    ).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", place], capture_output=True, check=False).returncode:
         pytest.skip("mounting a small tmpfs is not allowed here")
     yield place
     subprocess.run(["umount", "-l", place], check=True)
@@ -428,9 +412,7 @@ def test_a_full_disk_fails_the_job_with_disk_full_and_leaves_no_broken_file(tmp_
         report = client.status(job.job_id).job
         assert report.state == "failed" and report.error.code == "disk-full" and report.error.hint
         left = [
-            file
-            for file in small_disk.rglob("*")
-            if file.is_file() and file.parent.name not in ("locks",) and "leases" not in file.parts
+            file for file in small_disk.rglob("*") if file.is_file() and file.parent.name not in ("locks",) and "leases" not in file.parts
         ]
         assert left == [] and not (tmp_path / "out").exists()
         full = p.PutFrames("up", 1024, 1024, [p.UploadedFrame(0, "float32")])

@@ -54,8 +54,8 @@ def test_a_constant_pan_and_walk_come_out_unchanged_up_to_their_ends():
 def test_the_filter_is_the_gaussian_of_equation_3_where_its_window_is_whole():
     values = np.random.default_rng(1).normal(size=(101, 2))
     sigma_frames = 10.0
-    weight = np.exp(-np.arange(-30, 31) ** 2 / (2 * sigma_frames**2))
-    expected = (weight[:, None] * values[50 - 30:50 + 31]).sum(0) / weight.sum()
+    weight = np.exp(-(np.arange(-30, 31) ** 2) / (2 * sigma_frames**2))
+    expected = (weight[:, None] * values[50 - 30 : 50 + 31]).sum(0) / weight.sum()
     np.testing.assert_allclose(local_line(values, sigma_frames)[50], expected, atol=1e-12)
 
 

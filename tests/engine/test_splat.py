@@ -30,9 +30,7 @@ PUBLISHED = Settings().with_values({"frame.splatting": "published"})
 def camera(width=160, height=90, focal=120.0, at=(0.0, 0.0, 0.0)):
     world_from_camera = np.eye(4)
     world_from_camera[:3, 3] = at
-    return Camera(
-        np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]), width, height, world_from_camera
-    )
+    return Camera(np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]), width, height, world_from_camera)
 
 
 def wall_view(frame_index, where, depth=2.0, paint=None, layout=RGB32):
@@ -40,17 +38,13 @@ def wall_view(frame_index, where, depth=2.0, paint=None, layout=RGB32):
     at = pixel_centres(where.width, where.height)
     world = rays_of_pixels(at, where.K, where.lens)
     world = world / world[..., 2:] * (depth - where.world_from_camera[2, 3]) + where.world_from_camera[:3, 3]
-    rgb = np.stack([world[..., 0] / 8 + 0.5, world[..., 1] / 8 + 0.5, np.full(world.shape[:2], 0.2)], -1).astype(
-        np.float32
-    )
+    rgb = np.stack([world[..., 0] / 8 + 0.5, world[..., 1] / 8 + 0.5, np.full(world.shape[:2], 0.2)], -1).astype(np.float32)
     mask = np.zeros(rgb.shape[:2], bool)
     z = np.full(mask.shape, depth - where.world_from_camera[2, 3], np.float32)
     if paint is not None:
         mask = (np.abs(world[..., 0] - paint) < 0.15) & (np.abs(world[..., 1]) < 0.15)
         rgb[mask] = (0, 0, 1)
-    return View(
-        Frame(frame_index, tuple(np.ascontiguousarray(rgb[..., c]) for c in range(3)), layout), where, None, z, mask
-    )
+    return View(Frame(frame_index, tuple(np.ascontiguousarray(rgb[..., c]) for c in range(3)), layout), where, None, z, mask)
 
 
 def nudged(view):
@@ -71,9 +65,7 @@ def test_the_own_camera_returns_the_frame_untouched(settings):
 @pytest.mark.parametrize("layout", [PixelLayout("yuv", 8, 1, 1), PixelLayout("yuv", 10, 1, 0), PixelLayout("rgb", 16)])
 def test_rendering_from_the_same_place_changes_no_code_value(width, height, layout):
     rng = np.random.default_rng(0)
-    planes = tuple(
-        rng.integers(0, int(layout.peak), layout.plane_shape(i, width, height)).astype(layout.dtype) for i in range(3)
-    )
+    planes = tuple(rng.integers(0, int(layout.peak), layout.plane_shape(i, width, height)).astype(layout.dtype) for i in range(3))
     depth = rng.uniform(1, 9, (height, width)).astype(np.float32)
     view = View(Frame(0, planes, layout), camera(width, height), None, depth, np.zeros((height, width), bool))
     rendered = SplatRenderer(SHARP, "cpu").render(nudged(view), view, [])
@@ -84,11 +76,7 @@ def test_rendering_from_the_same_place_changes_no_code_value(width, height, layo
 
 def shift_px(a, b):
     """Sub-pixel displacement between two pictures by phase correlation."""
-    return np.array(
-        cv2.phaseCorrelate(
-            a.astype(np.float64), b.astype(np.float64), cv2.createHanningWindow(a.shape[::-1], cv2.CV_64F)
-        )[0]
-    )
+    return np.array(cv2.phaseCorrelate(a.astype(np.float64), b.astype(np.float64), cv2.createHanningWindow(a.shape[::-1], cv2.CV_64F))[0])
 
 
 @pytest.mark.parametrize(("width", "height"), [(160, 90), (161, 91)])

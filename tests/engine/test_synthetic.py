@@ -28,9 +28,7 @@ def seen_from(clip, source_index, target_index, shift_px=0.0):
     at = project(points, source.K).astype(np.float32)
     source_depth, source_moves = clip.truth(source_index)
     there = cv2.remap(source_depth, at[..., 0] - 0.5, at[..., 1] - 0.5, cv2.INTER_LINEAR, borderValue=-1.0)
-    moved = cv2.remap(
-        source_moves.astype(np.float32), at[..., 0] - 0.5, at[..., 1] - 0.5, cv2.INTER_LINEAR, borderValue=1.0
-    )
+    moved = cv2.remap(source_moves.astype(np.float32), at[..., 0] - 0.5, at[..., 1] - 0.5, cv2.INTER_LINEAR, borderValue=1.0)
     warped = cv2.remap(clip.frame(source_index).to_rgb(), at[..., 0] - 0.5, at[..., 1] - 0.5, cv2.INTER_CUBIC)
     return warped, (np.abs(there / points[..., 2] - 1) < 0.02) & ~moves & (moved == 0)
 
@@ -43,9 +41,7 @@ def test_depth_and_cameras_predict_every_static_pixel(category):
     assert common.mean() > 0.4
     right = psnr(warped, target, common)
     assert right > 23
-    assert right > psnr(seen_from(clip, 0, 5, shift_px=0.5)[0], target, common) + 1.0, (
-        "pixel centres are half a pixel off"
-    )
+    assert right > psnr(seen_from(clip, 0, 5, shift_px=0.5)[0], target, common) + 1.0, "pixel centres are half a pixel off"
 
 
 def test_equal_arguments_give_equal_pixels_and_another_seed_another_scene():
@@ -98,9 +94,7 @@ def test_static_points_are_where_the_frames_show_them():
 
 
 def test_rolling_shutter_skews_by_the_row_and_leaves_the_middle_row():
-    straight, skewed = (
-        make_clip("rotation", frames=4, width=192, height=108, rolling_shutter=amount) for amount in (0.0, 0.9)
-    )
+    straight, skewed = (make_clip("rotation", frames=4, width=192, height=108, rolling_shutter=amount) for amount in (0.0, 0.9))
     np.testing.assert_array_equal(straight.trajectory.world_from_camera, skewed.trajectory.world_from_camera)
     difference = np.abs(straight.frame(3).to_rgb() - skewed.frame(3).to_rgb()).mean(axis=(1, 2))
     assert difference[53:55].mean() < 0.25 * min(difference[:8].mean(), difference[-8:].mean())
@@ -113,10 +107,7 @@ def test_motion_blur_softens_along_the_motion_without_ghosts():
         return np.abs(np.diff(clip.frame(1).luma().astype(float), axis=1)).mean()
 
     assert energy(soft) < 0.9 * energy(sharp)
-    assert (
-        psnr(cv2.GaussianBlur(sharp.frame(1).to_rgb(), (0, 0), 3), cv2.GaussianBlur(soft.frame(1).to_rgb(), (0, 0), 3))
-        > 28
-    )
+    assert psnr(cv2.GaussianBlur(sharp.frame(1).to_rgb(), (0, 0), 3), cv2.GaussianBlur(soft.frame(1).to_rgb(), (0, 0), 3)) > 28
 
 
 def test_a_written_clip_decodes_to_the_same_pictures_and_tags(tmp_path):
@@ -140,9 +131,7 @@ def test_150_frames_of_960x540_take_under_a_minute_on_two_cores(tmp_path):
     before = resource.getrusage(resource.RUSAGE_SELF)
     make_clip("crowd", frames=150, width=960, height=540).write(tmp_path / "clip.mp4")
     after = resource.getrusage(resource.RUSAGE_SELF)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 60, (
-        "CPU seconds, two cores have 120 in a minute"
-    )
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 60, "CPU seconds, two cores have 120 in a minute"
 
 
 @pytest.mark.parametrize("axis", [0, 1])

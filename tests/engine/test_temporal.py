@@ -20,9 +20,14 @@ from vs3r_engine.settings import FillSettings
 from vs3r_engine.stages.mask import pixel_centres
 
 LAYOUTS = {
-    "yuv420p": PixelLayout("yuv", 8, 1, 1), "yuv422p10": PixelLayout("yuv", 10, 1, 0), "yuv444p16": PixelLayout("yuv", 16),
-    "yuv411p": PixelLayout("yuv", 8, 2, 0), "yuva420p": PixelLayout("yuv", 8, 1, 1, has_alpha=True),
-    "gray12": PixelLayout("gray", 12), "rgb-float": PixelLayout("rgb", 32), "rgba16": PixelLayout("rgb", 16, has_alpha=True),
+    "yuv420p": PixelLayout("yuv", 8, 1, 1),
+    "yuv422p10": PixelLayout("yuv", 10, 1, 0),
+    "yuv444p16": PixelLayout("yuv", 16),
+    "yuv411p": PixelLayout("yuv", 8, 2, 0),
+    "yuva420p": PixelLayout("yuv", 8, 1, 1, has_alpha=True),
+    "gray12": PixelLayout("gray", 12),
+    "rgb-float": PixelLayout("rgb", 32),
+    "rgba16": PixelLayout("rgb", 16, has_alpha=True),
 }
 
 
@@ -38,9 +43,7 @@ class Within(panorama.Held):
         return super().view(frame_index)
 
 
-def run(
-    views: dict[int, View], targets: dict[int, Target], which, fill: FillSettings | None = None
-) -> tuple[list[Frame], list[Rendered]]:
+def run(views: dict[int, View], targets: dict[int, Target], which, fill: FillSettings | None = None) -> tuple[list[Frame], list[Rendered]]:
     completer = TemporalCompleter(fill or FillSettings(), Fraction(30))
     around = Within(views, completer.reach_frames)
     rendered = []
@@ -56,7 +59,7 @@ def run(
 
 def psnr(a: Frame, b: Frame, where: np.ndarray, plane: int = 0) -> float:
     shape = a.planes[plane].shape
-    where = where[::-(-where.shape[0] // shape[0]), ::-(-where.shape[1] // shape[1])]
+    where = where[:: -(-where.shape[0] // shape[0]), :: -(-where.shape[1] // shape[1])]
     error = (a.planes[plane].astype(np.float64) - b.planes[plane])[where]
     return float(10 * np.log10(a.layout.peak**2 / np.mean(np.square(error))))
 
@@ -120,8 +123,11 @@ def test_geometry_that_is_a_little_wrong_is_put_right():
     with unaligned.context() as patch:
         patch.setattr("vs3r_engine.methods.temporal.alignment.MAX_SHIFT_SMALL_PX", 0.0)
         naive, _ = run(views, targets, range(6, 26, 4))
-    gains = [psnr(o, truths[i], r.hole_mask) - psnr(n, truths[i], r.hole_mask)
-             for i, o, n, r in zip(range(6, 26, 4), outputs, naive, rendered, strict=True) if r.hole_mask.sum() > 200]
+    gains = [
+        psnr(o, truths[i], r.hole_mask) - psnr(n, truths[i], r.hole_mask)
+        for i, o, n, r in zip(range(6, 26, 4), outputs, naive, rendered, strict=True)
+        if r.hole_mask.sum() > 200
+    ]
     assert np.mean(gains) > 4
 
 
@@ -289,8 +295,7 @@ def test_draft_quality_fills_too(hand_held):
 
 def test_no_pixel_stays_empty():
     views, targets, _ = panorama.shaken(20)
-    white = {i: replace(v, frame=replace(v.frame, planes=tuple(np.full_like(p, 200) for p in v.frame.planes)))
-             for i, v in views.items()}
+    white = {i: replace(v, frame=replace(v.frame, planes=tuple(np.full_like(p, 200) for p in v.frame.planes))) for i, v in views.items()}
     targets = targets | {3: Target(3, panorama.camera(8, -6, 30), None), 4: Target(4, panorama.camera(-25), None)}
     outputs, rendered = run(white, targets, range(20))
     assert max(item.hole_mask.mean() for item in rendered) > 0.3

@@ -57,9 +57,7 @@ def experts() -> dict:
     return {"high": random_weights.expert(1), "low": random_weights.expert(2)}
 
 
-def run(
-    output: Path, settings: adapters.TrainSettings = SETTINGS, data=None, stop_after: int | None = None, **more
-) -> list[adapters.Step]:
+def run(output: Path, settings: adapters.TrainSettings = SETTINGS, data=None, stop_after: int | None = None, **more) -> list[adapters.Step]:
     done = []
     for step in adapters.train(experts(), PROMPT, data or OnePair(), output, settings, device="cpu", **more):
         done.append(step)
@@ -82,9 +80,7 @@ def test_the_loss_falls_and_the_saved_adapters_bring_sampling_closer_to_the_targ
     after = held(1, trained)
     for name in before:
         assert after[name] < 0.9 * before[name], (name, before[name], after[name])
-    errors = [
-        float(((validation.sampled(models, pair, PROMPT, 6) - pair.clean) ** 2).mean()) for models in (plain, trained)
-    ]
+    errors = [float(((validation.sampled(models, pair, PROMPT, 6) - pair.clean) ** 2).mean()) for models in (plain, trained)]
     assert errors[1] < 0.7 * errors[0], errors
 
 
@@ -97,9 +93,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(tmp_path):
     assert rest[0].step == 6
     assert first[:5] + rest == whole
     for expert in ("high", "low"):
-        one, other = (
-            lora.read(tmp_path / run_name / "adapters" / lora.FILE_NAMES[expert]) for run_name in ("whole", "parts")
-        )
+        one, other = (lora.read(tmp_path / run_name / "adapters" / lora.FILE_NAMES[expert]) for run_name in ("whole", "parts"))
         assert one.layers.keys() == other.layers.keys()
         for name, layer in one.layers.items():
             assert torch.equal(layer.down, other.layers[name].down) and torch.equal(layer.up, other.layers[name].up)
@@ -119,10 +113,7 @@ def test_only_the_adapter_of_the_steps_expert_moves(tmp_path):
     before = None
     for _ in range(6):
         step = next(iterator)
-        now = {
-            name: [p.detach().clone() for n, p in model.named_parameters() if "lora_" in n]
-            for name, model in state.items()
-        }
+        now = {name: [p.detach().clone() for n, p in model.named_parameters() if "lora_" in n] for name, model in state.items()}
         if before is not None:
             for name in state:
                 same = all(torch.equal(a, b) for a, b in zip(before[name], now[name], strict=True))
@@ -165,9 +156,7 @@ def test_the_loss_is_that_of_the_sign_consistent_equations():
     assert float(adapters.flow_loss(Right(), pair, PROMPT, 0.25, noise, "cpu")) == 0
     assert float(told["timestep"]) == 250
     assert torch.equal(told["hidden"][0, :16], 0.75 * pair.clean + 0.25 * noise)
-    assert torch.equal(told["hidden"][0, 16:20], torch.ones(4, 2, 4, 4)) and torch.equal(
-        told["hidden"][0, 20:], pair.condition
-    )
+    assert torch.equal(told["hidden"][0, 16:20], torch.ones(4, 2, 4, 4)) and torch.equal(told["hidden"][0, 20:], pair.condition)
 
 
 def test_every_epoch_sees_every_sample_once_in_its_own_order():
@@ -191,9 +180,7 @@ def test_the_log_and_the_validation_picture_are_written(tmp_path):
     from vs3r_engine.methods.diffusion import autoencoder
 
     vae = random_weights.autoencoder(3)
-    watch = validation.watch(
-        [OnePair()[0]], PROMPT, tmp_path, steps=2, decode=lambda z: autoencoder.decode_stream(vae, z)
-    )
+    watch = validation.watch([OnePair()[0]], PROMPT, tmp_path, steps=2, decode=lambda z: autoencoder.decode_stream(vae, z))
     run(tmp_path, adapters.TrainSettings(**{**vars_of(SETTINGS), "steps": 2, "validate_every": 2}), validate=watch)
     assert list(tmp_path.glob("log/events*")) and (tmp_path / "validation" / "0000002.png").stat().st_size > 500
 
@@ -207,14 +194,9 @@ def test_trained_adapters_run_in_the_completer(tmp_path, monkeypatch):
 
     def completed(chosen: str):
         settings = Settings().with_values(
-            {"fill.weights": "random:1:small", "fill.lora": chosen, "fill.sampler": "fast"}
-            | {"fill.area": "full-frame"}
+            {"fill.weights": "random:1:small", "fill.lora": chosen, "fill.sampler": "fast"} | {"fill.area": "full-frame"}
         )
-        return list(
-            dvdm.DvdmCompleter(settings, installed=lambda name: (None, tmp_path)).complete(
-                rendered_frames(5), NoViews()
-            )
-        )
+        return list(dvdm.DvdmCompleter(settings, installed=lambda name: (None, tmp_path)).complete(rendered_frames(5), NoViews()))
 
     assert not same(completed(str(tmp_path / "adapters")), completed("none"))
 

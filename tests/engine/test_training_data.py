@@ -32,10 +32,7 @@ def stable():
 
 
 def views_of(clip) -> list[View]:
-    return [
-        View(clip.frame(i), clip.trajectory.camera(i), None, clip.depth[i], clip.dynamic_mask[i])
-        for i in range(len(clip))
-    ]
+    return [View(clip.frame(i), clip.trajectory.camera(i), None, clip.depth[i], clip.dynamic_mask[i]) for i in range(len(clip))]
 
 
 class Truth:
@@ -47,9 +44,7 @@ class Truth:
     def reconstruct(self, frames, rate):
         got = list(frames)
         a, b = got[0].frame_index, got[-1].frame_index + 1
-        yield Reconstruction(
-            self.clip.trajectory.sliced(a, b), self.clip.depth[a:b], np.ones_like(self.clip.depth[a:b])
-        )
+        yield Reconstruction(self.clip.trajectory.sliced(a, b), self.clip.depth[a:b], np.ones_like(self.clip.depth[a:b]))
 
 
 def parts(clip, **changed) -> curate.Parts:
@@ -67,9 +62,7 @@ def parts(clip, **changed) -> curate.Parts:
 
 
 def settings(**changed) -> curate.CurateSettings:
-    return curate.CurateSettings(
-        **({"window_frames": 5, "area_px": 160 * 96, "seed": 1, "shake_high_deg": 5.0} | changed)
-    )
+    return curate.CurateSettings(**({"window_frames": 5, "area_px": 160 * 96, "seed": 1, "shake_high_deg": 5.0} | changed))
 
 
 def videos(folder: Path, *names: str) -> Path:
@@ -83,9 +76,7 @@ def test_hand_shake_is_seeded_and_as_strong_as_it_says():
     first, again, other = (degrade.hand_held(300, 30.0, np.random.default_rng(seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first.rotvec_rad, again.rotvec_rad)
     assert not np.array_equal(first.rotvec_rad, other.rotvec_rad)
-    strengths = [
-        np.rad2deg(degrade.hand_held(300, 30.0, np.random.default_rng(s)).rotvec_rad[:, 0].std()) for s in range(30)
-    ]
+    strengths = [np.rad2deg(degrade.hand_held(300, 30.0, np.random.default_rng(s)).rotvec_rad[:, 0].std()) for s in range(30)]
     assert min(strengths) > 0.25 and max(strengths) < 3.0 and np.ptp(strengths) > 0.5
 
 
@@ -158,9 +149,7 @@ def test_curation_makes_pairs_goes_on_and_repeats_itself(stable, tmp_path):
     assert first[2].rejected == {"media-unreadable": 1}
     assert list(curate.curate(source, tmp_path / "out", parts(stable), settings())) == []
     videos(source, "c")
-    assert [Path(done.source).stem for done in curate.curate(source, tmp_path / "out", parts(stable), settings())] == [
-        "c"
-    ]
+    assert [Path(done.source).stem for done in curate.curate(source, tmp_path / "out", parts(stable), settings())] == ["c"]
     data = samples.Dataset(tmp_path / "out")
     assert len(data) == 6 and data[0].clean.shape == (3, 5, 96, 160)
     black = (data[0].condition == -1).all(dim=0)
@@ -194,10 +183,7 @@ def test_windows_never_cross_a_cut(stable, tmp_path):
     list(curate.curate(videos(tmp_path / "in", "a"), tmp_path / "out", made, settings()))
     lines = (tmp_path / "out" / samples.MANIFEST).read_text().splitlines()
     line = json.loads(lines[1])
-    assert (
-        all(s["start"] in (0, 9) for s in line["samples"])
-        and len(line["samples"]) + sum(line["rejected"].values()) == 2
-    )
+    assert all(s["start"] in (0, 9) for s in line["samples"]) and len(line["samples"]) + sum(line["rejected"].values()) == 2
 
 
 @pytest.mark.parametrize("fault", ["not-stable", "dark-or-flat", "blurred", "photograph", "camera-lost"])
@@ -243,9 +229,7 @@ def test_the_command_line_curates_and_trains(tmp_path, stable):
     make_clip("regular", frames=14, width=192, height=112, shake=0.0, seed=3).write(tmp_path / "in" / "a.mp4")
     tiny = ["--weights", "random:1:small", "--device", "cpu"]
     runner = CliRunner()
-    made = runner.invoke(
-        app, ["curate", str(tmp_path / "in"), str(tmp_path / "data"), "--window", "5", *tiny], catch_exceptions=False
-    )
+    made = runner.invoke(app, ["curate", str(tmp_path / "in"), str(tmp_path / "data"), "--window", "5", *tiny], catch_exceptions=False)
     assert made.exit_code == 0, made.output
     data = samples.Dataset(tmp_path / "data")
     assert data[0].clean.shape[0] == 16

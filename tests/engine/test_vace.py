@@ -47,9 +47,7 @@ def test_what_is_missing_is_grey_in_every_frame_of_its_group_and_marked(ready, m
     holes = np.zeros((FRAMES, HEIGHT, WIDTH), bool)
     holes[6, 8:24, 8:24] = True
     told = []
-    monkeypatch.setattr(
-        wan.Wan, "encode", lambda self, pictures: told.extend(pictures()) or torch.zeros(2, 16, 5, 4, 6)
-    )
+    monkeypatch.setattr(wan.Wan, "encode", lambda self, pictures: told.extend(pictures()) or torch.zeros(2, 16, 5, 4, 6))
     pictures, picture_stream, hole_stream = streams(holes)
     condition, _ = vace.VaceModel(ready).condition(picture_stream, hole_stream)
     for frame in (5, 6, 7, 8):
@@ -84,9 +82,7 @@ def test_sampling_is_the_pipelines_own_when_one_window_covers_the_clip(ready):
     mask = next(vace.group_masks(holes))
     grey = torch.where(mask, torch.zeros(()), pictures[:, 0])
     solver = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
-    pipeline = WanVACEPipeline(
-        None, None, ready.residence._models["autoencoder"], solver, ready.residence._models["high"]
-    )
+    pipeline = WanVACEPipeline(None, None, ready.residence._models["autoencoder"], solver, ready.residence._models["high"])
     pipeline.set_progress_bar_config(disable=True)
     # A video processor's input is [0, 1]; its own scaling back to [-1, 1] costs one rounding.
     theirs = pipeline(

@@ -28,9 +28,7 @@ def literal_cue(q, k, references=None):
         others = [r + d for d in (-6, -4, -2, 2, 4, 6) if 0 <= r + d < len(q)]
 
         def gram(a, b, layers, r=r, others=others):  # [layer x head, source, i, j]
-            return torch.stack(
-                [torch.einsum("lhid,lhjd->lhij", a[r, layers], b[s, layers]).flatten(0, 1) for s in others], 1
-            )
+            return torch.stack([torch.einsum("lhid,lhjd->lhij", a[r, layers], b[s, layers]).flatten(0, 1) for s in others], 1)
 
         m1 = gram(q, q, [3, 4, 5, 6, 7]).mean((0, 1, 3))
         v1 = gram(q, q, [18, 19]).mean((0, 1)).std(-1)
@@ -116,9 +114,7 @@ def available_gib():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="the peak of a process's memory is read as Linux tells it"
-)
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak of a process's memory is read as Linux tells it")
 def test_cues_cost_a_twentieth_of_the_literal_ones_in_time_and_memory_at_50_frames_of_518x294(tmp_path):
     """50 frames of 37 x 21 patches, 24 layers of 16 heads of 64, float32, CPU seconds. The fast cues are made for the
     whole window. Of the literal ones three frames are made, two with all six source frames; per source frame the cost
@@ -182,9 +178,7 @@ def test_otsu_thresholds_equal_exhaustive_search():
 
     for classes in (2, 3, 4):
         best = max(itertools.combinations(range(bins - 1), classes - 1), key=variance)
-        assert clustering.otsu_thresholds(values, classes, bins).tolist() == pytest.approx(
-            [centre[c].item() for c in best], abs=1e-6
-        )
+        assert clustering.otsu_thresholds(values, classes, bins).tolist() == pytest.approx([centre[c].item() for c in best], abs=1e-6)
 
 
 def test_alike_values_have_no_threshold():
@@ -270,7 +264,5 @@ def test_closing_and_growing_equal_opencv():
     masks = torch.rand(3, 30, 40, generator=torch.Generator().manual_seed(2)) > 0.7
     ours = masking.dilated(masking.closed(masks)).numpy()
     for mask, our in zip(masks.numpy(), ours, strict=True):
-        theirs = cv2.morphologyEx(
-            mask.astype(np.uint8), cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
-        )
+        theirs = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))
         assert np.array_equal(our, cv2.dilate(theirs, np.ones((3, 3), np.uint8)) > 0)

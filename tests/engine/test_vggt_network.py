@@ -50,8 +50,7 @@ def test_every_state_dict_entry_of_the_small_network_has_its_name_and_shape():
         ours = {name: tuple(t.shape) for name, t in network.Vggt(SMALL).state_dict().items()}
     lines = (GOLDEN / "vggt_small_keys.txt").read_text().splitlines()
     theirs = {
-        name: tuple(int(n) for n in shape.strip("()").split(",") if n.strip())
-        for name, shape in (line.split(" ", 1) for line in lines)
+        name: tuple(int(n) for n in shape.strip("()").split(",") if n.strip()) for name, shape in (line.split(" ", 1) for line in lines)
     }
     assert ours == theirs
 

@@ -21,9 +21,7 @@ from vs3r_engine.media.decode import open_source  # noqa: E402
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory) -> Path:
-    return make_clip("crowd", frames=14, width=160, height=90, seed=5).write(
-        tmp_path_factory.mktemp("clip") / "crowd.mp4"
-    )
+    return make_clip("crowd", frames=14, width=160, height=90, seed=5).write(tmp_path_factory.mktemp("clip") / "crowd.mp4")
 
 
 def stabilized(source: Path, output: Path, *settings: str) -> tuple[list[np.ndarray], dict]:
@@ -54,9 +52,7 @@ def test_the_papers_method_stabilizes_a_file_and_the_sidecar_tells_which_weights
     )
     assert len(frames) == 14 and frames[0].shape == (90, 160)
     findings = sidecar["findings"]
-    assert (
-        findings["method"] == "vggt4d-dis" and findings["weights"] == "random:1:small" and findings["weights_licence"]
-    )
+    assert findings["method"] == "vggt4d-dis" and findings["weights"] == "random:1:small" and findings["weights_licence"]
     assert findings["window_frames"] == 8 and "seam_worst_deg" in findings
 
 
@@ -71,9 +67,7 @@ def test_the_papers_method_stabilizes_a_file_and_the_sidecar_tells_which_weights
 )
 def test_the_ablations_rows_are_settings(clip, tmp_path, values):
     """Baseline, without completion, without the hybrid mask, and the published low-resolution form of the whole."""
-    frames, _ = stabilized(
-        clip, tmp_path / "out.mkv", "analysis.method=vggt4d", "analysis.weights=random:1:small", *values
-    )
+    frames, _ = stabilized(clip, tmp_path / "out.mkv", "analysis.method=vggt4d", "analysis.weights=random:1:small", *values)
     assert len(frames) == 14
 
 
@@ -87,9 +81,7 @@ def test_every_camera_model_is_one_command(clip, tmp_path, lens):
 
 def test_a_lens_profile_is_taken_through_the_whole_engine(clip, tmp_path):
     profile = tmp_path / "lens.json"
-    profile.write_text(
-        json.dumps({"model": "fisheye", "width": 160, "height": 90, "fx": 128, "fy": 128, "cx": 80, "cy": 45})
-    )
+    profile.write_text(json.dumps({"model": "fisheye", "width": 160, "height": 90, "fx": 128, "fy": 128, "cx": 80, "cy": 45}))
     frames, _ = stabilized(clip, tmp_path / "out.mkv", f"analysis.input_lens={profile}", "frame.framing=show-edges")
     straight, _ = stabilized(
         clip,
@@ -111,9 +103,7 @@ def test_without_weights_nothing_is_done(clip, tmp_path):
 @pytest.mark.timeout(7200)
 def test_the_full_size_network_stabilizes_eight_frames_on_a_cpu(tmp_path):
     source = make_clip("regular", frames=8, width=518, height=294).write(tmp_path / "clip.mp4")
-    frames, sidecar = stabilized(
-        source, tmp_path / "out.mkv", "analysis.method=vggt4d", "analysis.weights=random:1", "analysis.device=cpu"
-    )
+    frames, sidecar = stabilized(source, tmp_path / "out.mkv", "analysis.method=vggt4d", "analysis.weights=random:1", "analysis.device=cpu")
     usage = resource.getrusage(resource.RUSAGE_SELF)
     print(f"{usage.ru_utime + usage.ru_stime:.0f} CPU-s, {usage.ru_maxrss / 1024**2:.1f} GiB, {sidecar['findings']}")
     assert len(frames) == 8 and sidecar["findings"]["weights"] == "random:1"

@@ -69,8 +69,7 @@ def test_every_frame_comes_once_with_finite_cameras_depth_and_masks(count):
 def test_two_runs_are_identical():
     a, b = (reconstructed(clip(8)) for _ in range(2))
     assert all(
-        np.array_equal(x.depth, y.depth)
-        and np.array_equal(x.trajectory.world_from_camera, y.trajectory.world_from_camera)
+        np.array_equal(x.depth, y.depth) and np.array_equal(x.trajectory.world_from_camera, y.trajectory.world_from_camera)
         for x, y in zip(a, b, strict=True)
     )
 
@@ -87,13 +86,7 @@ def test_the_second_pass_runs_only_where_something_moves_and_changes_only_the_ca
             return torch.zeros(evidence.depth.shape, dtype=torch.bool)
 
     found = [
-        next(
-            iter(
-                adapter.Vggt4dReconstructor(settings(), "cpu", masker=m, longest_side_px=112).reconstruct(
-                    iter(clip(5)), Fraction(30)
-                )
-            )
-        )
+        next(iter(adapter.Vggt4dReconstructor(settings(), "cpu", masker=m, longest_side_px=112).reconstruct(iter(clip(5)), Fraction(30))))
         for m in (Everything(), Nothing())
     ]
     assert np.array_equal(found[0].depth, found[1].depth)
@@ -117,9 +110,7 @@ def test_pose_encodings_become_world_from_camera_and_corner_origin_intrinsics():
     camera_from_world = np.tile(np.eye(4), (4, 1, 1))
     camera_from_world[:, :3, :3], camera_from_world[:, :3, 3] = rotation.as_matrix(), shift
     assert np.abs(world_from_camera.numpy() - inverse(camera_from_world)).max() < 1e-5
-    assert K[0, 0, 0].item() == pytest.approx(56 / np.tan(0.6), rel=1e-6) and K[0, 1, 1].item() == pytest.approx(
-        35 / np.tan(0.4), rel=1e-6
-    )
+    assert K[0, 0, 0].item() == pytest.approx(56 / np.tan(0.6), rel=1e-6) and K[0, 1, 1].item() == pytest.approx(35 / np.tan(0.4), rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -133,9 +124,9 @@ def test_the_network_sees_the_whole_picture_also_upright(width, height, expected
 @pytest.mark.parametrize(("width", "height"), [(96, 62), (201, 113), (1001, 301)])
 def test_preparing_a_picture_shifts_nothing(width, height):
     x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
-    ramp = np.stack(
-        [np.tile(x / width, (height, 1)), np.tile(y[:, None] / height, (1, width)), np.zeros((height, width))]
-    ).astype(np.float32)
+    ramp = np.stack([np.tile(x / width, (height, 1)), np.tile(y[:, None] / height, (1, width)), np.zeros((height, width))]).astype(
+        np.float32
+    )
     frame = Frame(0, tuple(ramp), PixelLayout("rgb", 32))
     seen = adapter.prepared(frame, (112, 70), "cpu").numpy()
     inner = (slice(4, -4), slice(4, -4))
@@ -166,9 +157,7 @@ def test_the_window_is_chosen_by_free_memory(monkeypatch):
     assert 2 <= adapter.fitting_window(50, (518, 294), 5 * 10**9) < 50
     with pytest.raises(OutOfMemory):
         adapter.fitting_window(50, (518, 294), 10**9)
-    monkeypatch.setattr(
-        adapter, "free_memory", lambda device: adapter.FIXED_BYTES + 4 * 8 * 5 * adapter.BYTES_PER_PATCH
-    )
+    monkeypatch.setattr(adapter, "free_memory", lambda device: adapter.FIXED_BYTES + 4 * 8 * 5 * adapter.BYTES_PER_PATCH)
     pieces = reconstructed(clip(7))
     assert pieces[-1].findings["window_frames"] == 4 and "4 instead of 6" in pieces[0].findings["window_note"]
 

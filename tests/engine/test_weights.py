@@ -30,9 +30,7 @@ class FakeHub:
         if self.error:
             raise self.error
         siblings = [
-            types.SimpleNamespace(
-                rfilename=name, size=len(data), lfs=types.SimpleNamespace(sha256=hashlib.sha256(data).hexdigest())
-            )
+            types.SimpleNamespace(rfilename=name, size=len(data), lfs=types.SimpleNamespace(sha256=hashlib.sha256(data).hexdigest()))
             for name, data in self.files.items()
         ]
         return types.SimpleNamespace(sha=self.sha, siblings=siblings)
@@ -228,9 +226,7 @@ def test_random_weights_exist_for_tests_and_nothing_else_is_taken_for_them():
 def test_the_command_line_lists_fetches_verifies_and_removes(hub):
     run = CliRunner()
     rows = json.loads(run.invoke(app, ["list", "--json"]).stdout)
-    assert {"vggt-1b", "raft-large", "dvdm-lora"} <= {row["name"] for row in rows} and not any(
-        row["installed"] for row in rows
-    )
+    assert {"vggt-1b", "raft-large", "dvdm-lora"} <= {row["name"] for row in rows} and not any(row["installed"] for row in rows)
     assert run.invoke(app, ["fetch", "vggt-1b"]).exit_code == 0
     listing = run.invoke(app, ["list"]).stdout
     assert "installed" in listing and "non-commercial" in listing
@@ -249,9 +245,7 @@ def test_a_network_checkpoint_loads_strictly_after_one_key_filter(tmp_path):
 
     network = checkpoint.random_network(checkpoint.SMALL, 3)
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    published = {f"module.{name}": tensor for name, tensor in state.items()} | {
-        "module.track_head.feature.weight": torch.zeros(4)
-    }
+    published = {f"module.{name}": tensor for name, tensor in state.items()} | {"module.track_head.feature.weight": torch.zeros(4)}
     save_file(published, tmp_path / "model.safetensors")
     read = checkpoint.built(checkpoint.filtered(load_tensors(tmp_path / "model.safetensors")), checkpoint.SMALL)
     assert all(torch.equal(tensor, state[name]) for name, tensor in read.state_dict().items())
@@ -266,6 +260,4 @@ def test_equal_seeds_make_equal_networks():
     from vs3r_engine.methods.vggt4d import checkpoint
 
     a, b, c = (checkpoint.load(f"random:{seed}:small", "cpu").network.state_dict() for seed in (5, 5, 6))
-    assert all(torch.equal(a[name], b[name]) for name in a) and not torch.equal(
-        a["aggregator.camera_token"], c["aggregator.camera_token"]
-    )
+    assert all(torch.equal(a[name], b[name]) for name in a) and not torch.equal(a["aggregator.camera_token"], c["aggregator.camera_token"])

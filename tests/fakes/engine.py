@@ -106,9 +106,7 @@ def smoothed_path(job: Job, analysis: Any) -> None:
     return None
 
 
-def render_frames(
-    job: Job, analysis: Any, path: None, frame_range: FrameRange, source: Any, methods: str
-) -> Iterator[Frame]:
+def render_frames(job: Job, analysis: Any, path: None, frame_range: FrameRange, source: Any, methods: str) -> Iterator[Frame]:
     facts = {} if raw_frames.is_raw_frames(job.clip.path) else facts_of(job.clip.path)
     for frame in source.frames(frame_range):
         time.sleep(facts.get("step_s", 0))
@@ -132,17 +130,13 @@ def stabilize(job: Job, store: Any) -> Iterator[Any]:
                 _accidents(job, facts, index)
                 lines.append(f"frame {index} smoothness {job.settings.path.smoothness}\n")
                 done = index + 1 - job.render_range.start
-                yield Progress(
-                    "render", done, total, 0.2 + 0.8 * done / total, {"moving_percent": 12.0, "ballast": len(ballast)}
-                )
+                yield Progress("render", done, total, 0.2 + 0.8 * done / total, {"moving_percent": 12.0, "ballast": len(ballast)})
             segment.with_suffix(".part").write_text("".join(lines))
             segment.with_suffix(".part").rename(segment)
         Path(job.output + ".part").write_text("".join(path.read_text() for path in sorted(workspace.iterdir())))
         os.replace(job.output + ".part", job.output)
     store.discard("chunks", _key(job, "analysis", "path", "frame", "fill"))
-    yield RenderResult(
-        job.output, job.output + ".vs3r.json", job.render_range, {"moving_percent": 12.0}, {"render": 0.1}
-    )
+    yield RenderResult(job.output, job.output + ".vs3r.json", job.render_range, {"moving_percent": 12.0}, {"render": 0.1})
 
 
 def _analyzed(job: Job, store: Any) -> Iterator[Progress]:

@@ -88,9 +88,7 @@ class EngineProcess:
 class RawPeer:
     """A bare DEALER with whatever credentials, for messages that no client would send."""
 
-    def __init__(
-        self, connection: Connection, token: str | None = "right", socket: str = "request", **curve: bytes
-    ) -> None:
+    def __init__(self, connection: Connection, token: str | None = "right", socket: str = "request", **curve: bytes) -> None:
         self.context = zmq.Context()
         self.socket = self.context.socket(zmq.DEALER)
         self.socket.linger = 0

@@ -34,9 +34,7 @@ def test_splatting_on_the_gpu_equals_the_cpu():
         return View(clip.frame(i), clip.trajectory.camera(i), None, depth, moves)
 
     target = Target(3, clip.stable.camera(3), None)
-    ours, theirs = (
-        SplatRenderer(Settings(), device).render(target, view(3), [view(2), view(4)]) for device in ("cpu", "cuda")
-    )
+    ours, theirs = (SplatRenderer(Settings(), device).render(target, view(3), [view(2), view(4)]) for device in ("cpu", "cuda"))
     assert (ours.hole_mask != theirs.hole_mask).mean() < 1e-3
     assert np.mean(np.abs(ours.frame.planes[0].astype(int) - theirs.frame.planes[0]) > 2) < 1e-3
 
@@ -56,10 +54,7 @@ def test_discs_on_the_gpu_equal_the_cpu():
 def test_the_small_network_reconstructs_on_the_gpu_as_on_the_cpu():
     clip = make_clip("regular", frames=6, width=160, height=90)
     chosen = Settings().with_values({"analysis.weights": "random:1:small"})
-    ours, theirs = (
-        list(Vggt4dReconstructor(chosen, device).reconstruct(iter(clip.frames), Fraction(30)))
-        for device in ("cpu", "cuda")
-    )
+    ours, theirs = (list(Vggt4dReconstructor(chosen, device).reconstruct(iter(clip.frames), Fraction(30))) for device in ("cpu", "cuda"))
     # The GPU runs the blocks in bfloat16.
     assert np.median(np.abs(ours[0].depth / theirs[0].depth - 1)) < 0.05
     assert np.abs(ours[0].trajectory.world_from_camera - theirs[0].trajectory.world_from_camera).max() < 0.1

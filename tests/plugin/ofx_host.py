@@ -67,26 +67,70 @@ MODES = {
     ),
 }
 
-KNOWN = frozenset((
-    "OfxImageClipPropConnected", "OfxImageEffectFrameVarying", "OfxImageEffectHostPropIsBackground",
-    "OfxImageEffectPluginPropGrouping", "OfxImageEffectPluginPropHostFrameThreading",
-    "OfxImageEffectPluginPropSingleInstance", "OfxImageEffectPluginRenderThreadSafety",
-    "OfxImageEffectPropComponents", "OfxImageEffectPropContext", "OfxImageEffectPropFrameRange",
-    "OfxImageEffectPropFrameRate", "OfxImageEffectPropInteractiveRenderStatus", "OfxImageEffectPropPixelDepth",
-    "OfxImageEffectPropPreMultiplication", "OfxImageEffectPropRenderScale", "OfxImageEffectPropRenderWindow",
-    "OfxImageEffectPropSupportedComponents", "OfxImageEffectPropSupportedContexts",
-    "OfxImageEffectPropSupportedPixelDepths", "OfxImageEffectPropSupportsMultiResolution",
-    "OfxImageEffectPropSupportsTiles", "OfxImageEffectPropTemporalClipAccess", "OfxImageEffectPropThumbnailRender",
-    "OfxImagePropBounds", "OfxImagePropData", "OfxImagePropPixelAspectRatio", "OfxImagePropRegionOfDefinition",
-    "OfxImagePropRowBytes", "OfxParamPropAnimates", "OfxParamPropCanUndo", "OfxParamPropChoiceOption",
-    "OfxParamPropDefault", "OfxParamPropDigits", "OfxParamPropDisplayMax", "OfxParamPropDisplayMin",
-    "OfxParamPropEvaluateOnChange", "OfxParamPropGroupOpen", "OfxParamPropHint", "OfxParamPropMax",
-    "OfxParamPropMin", "OfxParamPropPageChild", "OfxParamPropParent", "OfxParamPropPersistant",
-    "OfxParamPropScriptName", "OfxParamPropSecret", "OfxParamPropStringFilePathExists", "OfxParamPropStringMode",
-    "OfxParamPropType", "OfxPropAPIVersion", "OfxPropChangeReason", "OfxPropInstanceData", "OfxPropIsInteractive",
-    "OfxPropLabel", "OfxPropLongLabel", "OfxPropName", "OfxPropPluginDescription", "OfxPropShortLabel",
-    "OfxPropTime", "OfxPropType", "OfxPropVersion",
-))
+KNOWN = frozenset(
+    (
+        "OfxImageClipPropConnected",
+        "OfxImageEffectFrameVarying",
+        "OfxImageEffectHostPropIsBackground",
+        "OfxImageEffectPluginPropGrouping",
+        "OfxImageEffectPluginPropHostFrameThreading",
+        "OfxImageEffectPluginPropSingleInstance",
+        "OfxImageEffectPluginRenderThreadSafety",
+        "OfxImageEffectPropComponents",
+        "OfxImageEffectPropContext",
+        "OfxImageEffectPropFrameRange",
+        "OfxImageEffectPropFrameRate",
+        "OfxImageEffectPropInteractiveRenderStatus",
+        "OfxImageEffectPropPixelDepth",
+        "OfxImageEffectPropPreMultiplication",
+        "OfxImageEffectPropRenderScale",
+        "OfxImageEffectPropRenderWindow",
+        "OfxImageEffectPropSupportedComponents",
+        "OfxImageEffectPropSupportedContexts",
+        "OfxImageEffectPropSupportedPixelDepths",
+        "OfxImageEffectPropSupportsMultiResolution",
+        "OfxImageEffectPropSupportsTiles",
+        "OfxImageEffectPropTemporalClipAccess",
+        "OfxImageEffectPropThumbnailRender",
+        "OfxImagePropBounds",
+        "OfxImagePropData",
+        "OfxImagePropPixelAspectRatio",
+        "OfxImagePropRegionOfDefinition",
+        "OfxImagePropRowBytes",
+        "OfxParamPropAnimates",
+        "OfxParamPropCanUndo",
+        "OfxParamPropChoiceOption",
+        "OfxParamPropDefault",
+        "OfxParamPropDigits",
+        "OfxParamPropDisplayMax",
+        "OfxParamPropDisplayMin",
+        "OfxParamPropEvaluateOnChange",
+        "OfxParamPropGroupOpen",
+        "OfxParamPropHint",
+        "OfxParamPropMax",
+        "OfxParamPropMin",
+        "OfxParamPropPageChild",
+        "OfxParamPropParent",
+        "OfxParamPropPersistant",
+        "OfxParamPropScriptName",
+        "OfxParamPropSecret",
+        "OfxParamPropStringFilePathExists",
+        "OfxParamPropStringMode",
+        "OfxParamPropType",
+        "OfxPropAPIVersion",
+        "OfxPropChangeReason",
+        "OfxPropInstanceData",
+        "OfxPropIsInteractive",
+        "OfxPropLabel",
+        "OfxPropLongLabel",
+        "OfxPropName",
+        "OfxPropPluginDescription",
+        "OfxPropShortLabel",
+        "OfxPropTime",
+        "OfxPropType",
+        "OfxPropVersion",
+    )
+)
 """Every property name of the specification that may pass between this host and the plug-in."""
 VENDOR = frozenset({"OfxImageEffectPropSrcFilePath", "OfxImageEffectPropSrcFrame", "kOfxImageClipPropThumbnail"})
 """Names that only some hosts know: others answer that they are unknown."""
@@ -146,11 +190,7 @@ class HostImage:
         self._row = self._packed + layout.padding
         self.memory = np.full(self._row * height + 2 * GUARD, GUARD_BYTE, np.uint8)
         if pixels is not None:
-            self._rows()[:] = (
-                np.ascontiguousarray(pixels.astype(layout.dtype, copy=False))
-                .view(np.uint8)
-                .reshape(height, self._packed)
-            )
+            self._rows()[:] = np.ascontiguousarray(pixels.astype(layout.dtype, copy=False)).view(np.uint8).reshape(height, self._packed)
         self.before = self.memory.copy() if pixels is not None else None
         x, y = layout.origin
         first = GUARD + (self._row * (height - 1) if layout.is_negative and height else 0)
@@ -163,9 +203,7 @@ class HostImage:
             "OfxImagePropRowBytes": -self._row if layout.is_negative else self._row,
             "OfxImageEffectPropPixelDepth": DEPTH_NAMES[np.dtype(layout.dtype)],
             "OfxImageEffectPropComponents": "OfxImageComponentRGBA" if layout.channels == 4 else "OfxImageComponentRGB",
-            "OfxImageEffectPropPreMultiplication": "OfxImageAlphaPremultiplied"
-            if layout.premultiplied
-            else "OfxImageAlphaUnPremultiplied",
+            "OfxImageEffectPropPreMultiplication": "OfxImageAlphaPremultiplied" if layout.premultiplied else "OfxImageAlphaUnPremultiplied",
             "OfxImagePropPixelAspectRatio": layout.pixel_aspect,
             "OfxImageEffectPropRenderScale": [1.0, 1.0],
         }.items():
@@ -221,9 +259,7 @@ class Instance:
 
     def __init__(self, host: "Host", state: dict[str, Any] | None = None, layout: Layout | None = None) -> None:
         self.host, self.layout = host, layout or Layout()
-        self.properties = (
-            Properties(host).set("OfxPropType", "OfxTypeImageEffectInstance").set("OfxPropInstanceData", 0)
-        )
+        self.properties = Properties(host).set("OfxPropType", "OfxTypeImageEffectInstance").set("OfxPropInstanceData", 0)
         self.properties.set("OfxImageEffectPropContext", "OfxImageEffectContextFilter")
         self.handle = host.register(self)
         self.parameters = {name: self._parameter(one) for name, one in host.descriptor.parameters.items()}
@@ -253,15 +289,11 @@ class Instance:
         one.handle = self.host.register((self, one))
         return one
 
-    def connect(
-        self, picture: Callable[[float], np.ndarray | None], frames: tuple[int, int], rate: float = 25.0, path: str = ""
-    ) -> None:
+    def connect(self, picture: Callable[[float], np.ndarray | None], frames: tuple[int, int], rate: float = 25.0, path: str = "") -> None:
         """Put a clip under the effect; `frames` are the first and last time."""
         clip = self.clips["Source"]
         clip.picture = picture
-        clip.properties.set("OfxImageClipPropConnected", 1).set(
-            "OfxImageEffectPropFrameRange", [float(x) for x in frames]
-        )
+        clip.properties.set("OfxImageClipPropConnected", 1).set("OfxImageEffectPropFrameRange", [float(x) for x in frames])
         clip.properties.set("OfxImageEffectPropFrameRate", rate)
         if path and self.host.mode.names_file:
             self.properties.set("OfxImageEffectPropSrcFilePath", path)
@@ -291,9 +323,7 @@ class Instance:
         self.reading_others = True
         status = self.host.act("OfxActionInstanceChanged", self.handle, arguments)
         self.reading_others = False
-        self.host.act(
-            "OfxActionEndInstanceChanged", self.handle, Properties(self.host, OfxPropChangeReason="OfxChangeUserEdited")
-        )
+        self.host.act("OfxActionEndInstanceChanged", self.handle, Properties(self.host, OfxPropChangeReason="OfxChangeUserEdited"))
         return status
 
     def sync(self) -> None:
@@ -324,9 +354,7 @@ class Instance:
         height, width = asked.size or (source.shape[:2] if source is not None else (4, 4))
         image = HostImage(self.host, height, width, self.layout)
         x, y = self.layout.origin
-        arguments = Properties(
-            self.host, OfxPropTime=float(asked.time), OfxImageEffectPropInteractiveRenderStatus=int(asked.interactive)
-        )
+        arguments = Properties(self.host, OfxPropTime=float(asked.time), OfxImageEffectPropInteractiveRenderStatus=int(asked.interactive))
         arguments.set("OfxImageEffectPropRenderWindow", asked.window or [x, y, x + width, y + height])
         arguments.set("OfxImageEffectPropRenderScale", [1.0, 1.0])
         if asked.thumbnail:
@@ -426,12 +454,8 @@ class Host:
             self._objects[handle] = thing
         return handle
 
-    def act(
-        self, action: str, handle: int | None, inputs: Properties | None = None, outputs: Properties | None = None
-    ) -> int:
-        status = self.plugin.main(
-            action.encode(), handle, inputs.handle if inputs else None, outputs.handle if outputs else None
-        )
+    def act(self, action: str, handle: int | None, inputs: Properties | None = None, outputs: Properties | None = None) -> int:
+        status = self.plugin.main(action.encode(), handle, inputs.handle if inputs else None, outputs.handle if outputs else None)
         self.actions.append((action, status))
         return status
 
@@ -443,9 +467,7 @@ class Host:
 
     def _suite(self, name: str, version: int, functions: list[Any]) -> None:
         self._kept += functions
-        self._suites[name, version] = (c.c_void_p * len(functions))(
-            *[c.cast(one, c.c_void_p).value for one in functions]
-        )
+        self._suites[name, version] = (c.c_void_p * len(functions))(*[c.cast(one, c.c_void_p).value for one in functions])
 
     def _build_suites(self) -> None:
         p, i, s, d = c.c_void_p, c.c_int, c.c_char_p, c.c_double
@@ -454,27 +476,19 @@ class Host:
             return lambda body: c.CFUNCTYPE(result, *arguments)(body)
 
         def setter(kind: Any) -> Any:
-            return function(i, p, s, i, kind)(
-                lambda handle, name, index, value: self._set(handle, name.decode(), index, value)
-            )
+            return function(i, p, s, i, kind)(lambda handle, name, index, value: self._set(handle, name.decode(), index, value))
 
         def setter_n(kind: Any) -> Any:
             return function(i, p, s, i, c.POINTER(kind))(
-                lambda handle, name, count, values: max(
-                    (self._set(handle, name.decode(), k, values[k]) for k in range(count)), default=OK
-                )
+                lambda handle, name, count, values: max((self._set(handle, name.decode(), k, values[k]) for k in range(count)), default=OK)
             )
 
         def getter(kind: Any) -> Any:
-            return function(i, p, s, i, c.POINTER(kind))(
-                lambda handle, name, index, out: self._get(handle, name.decode(), index, out, 0)
-            )
+            return function(i, p, s, i, c.POINTER(kind))(lambda handle, name, index, out: self._get(handle, name.decode(), index, out, 0))
 
         def getter_n(kind: Any) -> Any:
             return function(i, p, s, i, c.POINTER(kind))(
-                lambda handle, name, count, out: max(
-                    (self._get(handle, name.decode(), k, out, k) for k in range(count)), default=OK
-                )
+                lambda handle, name, count, out: max((self._get(handle, name.decode(), k, out, k) for k in range(count)), default=OK)
             )
 
         kinds = (p, s, d, i)
@@ -498,9 +512,7 @@ class Host:
                 function(i, p, c.POINTER(p))(self._parameter_set),
                 function(i, p, s, c.POINTER(p))(self._clip_define),
                 function(i, p, s, c.POINTER(p), c.POINTER(p))(self._clip_handle),
-                function(i, p, c.POINTER(p))(
-                    lambda clip, out: self._give(out, self._objects[clip][1].properties.handle)
-                ),
+                function(i, p, c.POINTER(p))(lambda clip, out: self._give(out, self._objects[clip][1].properties.handle)),
                 function(i, p, d, p, c.POINTER(p))(self._clip_image),
                 function(i, p)(self._release_image),
                 function(i, p, d, p)(lambda *_: self._violation("clipGetRegionOfDefinition")),
@@ -534,9 +546,7 @@ class Host:
                 ],
             )
         for version in self.mode.progress_versions:
-            start = (
-                function(i, p, s, s)(self._progress_start) if version == 2 else function(i, p, s)(self._progress_start)
-            )
+            start = function(i, p, s, s)(self._progress_start) if version == 2 else function(i, p, s)(self._progress_start)
             self._suite(
                 "OfxProgressSuite",
                 version,

@@ -25,9 +25,7 @@ from vs3r_engine.service import protocol as p
 from vs3r_engine.service.rendezvous import connection_file, read_connection
 
 FRAMES, WIDTH, HEIGHT = 12, 1920, 1080
-SETTINGS = p.SettingsChoice(
-    "natural", {"path.smoothness": 50.0, "path.strength": 100.0, "frame.framing": "full", "fill.quality": "final"}
-)
+SETTINGS = p.SettingsChoice("natural", {"path.smoothness": 50.0, "path.strength": 100.0, "frame.framing": "full", "fill.quality": "final"})
 
 
 def measured(library: Path, root: Path) -> dict[str, float]:

@@ -38,10 +38,7 @@ def test_nothing_but_the_systems_own_libraries_is_needed(shipped_library):
 
 
 def test_the_c_library_asked_for_is_no_newer_than_stated(shipped_library):
-    versions = {
-        tuple(map(int, text.split(".")))
-        for text in re.findall(r"GLIBC_([0-9.]+)", output("objdump", "-T", str(shipped_library)))
-    }
+    versions = {tuple(map(int, text.split("."))) for text in re.findall(r"GLIBC_([0-9.]+)", output("objdump", "-T", str(shipped_library)))}
     assert max(versions)[:2] <= NEWEST_GLIBC_HERE
 
 
@@ -53,11 +50,7 @@ def test_the_bundle_works_from_any_place(shipped, tmp_path):
     moved = tmp_path / "some where" / "VS3R.ofx.bundle"
     shutil.copytree(shipped, moved)
     plist = plistlib.loads((moved / "Contents" / "Info.plist").read_bytes())
-    assert (
-        plist["CFBundleExecutable"] == "VS3R.ofx"
-        and plist["CFBundlePackageType"] == "BNDL"
-        and plist["CFBundleVersion"] == __version__
-    )
+    assert plist["CFBundleExecutable"] == "VS3R.ofx" and plist["CFBundlePackageType"] == "BNDL" and plist["CFBundleVersion"] == __version__
     assert (moved / "Contents" / "Resources" / "org.vs3r.Stabilize.svg").exists()
     code = (
         "import sys; from pathlib import Path; from tests.plugin.ofx_host import Host, Instance\n"
@@ -76,12 +69,7 @@ def test_the_bundle_works_from_any_place(shipped, tmp_path):
 def test_only_one_plugin_is_there(library):
     loaded = ctypes.CDLL(str(library))
     loaded.OfxGetPlugin.restype = ctypes.c_void_p
-    assert (
-        loaded.OfxGetNumberOfPlugins() == 1
-        and loaded.OfxGetPlugin(0)
-        and not loaded.OfxGetPlugin(1)
-        and not loaded.OfxGetPlugin(-1)
-    )
+    assert loaded.OfxGetNumberOfPlugins() == 1 and loaded.OfxGetPlugin(0) and not loaded.OfxGetPlugin(1) and not loaded.OfxGetPlugin(-1)
 
 
 def test_what_hosts_are_told(spec_host):
@@ -104,11 +92,7 @@ CONTROLS = ["status", "analyze", "preset", "smoothness", "strength", "framing", 
 
 def test_the_controls_are_the_engines_settings(spec_host):
     described = spec_host.descriptor.parameters
-    seen = [
-        one
-        for one in described.values()
-        if not one.properties.get("OfxParamPropSecret") and one.type != "OfxParamTypeGroup"
-    ]
+    seen = [one for one in described.values() if not one.properties.get("OfxParamPropSecret") and one.type != "OfxParamTypeGroup"]
     assert [one.name for one in seen if one.properties.get("OfxParamPropParent") is None] == CONTROLS
     by_key = {one.key: one for one in DESCRIPTORS}
     for name, key in {
@@ -120,9 +104,7 @@ def test_the_controls_are_the_engines_settings(spec_host):
         properties, declared = described[name].properties, by_key[key]
         assert properties.get("OfxPropLabel") == declared.label and properties.get("OfxParamPropHint") == declared.help
         if declared.choices:
-            assert [text.lower().replace(" ", "-") for text in properties.values["OfxParamPropChoiceOption"]] == list(
-                declared.choices
-            )
+            assert [text.lower().replace(" ", "-") for text in properties.values["OfxParamPropChoiceOption"]] == list(declared.choices)
             assert declared.choices[properties.get("OfxParamPropDefault")] == declared.default
         else:
             assert [properties.get(f"OfxParamProp{which}") for which in ("Default", "Min", "Max")] == [
@@ -143,8 +125,4 @@ def test_unknown_actions_and_handles_are_turned_down(library):
         assert host.act("OfxImageEffectActionRender", host.descriptor.handle) == 9
         assert host.act("OfxActionInstanceChanged", host.descriptor.handle) == 9
     with Host(library) as host:
-        assert (
-            host.act("OfxActionLoad", None) == 0
-            and host.act("OfxActionUnload", None) == 0
-            and host.act("OfxActionLoad", None) == 0
-        )
+        assert host.act("OfxActionLoad", None) == 0 and host.act("OfxActionUnload", None) == 0 and host.act("OfxActionLoad", None) == 0

@@ -66,9 +66,7 @@ def test_an_engine_that_does_not_start_is_said_to(spec_host, places, tmp_path):
     assert instance.render(Arguments(1))[0] == FAILED and "vs3r doctor" in instance.messages[-1]
 
 
-@pytest.mark.parametrize(
-    ("change", "said"), [({"protocol": "2.0"}, "different versions"), ({"token": "wrong"}, "refuses")]
-)
+@pytest.mark.parametrize(("change", "said"), [({"protocol": "2.0"}, "different versions"), ({"token": "wrong"}, "refuses")])
 def test_an_engine_that_will_not_talk_is_explained(spec_host, running_engine, places, tmp_path, change, said):
     connection = json.loads((running_engine.directory / "engine.json").read_text())
     (places[0] / "engine.json").write_text(json.dumps(connection | change))
@@ -120,11 +118,7 @@ def test_two_hundred_instances_leave_no_memory_and_no_thread(library, engine, tm
 
     def resident_kib():
         gc.collect()
-        return int(
-            next(
-                line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS")
-            ).split()[1]
-        )
+        return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS")).split()[1])
 
     path = make_media(tmp_path / "a.json")
     with Host(library) as host:

@@ -10,9 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "protocol"
-INDEX = [
-    entry for entry in json.loads((GOLDEN / "index.json").read_text()) if entry["kind"] != "event"
-]  # it does not listen to those
+INDEX = [entry for entry in json.loads((GOLDEN / "index.json").read_text()) if entry["kind"] != "event"]  # it does not listen to those
 WRITTEN = ["request-hello", "request-probe", "request-frame", "request-status", "request-cancel"]
 
 
@@ -60,9 +58,7 @@ def test_what_is_understood(build, name, understood):
     assert run(build, "decode", GOLDEN / f"{name}.msg").startswith(understood)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{", "[1,]", '{"a":1}x', '"\\ud800"', "01", "1.", "nul", '{"a" 1}', "[" * 100 + "]" * 100, '"\x01"']
-)
+@pytest.mark.parametrize("text", ["", "{", "[1,]", '{"a":1}x', '"\\ud800"', "01", "1.", "nul", '{"a" 1}', "[" * 100 + "]" * 100, '"\x01"'])
 def test_what_is_no_json_is_refused(build, tmp_path, text):
     file = tmp_path / "bad.msg"
     file.write_bytes(len(text.encode()).to_bytes(4, "little") + text.encode())

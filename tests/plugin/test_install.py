@@ -37,9 +37,7 @@ def test_a_newer_one_replaces_it_and_changes_are_found(small_bundle, tmp_path, c
     (small_bundle / "Contents/Linux-x86-64/VS3R.ofx").write_bytes(b"two")
     (small_bundle / "Contents/Info.plist").unlink()
     install_plugin.install(small_bundle, folder)
-    assert (installed / "Contents/Linux-x86-64/VS3R.ofx").read_bytes() == b"two" and not (
-        installed / "Contents/Info.plist"
-    ).exists()
+    assert (installed / "Contents/Linux-x86-64/VS3R.ofx").read_bytes() == b"two" and not (installed / "Contents/Info.plist").exists()
     assert not install_plugin.problems(folder) and len(list(folder.iterdir())) == 2
     (installed / "Contents/Linux-x86-64/VS3R.ofx").write_bytes(b"three")
     (installed / "Contents/more").write_text("x")

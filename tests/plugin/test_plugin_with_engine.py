@@ -163,9 +163,7 @@ def test_frames_equal_those_of_stabilize(host, clip, monkeypatch):
     monkeypatch.setenv("VS3R_RUNTIME_DIR", str(clip.run))
     frames = rendered(on_clip(host, clip), range(FRAMES))
     assert min(psnr_db(frames[at][..., :3], clip.stabilized[at]) for at in frames) > 60
-    assert max(psnr_db(clip.source[at], clip.stabilized[at]) for at in frames) < 50, (
-        "the clip was not stabilized at all"
-    )
+    assert max(psnr_db(clip.source[at], clip.stabilized[at]) for at in frames) < 50, "the clip was not stabilized at all"
 
 
 def test_in_eight_bits_they_differ_by_one_code_value_at_most(spec_host, clip, monkeypatch):
@@ -219,9 +217,7 @@ def uploaded(host, clip, layout):
     ],
     ids=lambda one: f"{np.dtype(one.dtype).name}x{one.channels}",
 )
-def test_uploaded_pixels_come_back_as_a_lossless_rgb_sequence_of_them_is_stabilized(
-    spec_host, clip_of, layout, monkeypatch
-):
+def test_uploaded_pixels_come_back_as_a_lossless_rgb_sequence_of_them_is_stabilized(spec_host, clip_of, layout, monkeypatch):
     clip = clip_of(layout.dtype)
     monkeypatch.setenv("VS3R_RUNTIME_DIR", str(clip.run))
     white = WHITE.get(layout.dtype, 1)

@@ -101,9 +101,7 @@ def test_rows_and_columns_are_where_the_engine_put_them(spec_host, engine, tmp_p
     frames = rng.random((4, 18, 22, 4)).astype(np.float32)
     frames[..., 3] = rng.uniform(0.3, 1, frames.shape[:3])
     for layout in (Layout(np.float32, 4, 12, True, (-3, 5), premultiplied=True), Layout(np.float32, 4)):
-        host_frames = (
-            frames * np.where([True, True, True, False], frames[..., 3:], 1) if layout.premultiplied else frames
-        )
+        host_frames = frames * np.where([True, True, True, False], frames[..., 3:], 1) if layout.premultiplied else frames
         instance = Instance(spec_host, layout=layout)
         instance.connect(lambda at, shown=host_frames: shown[int(at) - 10], (10, 13))
         instance.edit("analyze")

@@ -75,8 +75,16 @@ def probe(source: Annotated[str, typer.Argument(help="The clip.")], fps: Fps = N
     info = probe_media(source, rate)
     if rate is not None:
         refuse_rate_of_file(info)
-    _write_json({"clip": _plain(info.clip), "codec": info.codec, "layout": _plain(info.layout), "colour": _plain(info.colour),
-                 "start_timecode": info.start_timecode, "is_variable_rate": info.is_variable_rate})
+    _write_json(
+        {
+            "clip": _plain(info.clip),
+            "codec": info.codec,
+            "layout": _plain(info.layout),
+            "colour": _plain(info.colour),
+            "start_timecode": info.start_timecode,
+            "is_variable_rate": info.is_variable_rate,
+        }
+    )
 
 
 def _rate_of(fps: str | None) -> Fraction | None:

@@ -18,9 +18,7 @@ def evaluate(
     published: Annotated[bool, typer.Option(help="Also as the paper's own code measures.")] = True,
     quick: Annotated[bool, typer.Option("--quick", help="That at width 640 and from what is measured anyway.")] = False,
     paper: Annotated[bool, typer.Option("--paper", help="Print the paper's rows beside.")] = False,
-    without: Annotated[
-        list[str] | None, typer.Option(help="Stabilize without hybrid-mask or completion, and measure.")
-    ] = None,
+    without: Annotated[list[str] | None, typer.Option(help="Stabilize without hybrid-mask or completion, and measure.")] = None,
     baseline: Annotated[bool, typer.Option("--baseline", help="Stabilize without both, and measure.")] = False,
     ablation: Annotated[bool, typer.Option("--ablation", help="All four rows of the paper's Table 2.")] = False,
     settings: Annotated[list[str] | None, typer.Option("--set", help="A setting for the variants, key=value.")] = None,
@@ -62,9 +60,7 @@ def evaluate(
 def compare(
     original: Annotated[Path, typer.Argument(help="The clip as it was filmed.")],
     result: Annotated[Path, typer.Argument(help="The stabilized clip.")],
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="HTML file; default RESULT.compare.html.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="HTML file; default RESULT.compare.html.")] = None,
     metrics: Annotated[bool, typer.Option(help="Measure too; that takes longer than the page.")] = True,
     overwrite: Annotated[bool, typer.Option("-f", "--force", help="Overwrite the page.")] = False,
 ) -> None:
@@ -82,9 +78,7 @@ def compare(
 def _labelled(folders: list[Path]) -> list[tuple[Path, str]]:
     """Every folder with a label of its own: its name, or its whole path where names repeat."""
     names = [folder.resolve().name for folder in folders]
-    return [
-        (folder, name if names.count(name) == 1 else str(folder)) for folder, name in zip(folders, names, strict=True)
-    ]
+    return [(folder, name if names.count(name) == 1 else str(folder)) for folder, name in zip(folders, names, strict=True)]
 
 
 def _say(text: str) -> None:

@@ -62,14 +62,10 @@ def lora(
     learning_rate: Annotated[float, typer.Option()] = 1e-4,
     rank: Annotated[int, typer.Option()] = 32,
     accumulate: Annotated[int, typer.Option(help="Samples per step and process.")] = 1,
-    switch_every: Annotated[
-        int, typer.Option(help="Steps an expert is kept; above 1 the other waits in main memory.")
-    ] = 1,
+    switch_every: Annotated[int, typer.Option(help="Steps an expert is kept; above 1 the other waits in main memory.")] = 1,
     held_out: Annotated[int, typer.Option(help="Samples kept for validation, from the end.")] = 2,
     every: Annotated[int, typer.Option(help="Steps between checkpoints and between validations.")] = 250,
-    text_mode: Annotated[
-        str, typer.Option(help="vs3r or diffusers: how the prompt is encoded; run the result with the same.")
-    ] = "vs3r",
+    text_mode: Annotated[str, typer.Option(help="vs3r or diffusers: how the prompt is encoded; run the result with the same.")] = "vs3r",
     seed: Seed = 0,
     device: Device = "auto",
     weights: Weights = "installed",
@@ -97,9 +93,7 @@ def lora(
         checkpoint_every=every,
         validate_every=every,
     )
-    validate = watch(
-        [samples[len(samples) - 1 - i] for i in range(kept)] or [samples[0]], prompt, output, decode=decode
-    )
+    validate = watch([samples[len(samples) - 1 - i] for i in range(kept)] or [samples[0]], prompt, output, decode=decode)
     for step in train(experts, prompt, learned, output, settings, validate, device):
         print(f"{step.step}/{settings.steps} {step.expert} loss {step.loss:.4f}", file=sys.stderr)
     print(output / "adapters")
@@ -154,11 +148,7 @@ def _autoencoder(weights: str) -> Any:
     from vs3r_engine.methods.dvdm import BASE, require
 
     source = manifest.random_seed(weights)
-    return (
-        wan.load_autoencoder(require([BASE])[BASE])
-        if source is None
-        else random_weights.autoencoder(source[0], source[1])
-    )
+    return wan.load_autoencoder(require([BASE])[BASE]) if source is None else random_weights.autoencoder(source[0], source[1])
 
 
 def _models(device: str, weights: str, text_mode: str) -> tuple[str, dict[str, Any], Any, Any]:
@@ -177,8 +167,7 @@ def _models(device: str, weights: str, text_mode: str) -> tuple[str, dict[str, A
     if source is not None:
         seed, small = source
         experts = {
-            name: random_weights.expert(seed + i, small, "cpu" if small else chosen.name, dtype)
-            for i, name in enumerate(("high", "low"))
+            name: random_weights.expert(seed + i, small, "cpu" if small else chosen.name, dtype) for i, name in enumerate(("high", "low"))
         }
         prompt = random_weights.prompt(seed, small)
     else:

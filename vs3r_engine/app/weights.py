@@ -60,9 +60,7 @@ def fetch(name: Name) -> None:
 
 
 @app.command("import")
-def import_weights(
-    name: Name, path: Annotated[Path, typer.Argument(exists=True, help="The file, or a directory with the files.")]
-) -> None:
+def import_weights(name: Name, path: Annotated[Path, typer.Argument(exists=True, help="The file, or a directory with the files.")]) -> None:
     """Install weights from files on this machine, for machines without a network."""
     print(weights.import_files(name, path, _tell))
 

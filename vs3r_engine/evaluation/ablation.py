@@ -28,15 +28,9 @@ def variants(without: Iterable[str], *, baseline: bool, all_rows: bool) -> list[
     asked = {(part,) for part in without}
     for (part,) in asked:
         if part not in PARTS:
-            raise SettingsError(
-                "unknown-part", f"There is no part {part!r} to leave out.", f"Choose of {', '.join(PARTS)}."
-            )
+            raise SettingsError("unknown-part", f"There is no part {part!r} to leave out.", f"Choose of {', '.join(PARTS)}.")
     order: list[tuple[str, ...]] = [tuple(PARTS), *((part,) for part in PARTS), ()]
-    return [
-        v
-        for v in order
-        if all_rows or v in asked or (baseline and v == tuple(PARTS)) or (v == () and (asked or baseline))
-    ]
+    return [v for v in order if all_rows or v in asked or (baseline and v == tuple(PARTS)) or (v == () and (asked or baseline))]
 
 
 def stabilized(
@@ -44,9 +38,7 @@ def stabilized(
 ) -> dict[str, str]:
     """Stabilize what is not there yet, as folder/NAME.mp4; what failed, by name."""
     failed = {}
-    arguments = [
-        a for setting in (*settings, *(s for part in without for s in PARTS[part])) for a in ("--set", setting)
-    ]
+    arguments = [a for setting in (*settings, *(s for part in without for s in PARTS[part])) for a in ("--set", setting)]
     for name, source in videos(originals).items():
         output = folder / f"{name}.mp4"
         if output.exists():

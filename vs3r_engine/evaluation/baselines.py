@@ -77,9 +77,7 @@ def run(stabilizer: Stabilizer, source: Path, output: Path, scratch: Path) -> Co
     costs = [_spent(command, environment, scratch) for command in stabilizer.commands(source, output, scratch)]
     shutil.rmtree(scratch / "cache", ignore_errors=True)
     if not output.exists():
-        raise SetupError(
-            "baseline-failed", f"{stabilizer.label} wrote nothing for {source.name}.", "Run its command by hand."
-        )
+        raise SetupError("baseline-failed", f"{stabilizer.label} wrote nothing for {source.name}.", "Run its command by hand.")
     return Cost(sum(c.cpu_s for c in costs), sum(c.wall_s for c in costs), max(c.peak_mib for c in costs))
 
 
@@ -87,9 +85,7 @@ def _spent(command: list[str], environment: Mapping[str, str], scratch: Path) ->
     log = scratch / "log.txt"
     with log.open("wb") as output:
         began_s = time.monotonic()
-        process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=scratch
-        )
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=scratch)
         _, status, usage = os.wait4(process.pid, 0)
         wall_s = time.monotonic() - began_s
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -101,9 +97,7 @@ def _spent(command: list[str], environment: Mapping[str, str], scratch: Path) ->
             "Run its command by hand.",
         )
     # Linux counts ru_maxrss in KiB, macOS in bytes.
-    return Cost(
-        usage.ru_utime + usage.ru_stime, wall_s, usage.ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
-    )
+    return Cost(usage.ru_utime + usage.ru_stime, wall_s, usage.ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2))
 
 
 def _ours(source: Path, output: Path, settings: Sequence[str]) -> list[str]:

@@ -72,9 +72,7 @@ def measure(device: str, modes: tuple[str, ...], repeats: int, small: bool, rate
         where = device if mode == "none" else "cpu"
         models: dict[str, Any] = {"high": random_weights.expert(0, small, where, dtype)}
         announced = memory.settle(models["high"], policy, "auto", False)
-        ready = wan.Wan(
-            policy, memory.Residence(policy, models), random_weights.prompt(0, small), announced=tuple(announced)
-        )
+        ready = wan.Wan(policy, memory.Residence(policy, models), random_weights.prompt(0, small), announced=tuple(announced))
         for width, height in sizes:
             hidden = torch.randn(36, (frames - 1) // 4 + 1, height // 8, width // 8)
             forward = partial(ready.velocity, "high", hidden, torch.tensor(900.0), ready.prompt)
@@ -104,9 +102,7 @@ def as_table(rows: list[Row]) -> str:
     for row in rows:
         times = f"{row.seconds / row.floor_s:.2f}" if row.floor_s else ""
         floor = f"{row.floor_s:.2f}" if row.floor_s else ""
-        lines.append(
-            f"| {row.what} | {row.size} | {row.mode} | {row.seconds:.3f} | {floor} | {times} | {row.peak_gib:.1f} |"
-        )
+        lines.append(f"| {row.what} | {row.size} | {row.mode} | {row.seconds:.3f} | {floor} | {times} | {row.peak_gib:.1f} |")
     return "\n".join(lines)
 
 
@@ -145,11 +141,7 @@ def main(arguments: list[str] | None = None) -> None:
     device = choose_device("auto").name
     if device != "cuda" and not chosen.small:
         raise SystemExit(
-            str(
-                SetupError(
-                    "diffusion-needs-gpu", "There is no CUDA device to measure.", "Run this on a machine that has one."
-                )
-            )
+            str(SetupError("diffusion-needs-gpu", "There is no CUDA device to measure.", "Run this on a machine that has one."))
         )
     rate = matmul_rate(device, torch.float32 if chosen.small else torch.bfloat16, 256 if chosen.small else 8192)
     name = torch.cuda.get_device_name() if device == "cuda" else device

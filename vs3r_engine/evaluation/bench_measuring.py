@@ -60,11 +60,11 @@ def measured_clip(clip: Path, made: Mapping[str, Path], store: Path) -> dict[str
     measured = {name: Measurement(**json.loads(kept.read_text())) for name, kept in stores.items()}
     rivals = {name: files[name] for name in RIVALS if name in measured and not measured[name].error}
     if {OURS, "vidstab"} <= set(rivals):
-        kept = _stored(store, choice, clip, *rivals.values())
+        kept = _stored(store, choice, clip, *rivals.values()).with_suffix(".common.json")
         if not kept.exists():
             _keep(kept, warping_in_common(rivals, measured, choice))
-        for name, value in json.loads(kept.read_text()).items():
-            measured[name] = replace(measured[name], values=measured[name].values | {"warping_common_e3": value})
+        for name, values in json.loads(kept.read_text()).items():
+            measured[name] = replace(measured[name], values=measured[name].values | values)
     return {
         "picture": {"width": source.width, "height": source.height, "rate": float(source.rate)},
         "measured": {name: asdict(replace(m, registration=[])) for name, m in measured.items()},

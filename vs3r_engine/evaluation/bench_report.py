@@ -162,6 +162,7 @@ def _against_vidstab(outcome: Outcome) -> str:
         ("Stability at least theirs", count("stability", lambda a, b: a >= b)),
         ("Published stability at least theirs", count("stability_published", lambda a, b: a >= b)),
         ("Warping error, in the area both show, not above theirs", count("warping_common_e3", lambda a, b: a <= b)),
+        ("The same, all as soft as the softest, not above theirs", count("warping_equal_e3", lambda a, b: a <= b)),
         ("Epipolar error at most 1.1 x theirs", count("epipolar_px2", lambda a, b: a <= 1.1 * b)),
         ("Cropping ratio at least 0.99", each("cropping", 0.99)),
         ("Sharpness at least 0.95 of the source's", each("sharpness", 0.95)),
@@ -272,7 +273,9 @@ def _definitions() -> str:
         f"metrics look at about {SAMPLES} frames of a clip, evenly spread, and the frame before each: the published epipolar "
         "error, which wrong matches rule, is a rough number then. "
         "Warping error in the area all show is over what VS3R and both vidstab settings show of the current frame; it "
-        "and PSNR favour soft pictures, so read them with the sharpness. Bold is best; better and worse are by more than one "
+        "and PSNR favour soft pictures, so read them with the sharpness, and the warping error with the one after it, for which every "
+        "picture is blurred until its gradients have the energy of the softest result's."
+        " Bold is best; better and worse are by more than one "
         "percent; – means there is no such value, "
         "as the flicker of filled areas where nothing is filled, LPIPS without its backbone's weights, or a mean over fewer clips "
         "than VS3R's. The input is measured as if it were a result: its own epipolar and warping errors are what its noise, its "

@@ -130,17 +130,13 @@ def stacked_video(original: Path, result: Path, first_frame: int) -> StackedVide
         context.color_primaries = context.color_trc = context.colorspace = 1
         context.color_range = 1
         for count, (before, after) in enumerate(_pairs(original, result, first_frame), 1):
-            both: Any = np.vstack(
-                [cv2.resize(p, (width, height), interpolation=cv2.INTER_AREA) for p in (before, after)]
-            )
+            both: Any = np.vstack([cv2.resize(p, (width, height), interpolation=cv2.INTER_AREA) for p in (before, after)])
             frame = av.VideoFrame.from_ndarray(both, format="bgr24").reformat(format="yuv420p", dst_colorspace="ITU709")
             frame.pts, frame.time_base = count - 1, 1 / rate
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     if not count:
-        raise MediaError(
-            "unreadable", f"{result} has no frame to compare with {original}.", "Check that both files are complete."
-        )
+        raise MediaError("unreadable", f"{result} has no frame to compare with {original}.", "Check that both files are complete.")
     return StackedVideo(buffer.getvalue(), width, height, count)
 
 

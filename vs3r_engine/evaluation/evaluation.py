@@ -94,11 +94,7 @@ def evaluate(
     log = folder / "evaluation.jsonl"
     known = {(row.label, row.name, row.key): row for row in _rows(log)}
     tasks = [(pairing.label, pair, _key(pair, asked)) for pairing in pairings for pair in pairing.pairs]
-    rows = {
-        (label, pair.name): known[label, pair.name, key]
-        for label, pair, key in tasks
-        if (label, pair.name, key) in known
-    }
+    rows = {(label, pair.name): known[label, pair.name, key] for label, pair, key in tasks if (label, pair.name, key) in known}
     waiting = [task for task in tasks if (task[0], task[1].name) not in rows]
     done = len(rows)
     with log.open("a", encoding="utf-8") as kept:
@@ -145,9 +141,7 @@ def _in_parallel(
 
 
 def _pool(jobs: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(
-        jobs, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=TASKS_PER_PROCESS
-    )
+    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=TASKS_PER_PROCESS)
 
 
 def _key(pair: Pair, asked: Asked) -> str:
@@ -187,13 +181,8 @@ def write_tables(rows: Sequence[Row], pairings: Sequence[Pairing], folder: Path,
             )
     everything = folder / "results.json"
     missing = {p.label: {"missing": p.missing, "extra": p.extra} for p in pairings}
-    means = {
-        label: {category or "all": _means(rows, label, category) for category in ("", *_categories(rows))}
-        for label in _labels(rows)
-    }
-    everything.write_text(
-        json.dumps({"schema": SCHEMA, "rows": [asdict(r) for r in rows], "means": means, "unpaired": missing}, indent=1)
-    )
+    means = {label: {category or "all": _means(rows, label, category) for category in ("", *_categories(rows))} for label in _labels(rows)}
+    everything.write_text(json.dumps({"schema": SCHEMA, "rows": [asdict(r) for r in rows], "means": means, "unpaired": missing}, indent=1))
     page = folder / "results.md"
     page.write_text(report(rows, pairings, paper=paper), encoding="utf-8")
     return [table, everything, page]
@@ -224,9 +213,7 @@ def report(rows: Sequence[Row], pairings: Sequence[Pairing], *, paper: bool) -> 
                 if where == (_plain(category) or "all")
             ]
             parts.append(f"## {_title(category)}\n\n" + markdown(header, lines))
-    others = [
-        m for m in METRICS if m.key not in PUBLISHED_COLUMNS and any(row.values.get(m.key) is not None for row in rows)
-    ]
+    others = [m for m in METRICS if m.key not in PUBLISHED_COLUMNS and any(row.values.get(m.key) is not None for row in rows)]
     header = ("mean of all clips", *_labels(rows))
     parts.append(
         "## Corrected and further metrics\n\n"
@@ -235,9 +222,7 @@ def report(rows: Sequence[Row], pairings: Sequence[Pairing], *, paper: bool) -> 
             [(m.label, *(m.text(_means(rows, label, "").get(m.key)) for label in _labels(rows))) for m in others],
         )
     )
-    reasons = sorted(
-        {f"{metric(key).label}: {reason}" for row in rows for key, reason in row.reasons.items() if key == "lpips"}
-    )
+    reasons = sorted({f"{metric(key).label}: {reason}" for row in rows for key, reason in row.reasons.items() if key == "lpips"})
     parts += [f"- {reason}" for reason in reasons]
     parts += [f"- Dense flow: {flow}" for flow in sorted({row.flow for row in rows if row.flow})]
     trouble = [f"- {row.label}, {row.name}: {row.error}" for row in rows if row.error]

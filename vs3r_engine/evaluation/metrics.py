@@ -208,9 +208,7 @@ def epipolar(first: np.ndarray, second: np.ndarray) -> float | None:
     return None if F is None else float(np.minimum(sampson(F, first, second), 25.0).mean())
 
 
-def _fundamental(
-    first: np.ndarray, second: np.ndarray, how: int, threshold_px: float, confidence: float
-) -> np.ndarray | None:
+def _fundamental(first: np.ndarray, second: np.ndarray, how: int, threshold_px: float, confidence: float) -> np.ndarray | None:
     if len(first) < 8:
         return None
     try:
@@ -300,10 +298,7 @@ def ssim(first: np.ndarray, second: np.ndarray, within: np.ndarray) -> float | N
 
     Source: Wang et al. 2004, 11 x 11 Gaussian of 1.5 px, K1 = 0.01, K2 = 0.03, 255 levels.
     """
-    within = (
-        cv2.erode(within.astype(np.uint8), np.ones((11, 11), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=1)
-        > 0
-    )
+    within = cv2.erode(within.astype(np.uint8), np.ones((11, 11), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=1) > 0
     if not within.any():
         return None
 
@@ -314,19 +309,13 @@ def ssim(first: np.ndarray, second: np.ndarray, within: np.ndarray) -> float | N
     mean_a, mean_b = mean(a), mean(b)
     variance_a, variance_b, covariance = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2, mean(a * b) - mean_a * mean_b
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    values = (
-        (2 * mean_a * mean_b + c1)
-        * (2 * covariance + c2)
-        / ((mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2))
-    )
+    values = (2 * mean_a * mean_b + c1) * (2 * covariance + c2) / ((mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2))
     return float(values[within].mean())
 
 
 def gradient_energy(luma: np.ndarray, within: np.ndarray) -> float | None:
     """Mean squared gradient (central differences, code values^2 per pixel^2) over `within`, one pixel inside it."""
-    within = (
-        cv2.erode(within.astype(np.uint8), np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
-    )
+    within = cv2.erode(within.astype(np.uint8), np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
     if not within.any():
         return None
     values = luma.astype(np.float32)

@@ -39,9 +39,7 @@ def videos(folder: Path) -> dict[str, Path]:
         if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
             name = path.relative_to(folder).with_suffix("").as_posix()
             if name in found:
-                raise MediaError(
-                    "two-of-a-name", f"{found[name]} and {path} both answer to {name}.", "Remove one of them."
-                )
+                raise MediaError("two-of-a-name", f"{found[name]} and {path} both answer to {name}.", "Remove one of them.")
             found[name] = path
     return found
 

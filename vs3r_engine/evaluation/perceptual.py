@@ -33,9 +33,7 @@ def lpips() -> tuple[Lpips | None, str]:
     network = LearnedPerceptualImagePatchSimilarity(net_type="alex").eval()
 
     def distance(first: np.ndarray, second: np.ndarray) -> float:
-        pair = [
-            torch.from_numpy(p[..., ::-1].copy()).permute(2, 0, 1)[None].float() / 127.5 - 1 for p in (first, second)
-        ]
+        pair = [torch.from_numpy(p[..., ::-1].copy()).permute(2, 0, 1)[None].float() / 127.5 - 1 for p in (first, second)]
         with torch.no_grad():
             network.reset()
             return float(network(*pair))

@@ -36,9 +36,7 @@ def facts(path: Path) -> VideoFacts:
         try:
             first = next(container.decode(stream), None)
         except (av.FFmpegError, ValueError) as error:
-            raise MediaError(
-                "unreadable", f"{path} cannot be decoded: {error}", "Check that the file is complete."
-            ) from error
+            raise MediaError("unreadable", f"{path} cannot be decoded: {error}", "Check that the file is complete.") from error
         if first is not None and _quarter_turns(first) % 2:
             width, height = height, width
         return VideoFacts(path, width, height, Fraction(rate), stream.frames or None)
@@ -76,9 +74,7 @@ def _opened(path: Path) -> av.container.InputContainer:
     try:
         container = av.open(str(path))
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise MediaError(
-            "unreadable", f"{path} cannot be read: {error}", "Check that it is a complete video file."
-        ) from error
+        raise MediaError("unreadable", f"{path} cannot be read: {error}", "Check that it is a complete video file.") from error
     if not container.streams.video:
         container.close()
         raise MediaError("no-video", f"{path} has no video stream.", "Give a video file.")

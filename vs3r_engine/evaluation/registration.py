@@ -102,9 +102,7 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray | None:
     """
     if len(source) < 8:
         return None
-    start, _ = cv2.estimateAffinePartial2D(
-        source, target, method=cv2.RANSAC, ransacReprojThreshold=3.0, maxIters=2000, refineIters=0
-    )
+    start, _ = cv2.estimateAffinePartial2D(source, target, method=cv2.RANSAC, ransacReprojThreshold=3.0, maxIters=2000, refineIters=0)
     if start is None:
         return None
     middle = source.mean(axis=0)
@@ -117,9 +115,7 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray | None:
         residual = target - design @ solution
         weight = 1.0 / (1.0 + (residual**2).sum(axis=1)) ** 2
         weighted = design * weight[:, None, None]
-        solution = np.linalg.solve(
-            np.einsum("nki,nkj->ij", weighted, design) + 1e-9 * np.eye(4), np.einsum("nki,nk->i", weighted, target)
-        )
+        solution = np.linalg.solve(np.einsum("nki,nkj->ij", weighted, design) + 1e-9 * np.eye(4), np.einsum("nki,nk->i", weighted, target))
     linear = np.array([[solution[0], -solution[1]], [solution[1], solution[0]]])
     return np.hstack([linear, (solution[2:] - linear @ middle)[:, None]])
 

@@ -33,6 +33,7 @@ METRICS = (
     Metric("epipolar_px2", "Epipolar error, px² ↓", False),
     Metric("warping_e3", "Warping error, ×1e-3 ↓", False),
     Metric("warping_common_e3", "Warping error in the area all show, ×1e-3 ↓", False),
+    Metric("warping_equal_e3", "The same, all as soft as the softest, ×1e-3 ↓", False),
     Metric("lpips", "LPIPS ↓", False),
     Metric("psnr_db", "PSNR of the registered area, dB ↑", True, 2),
     Metric("ssim", "SSIM of the registered area ↑", True),

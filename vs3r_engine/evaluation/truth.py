@@ -37,9 +37,7 @@ def path_error(estimate: Trajectory, truth: Trajectory) -> PathError:
     )
     truth_from_estimate = (true * ours.inv()).mean()
     angle = (truth_from_estimate * ours * true.inv()).magnitude()
-    step = (
-        (ours[:-1].inv() * ours[1:]) * (true[:-1].inv() * true[1:]).inv() if len(estimate) > 1 else Rotation.identity(1)
-    )
+    step = (ours[:-1].inv() * ours[1:]) * (true[:-1].inv() * true[1:]).inv() if len(estimate) > 1 else Rotation.identity(1)
 
     here, there = truth_from_estimate.apply(estimate.world_from_camera[:, :3, 3]), truth.world_from_camera[:, :3, 3]
     here, there = here - here.mean(axis=0), there - there.mean(axis=0)

@@ -53,9 +53,14 @@ class AnalysisWriter:
         path = piece.trajectory
         if self._starts and path.first_frame != self._end:
             raise EngineFault("analysis-gap", f"A piece starts at frame {path.first_frame}; {self._end} was next.")
-        arrays = {"K": path.K, "world_from_camera": path.world_from_camera, "confidence": piece.confidence.astype(np.float16),
-                  "depth": piece.depth.astype(np.float32), "mask_bits": np.packbits(dynamic_mask, axis=-1),
-                  "mask_width": np.array(dynamic_mask.shape[-1])}
+        arrays = {
+            "K": path.K,
+            "world_from_camera": path.world_from_camera,
+            "confidence": piece.confidence.astype(np.float16),
+            "depth": piece.depth.astype(np.float32),
+            "mask_bits": np.packbits(dynamic_mask, axis=-1),
+            "mask_width": np.array(dynamic_mask.shape[-1]),
+        }
         if path.residual_px is not None:
             arrays["residual_px"] = path.residual_px.astype(np.float32)
         arrays |= {f"diagnostics.{name}": values for name, values in piece.diagnostics.items()}
@@ -69,10 +74,18 @@ class AnalysisWriter:
 
     def finish(self, findings: dict[str, Any], bounds: PictureBounds = PictureBounds()) -> None:
         """Write the index that makes the directory an analysis."""
-        index = {"schema": SCHEMA, "width": self._size[0], "height": self._size[1], "piece_starts": self._starts,
-                 "shot_starts": self._shot_starts, "end_exclusive": self._end, "findings": findings,
-                 "inset_px": bounds.inset_px, "bars_px": bounds.bars_px,
-                 "lens": None if self._lens is None else [self._lens.model, self._lens.parameters, self._lens.largest_angle_rad]}
+        index = {
+            "schema": SCHEMA,
+            "width": self._size[0],
+            "height": self._size[1],
+            "piece_starts": self._starts,
+            "shot_starts": self._shot_starts,
+            "end_exclusive": self._end,
+            "findings": findings,
+            "inset_px": bounds.inset_px,
+            "bars_px": bounds.bars_px,
+            "lens": None if self._lens is None else [self._lens.model, self._lens.parameters, self._lens.largest_angle_rad],
+        }
         (self._directory / "analysis.json").write_text(json.dumps(index, indent=1))
 
 
@@ -105,9 +118,14 @@ class Analysis:
                 if key.startswith("diagnostics."):
                     diagnostics.setdefault(key.removeprefix("diagnostics."), []).append(values)
         self.trajectory = Trajectory(
-            self.frame_range.start, index["width"], index["height"], np.concatenate(K), np.concatenate(world_from_camera),
+            self.frame_range.start,
+            index["width"],
+            index["height"],
+            np.concatenate(K),
+            np.concatenate(world_from_camera),
             np.concatenate(residual_px) if residual_px else None,
-            None if index.get("lens") is None else Lens(index["lens"][0], tuple(index["lens"][1]), index["lens"][2]))
+            None if index.get("lens") is None else Lens(index["lens"][0], tuple(index["lens"][1]), index["lens"][2]),
+        )
         self.plane_depth = np.concatenate(plane_depth)
         """[n] median depth of each frame, scene units."""
         self.moving_share = np.concatenate(moving)

@@ -23,8 +23,15 @@ _INTERLEAVING_US = "1000000"
 """How far FFmpeg waits for a stream that has nothing to say, so that seconds of pictures never pile up in memory."""
 
 
-def assemble(segments: Sequence[Path], output: str, info: MediaInfo, encoding: Encoding, render_range: FrameRange,
-             overwrite: bool = False, extra_metadata: Mapping[str, str] | None = None) -> list[str]:
+def assemble(
+    segments: Sequence[Path],
+    output: str,
+    info: MediaInfo,
+    encoding: Encoding,
+    render_range: FrameRange,
+    overwrite: bool = False,
+    extra_metadata: Mapping[str, str] | None = None,
+) -> list[str]:
     """The finished output stands under `output`, whole: the segments' pictures, which must be exactly those of
     `render_range`, and the source's other streams, re-timed to it. Segments are left where they are.
 
@@ -56,11 +63,16 @@ def origin_s(info: MediaInfo, render_range: FrameRange) -> Fraction:
     return first if abs(info.file_origin_s - first) < Fraction(1, 50000) else info.file_origin_s
 
 
-def _mux(segments: Sequence[Path], partial: Path, info: MediaInfo, encoding: Encoding, render_range: FrameRange,
-         extra_metadata: Mapping[str, str]) -> list[str]:
+def _mux(
+    segments: Sequence[Path],
+    partial: Path,
+    info: MediaInfo,
+    encoding: Encoding,
+    render_range: FrameRange,
+    extra_metadata: Mapping[str, str],
+) -> list[str]:
     begin_s = origin_s(info, render_range)
-    with companions.open_companions(info, encoding, render_range, begin_s) as others, \
-            av.open(f"file:{segments[0]}") as first:
+    with companions.open_companions(info, encoding, render_range, begin_s) as others, av.open(f"file:{segments[0]}") as first:
         file_metadata = {**others.file_metadata, **extra_metadata}
         options = {"max_interleave_delta": _INTERLEAVING_US}
         if encoding.container in ("mp4", "mov") and any("." in key for key in file_metadata):
@@ -80,8 +92,7 @@ def _mux(segments: Sequence[Path], partial: Path, info: MediaInfo, encoding: Enc
             others.add_to(container)
             container.metadata.update(file_metadata)
             container.start_encoding()
-            pictures = _timed_pictures(segments, stream, info, encoding, render_range, begin_s,
-                                       template.codec_context.reorder_depth)
+            pictures = _timed_pictures(segments, stream, info, encoding, render_range, begin_s, template.codec_context.reorder_depth)
             for _, packet in heapq.merge(pictures, others.packets(), key=lambda item: item[0]):
                 container.mux_one(packet)
     if encoding.container in ("mp4", "mov"):
@@ -110,8 +121,15 @@ def _describe_picture(stream: av.VideoStream, info: MediaInfo, encoding: Encodin
         stream.set_display_matrix(info.display_matrix)
 
 
-def _timed_pictures(segments: Sequence[Path], stream: av.VideoStream, info: MediaInfo, encoding: Encoding,
-                    render_range: FrameRange, begin_s: Fraction, delay: int) -> Iterator[tuple[float, av.Packet]]:
+def _timed_pictures(
+    segments: Sequence[Path],
+    stream: av.VideoStream,
+    info: MediaInfo,
+    encoding: Encoding,
+    render_range: FrameRange,
+    begin_s: Fraction,
+    delay: int,
+) -> Iterator[tuple[float, av.Packet]]:
     """(decoding time in s, packet) of every picture, in decoding order across the segments.
 
     A picture is shown at the source's time of its frame. It is decoded `delay` frames early: the time of the frame that
@@ -136,13 +154,11 @@ def _timed_pictures(segments: Sequence[Path], stream: av.VideoStream, info: Medi
                     continue
                 index = shown_before + round(packet.pts * packet.time_base * info.clip.rate)
                 if index >= count or place >= count:
-                    raise EngineFault("segments-incomplete",
-                                      f"The segments hold more than the {count} frames of {render_range}.")
+                    raise EngineFault("segments-incomplete", f"The segments hold more than the {count} frames of {render_range}.")
                 dts = ticks(place - delay)
                 packet.pts, packet.dts, packet.duration = ticks(index), dts, ticks(index + 1) - ticks(index)
                 if packet.dts > packet.pts:
-                    raise EngineFault("segments-order",
-                                      f"Segment {segment} reorders its frames further than the first one.")
+                    raise EngineFault("segments-order", f"Segment {segment} reorders its frames further than the first one.")
                 packet.time_base, packet.stream = time_base, stream
                 place, in_segment = place + 1, in_segment + 1
                 yield float(dts * time_base), packet
@@ -155,11 +171,9 @@ def _place_images(segments: Sequence[Path], encoding: Encoding, render_range: Fr
     """Every image stands under its name; when one fails, none does that did not before."""
     files = encoding.files
     assert files is not None
-    wanted = {index: Path(segment) / str(index) for segment in segments
-              for index in map(int, os.listdir(segment))}
+    wanted = {index: Path(segment) / str(index) for segment in segments for index in map(int, os.listdir(segment))}
     if sorted(wanted) != list(render_range):
-        raise EngineFault("segments-incomplete",
-                          f"The segments hold {len(wanted)} images; {render_range} has {len(render_range)}.")
+        raise EngineFault("segments-incomplete", f"The segments hold {len(wanted)} images; {render_range} has {len(render_range)}.")
     placed: list[str] = []
     try:
         with write_errors(files.pattern):

@@ -28,9 +28,19 @@ _CONTAINER_HOLDS = {
     "matroska": ("h264", "h265", "prores", "prores-hq", "prores-4444", "ffv1"),
     "mxf": ("prores", "prores-hq", "prores-4444", "dnxhr"),
 }
-_ENCODERS = {"h264": "libx264", "h265": "libx265",
-             "prores": "prores_aw", "prores-hq": "prores_aw", "prores-4444": "prores_aw",
-             "dnxhr": "dnxhd", "ffv1": "ffv1", "exr": "exr", "png": "png", "tiff": "tiff", "dpx": "dpx"}
+_ENCODERS = {
+    "h264": "libx264",
+    "h265": "libx265",
+    "prores": "prores_aw",
+    "prores-hq": "prores_aw",
+    "prores-4444": "prores_aw",
+    "dnxhr": "dnxhd",
+    "ffv1": "ffv1",
+    "exr": "exr",
+    "png": "png",
+    "tiff": "tiff",
+    "dpx": "dpx",
+}
 # prores_aw, not prores_ks: at 720p HQ it took 37 against 105 ms a frame and came 2.4 dB closer to the source at 1.13
 # times the size; at 422, 30 against 100 ms and 1.6 dB closer at the same size; its alpha is exact, prores_ks's is not
 # (FFmpeg 8, 12 real frames).
@@ -85,21 +95,27 @@ def resolve_encoding(info: MediaInfo, output_path: str, settings: OutputSettings
     """
     suffix = Path(output_path).suffix.lower()
     if suffix not in CONTAINERS and suffix not in IMAGE_CODECS:
-        raise MediaError("output-suffix",
-                         f"{output_path}: nothing can be written as {suffix or 'a file without a suffix'}.",
-                         f"End the name in {', '.join([*CONTAINERS, *IMAGE_CODECS])}.")
+        raise MediaError(
+            "output-suffix",
+            f"{output_path}: nothing can be written as {suffix or 'a file without a suffix'}.",
+            f"End the name in {', '.join([*CONTAINERS, *IMAGE_CODECS])}.",
+        )
     check_output(info, output_path, overwrite)
     if suffix in IMAGE_CODECS:
         return _resolve_images(info, output_path, IMAGE_CODECS[suffix], settings)
     container = CONTAINERS[suffix]
     if settings.codec in IMAGE_CODECS.values():
-        raise MediaError("output-codec", f"{settings.codec} is written as an image sequence, not as {suffix}.",
-                         f"End the output's name in .{settings.codec}, or choose another codec.")
+        raise MediaError(
+            "output-codec",
+            f"{settings.codec} is written as an image sequence, not as {suffix}.",
+            f"End the output's name in .{settings.codec}, or choose another codec.",
+        )
     if settings.codec != "auto":
         if settings.codec not in _CONTAINER_HOLDS[container]:
             holders = [s for s, c in CONTAINERS.items() if settings.codec in _CONTAINER_HOLDS[c]]
-            raise MediaError("output-codec", f"{settings.codec} cannot be stored as {suffix}.",
-                             f"End the output's name in {' or '.join(holders)}.")
+            raise MediaError(
+                "output-codec", f"{settings.codec} cannot be stored as {suffix}.", f"End the output's name in {' or '.join(holders)}."
+            )
         return _tried(info, _encoding(info, settings.codec, container, settings), output_path)
     refusals: list[MediaError] = []
     for codec in _automatic(info, container):
@@ -151,12 +167,15 @@ def _encoding(info: MediaInfo, codec: str, container: str, settings: OutputSetti
     tag = None
     if codec == "h264":
         params = [*_hdr_parameters(info, "mastering-display", "cll"), *_steady_x264()]
-        options = {"preset": settings.speed, "crf": f"{settings.crf:g}", "threads": str(_X264_THREADS),
-                   "x264-params": ":".join(params)}
+        options = {"preset": settings.speed, "crf": f"{settings.crf:g}", "threads": str(_X264_THREADS), "x264-params": ":".join(params)}
         tag = "avc1" if container in ("mp4", "mov") else None
     elif codec == "h265":
-        params = ["log-level=none", "open-gop=0", f"frame-threads={_X265_FRAME_THREADS}",
-                  *_hdr_parameters(info, "master-display", "max-cll")]
+        params = [
+            "log-level=none",
+            "open-gop=0",
+            f"frame-threads={_X265_FRAME_THREADS}",
+            *_hdr_parameters(info, "master-display", "max-cll"),
+        ]
         options = {"preset": settings.speed, "crf": f"{settings.crf:g}", "x265-params": ":".join(params)}
         tag = "hvc1" if container in ("mp4", "mov") else None
     elif encoder.startswith("prores"):
@@ -174,8 +193,7 @@ def _encoding(info: MediaInfo, codec: str, container: str, settings: OutputSetti
         notes.append(f"{codec} is written with {format.layout.bit_depth} bits; the source has {info.layout.bit_depth}.")
     if format.layout.model == "yuv" and info.layout.model == "rgb":
         notes.append(f"RGB is stored as {encoder_format}.")
-    return Encoding(codec, encoder, container, format, encoder_format, colour, options, tag, settings.audio,
-                    tuple(notes))
+    return Encoding(codec, encoder, container, format, encoder_format, colour, options, tag, settings.audio, tuple(notes))
 
 
 def _dnxhr_profile(info: MediaInfo, layout: PixelLayout, settings: OutputSettings) -> str:
@@ -195,11 +213,13 @@ def _choose_format(info: MediaInfo, codec: str, encoder: str) -> str:
     source = info.layout
     offered = [format.name for format in av.Codec(encoder, "w").video_formats or ()]
     # The full-range twins differ in name only; the range is a tag.
-    offered = [name for name in offered if not name.startswith(("yuvj", "nv", "pal", "mono", "ya"))
-               and "f16" not in name]
+    offered = [name for name in offered if not name.startswith(("yuvj", "nv", "pal", "mono", "ya")) and "f16" not in name]
     if codec in ("h264", "h265"):
-        offered = [name for name in offered if not name.startswith(("gbr", "yuva"))
-                   and _divides(frame_format(name).layout, info.clip.width, info.clip.height)]
+        offered = [
+            name
+            for name in offered
+            if not name.startswith(("gbr", "yuva")) and _divides(frame_format(name).layout, info.clip.width, info.clip.height)
+        ]
     elif codec in ("prores", "prores-hq"):
         offered = ["yuv422p10le"]
     elif codec == "ffv1":
@@ -215,14 +235,19 @@ def _choose_format(info: MediaInfo, codec: str, encoder: str) -> str:
     if not deep:
         kind = "float" if source.bit_depth == 32 else f"{source.bit_depth}-bit"
         most = max((layout.bit_depth for layout in layouts.values()), default=0)
-        raise MediaError("output-depth", f"{info.clip.path} is {kind}, but {codec} holds {most} bits at most.",
-                         "Choose an EXR sequence." if source.bit_depth == 32
-                         else "Choose ffv1 in .mkv, or an image sequence such as .dpx or .tiff.")
+        raise MediaError(
+            "output-depth",
+            f"{info.clip.path} is {kind}, but {codec} holds {most} bits at most.",
+            "Choose an EXR sequence." if source.bit_depth == 32 else "Choose ffv1 in .mkv, or an image sequence such as .dpx or .tiff.",
+        )
     if source.has_alpha:
         deep = {name: layout for name, layout in deep.items() if layout.has_alpha}
         if not deep:
-            raise MediaError("output-alpha", f"{info.clip.path} has an alpha channel, which {codec} does not hold.",
-                             "Choose prores-4444, or a .png, .tiff or .exr sequence.")
+            raise MediaError(
+                "output-alpha",
+                f"{info.clip.path} has an alpha channel, which {codec} does not hold.",
+                "Choose prores-4444, or a .png, .tiff or .exr sequence.",
+            )
     prefers_420 = codec in ("h264", "h265") and source.model == "rgb"
 
     def cost(name: str) -> tuple[int, ...]:
@@ -232,9 +257,15 @@ def _choose_format(info: MediaInfo, codec: str, encoder: str) -> str:
         if prefers_420:  # what every player shows
             loss = 2 - layout.chroma_shift_x - layout.chroma_shift_y
         keeps_colour = 2 if layout.model == "gray" and source.model != "gray" else int(layout.model != source.model)
-        return (keeps_colour, loss if layout.model != "gray" else 0, layout.bit_depth - source.bit_depth,
-                int(layout.has_alpha) - int(source.has_alpha), excess, int(planar_format(name) is None),
-                offered.index(name))
+        return (
+            keeps_colour,
+            loss if layout.model != "gray" else 0,
+            layout.bit_depth - source.bit_depth,
+            int(layout.has_alpha) - int(source.has_alpha),
+            excess,
+            int(planar_format(name) is None),
+            offered.index(name),
+        )
 
     return min(deep, key=cost)
 
@@ -269,8 +300,11 @@ def _hdr_parameters(info: MediaInfo, display_name: str, light_name: str) -> list
 
 def _resolve_images(info: MediaInfo, output_path: str, codec: str, settings: OutputSettings) -> Encoding:
     if settings.codec not in ("auto", codec):
-        raise MediaError("output-codec", f"{settings.codec} cannot be stored as {Path(output_path).suffix}.",
-                         f"Leave the codec at auto, or end the output's name in .{settings.codec}.")
+        raise MediaError(
+            "output-codec",
+            f"{settings.codec} cannot be stored as {Path(output_path).suffix}.",
+            f"Leave the codec at auto, or end the output's name in .{settings.codec}.",
+        )
     encoder_format = _choose_format(info, codec, codec)
     format = frame_format(encoder_format)
     options = {"tiff": {"compression_algo": "deflate"}, "png": {"pred": "up"}}.get(codec, {})
@@ -279,8 +313,18 @@ def _resolve_images(info: MediaInfo, output_path: str, codec: str, settings: Out
         options = {"format": "half" if is_half else "float", "compression": "zip16"}
     has_sound = settings.audio and any(stream.kind == "audio" for stream in info.streams)
     notes = ["Sound is not stored in an image sequence."] if has_sound else []
-    encoding = Encoding(codec, codec, "sequence", format, encoder_format, _output_colour(info, format.layout), options,
-                        copies_streams=False, notes=tuple(notes), files=sequence.output_name(output_path, info))
+    encoding = Encoding(
+        codec,
+        codec,
+        "sequence",
+        format,
+        encoder_format,
+        _output_colour(info, format.layout),
+        options,
+        copies_streams=False,
+        notes=tuple(notes),
+        files=sequence.output_name(output_path, info),
+    )
     return _tried(info, encoding, output_path)
 
 
@@ -291,11 +335,9 @@ def check_output(info: MediaInfo, output_path: str, overwrite: bool, render_rang
     """
     folder = os.path.dirname(os.path.abspath(output_path))
     if not os.path.isdir(folder):
-        raise MediaError("output-unwritable", f"The folder {folder} does not exist.",
-                         "Create it, or choose another folder.")
+        raise MediaError("output-unwritable", f"The folder {folder} does not exist.", "Create it, or choose another folder.")
     if not os.access(folder, os.W_OK | os.X_OK) or os.path.isdir(output_path):
-        raise MediaError("output-unwritable", f"{output_path} cannot be written.",
-                         "Choose another name, or a folder you may write to.")
+        raise MediaError("output-unwritable", f"{output_path} cannot be written.", "Choose another name, or a folder you may write to.")
     outputs, sources = [output_path], [info.clip.path]
     if Path(output_path).suffix.lower() in IMAGE_CODECS:
         name = sequence.output_name(output_path, info)
@@ -308,8 +350,7 @@ def check_output(info: MediaInfo, output_path: str, overwrite: bool, render_rang
         for output in existing:
             status = os.stat(output)
             if (status.st_dev, status.st_ino) in places:
-                raise MediaError("output-is-input", f"{output} is the source itself.",
-                                 "Choose another name for the result.")
+                raise MediaError("output-is-input", f"{output} is the source itself.", "Choose another name for the result.")
         if not overwrite:
             raise MediaError("output-exists", f"{existing[0]} exists.", "Choose another name, or allow overwriting it.")
 
@@ -346,6 +387,7 @@ def _tried(info: MediaInfo, encoding: Encoding, output_path: str) -> Encoding:
         context.open()
     except (av.FFmpegError, ValueError) as error:
         size = f"{info.clip.width}x{info.clip.height}"
-        raise MediaError("output-codec", f"{encoding.codec} cannot hold {size} pictures as {encoding.encoder_format}.",
-                         "Choose another codec.") from error
+        raise MediaError(
+            "output-codec", f"{encoding.codec} cannot hold {size} pictures as {encoding.encoder_format}.", "Choose another codec."
+        ) from error
     return encoding

@@ -28,8 +28,9 @@ _FOREVER_S = Fraction(1 << 40)
 class Companions:
     """The streams to copy, in the source's order, and sentences about those that cannot be (`lost`)."""
 
-    def __init__(self, source: av.container.InputContainer | None, info: MediaInfo, encoding: Encoding,
-                 render_range: FrameRange, begin_s: Fraction) -> None:
+    def __init__(
+        self, source: av.container.InputContainer | None, info: MediaInfo, encoding: Encoding, render_range: FrameRange, begin_s: Fraction
+    ) -> None:
         self.lost: list[str] = []
         self.file_metadata: dict[str, str] = {}
         self._source, self._begin_s = source, begin_s
@@ -58,9 +59,11 @@ class Companions:
                 continue
             stream.discard = av.stream.Discard.all
             if stream.type == "audio":
-                raise MediaError("output-audio",
-                                 f"{what} of {info.clip.path} cannot be stored in {encoding.container}.",
-                                 "End the output's name in .mov or .mkv, or switch output.audio off.")
+                raise MediaError(
+                    "output-audio",
+                    f"{what} of {info.clip.path} cannot be stored in {encoding.container}.",
+                    "End the output's name in .mov or .mkv, or switch output.audio off.",
+                )
             self.lost.append(f"{what} cannot be stored in {encoding.container} and is left out.")
 
     def add_to(self, container: av.container.OutputContainer) -> None:
@@ -82,8 +85,9 @@ class Companions:
             start = max(chapter["start"] * time_base, self._start_s, self._begin_s)
             end = min(chapter["end"] * time_base, self._end_s)
             if start < end:
-                moved.append({**chapter, "start": round((start - self._begin_s) / time_base),
-                              "end": round((end - self._begin_s) / time_base)})
+                moved.append(
+                    {**chapter, "start": round((start - self._begin_s) / time_base), "end": round((end - self._begin_s) / time_base)}
+                )
         return moved
 
     def packets(self) -> Iterator[tuple[float, av.Packet]]:
@@ -231,8 +235,7 @@ def _mxf_can_hold(stream: Any) -> bool:
 
 
 @contextmanager
-def open_companions(info: MediaInfo, encoding: Encoding, render_range: FrameRange,
-                    begin_s: Fraction) -> Iterator[Companions]:
+def open_companions(info: MediaInfo, encoding: Encoding, render_range: FrameRange, begin_s: Fraction) -> Iterator[Companions]:
     """The source's other streams, ready to be copied while the context lasts. Raises: MediaError `output-audio`."""
     if info.sequence is not None or info.container == "raw":
         yield Companions(None, info, encoding, render_range, begin_s)

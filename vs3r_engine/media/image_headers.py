@@ -29,9 +29,11 @@ def read_header(data: bytes) -> ImageHeader:
         rate = attributes.get("framesPerSecond", ("", b""))[1]
         reel = attributes.get("reelName", ("", b""))[1]
         numerator, denominator = struct.unpack("<iI", rate) if len(rate) == 8 else (0, 0)
-        return ImageHeader(_timecode_text(struct.unpack("<I", timecode[:4])[0]) if len(timecode) == 8 else None,
-                           exact_rate(Fraction(numerator, denominator)) if numerator > 0 and denominator else None,
-                           reel.decode("utf-8", "replace") or None)
+        return ImageHeader(
+            _timecode_text(struct.unpack("<I", timecode[:4])[0]) if len(timecode) == 8 else None,
+            exact_rate(Fraction(numerator, denominator)) if numerator > 0 and denominator else None,
+            reel.decode("utf-8", "replace") or None,
+        )
     order = {b"SDPX": ">", b"XPDS": "<"}.get(data[:4])
     if order and len(data) >= _DPX_HEADER_END <= struct.unpack_from(order + "I", data, _DPX_PIXELS)[0]:
         (timecode,) = struct.unpack_from(order + "I", data, _DPX_TIMECODE)
@@ -95,9 +97,14 @@ def _exr_with(data: bytes, header: ImageHeader) -> bytes:
         attributes["framesPerSecond"] = ("rational", struct.pack("<iI", header.rate.numerator, header.rate.denominator))
     if header.reel_name is not None:
         attributes["reelName"] = ("string", header.reel_name.encode())
-    written = data[:8] + b"".join(
-        name.encode("latin-1") + b"\0" + kind.encode("latin-1") + b"\0" + struct.pack("<I", len(value)) + value
-        for name, (kind, value) in sorted(attributes.items())) + b"\0"
+    written = (
+        data[:8]
+        + b"".join(
+            name.encode("latin-1") + b"\0" + kind.encode("latin-1") + b"\0" + struct.pack("<I", len(value)) + value
+            for name, (kind, value) in sorted(attributes.items())
+        )
+        + b"\0"
+    )
     # The table of chunk places follows the header and counts from the file's beginning; its first entry is its own end.
     (first_chunk,) = struct.unpack_from("<Q", data, end)
     count = (first_chunk - end) // 8

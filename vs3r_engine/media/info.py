@@ -123,8 +123,7 @@ class MediaInfo:
         if start is None or frame_index == 0:
             return start
         try:
-            return timecode_of_frame_count(frame_count_of_timecode(start, rate) + frame_index, rate,
-                                           ";" in start or "," in start)
+            return timecode_of_frame_count(frame_count_of_timecode(start, rate) + frame_index, rate, ";" in start or "," in start)
         except RangeError:
             return start
 
@@ -132,8 +131,9 @@ class MediaInfo:
 def refuse_rate_of_file(info: MediaInfo) -> None:
     """Nobody states a rate for media other than an image sequence. Raises: InputError `rate-of-file`."""
     if info.sequence is None:
-        raise InputError("rate-of-file", f"{info.clip.path} is no image sequence: the times in the file stand.",
-                         "Leave the rate (--fps) out.")
+        raise InputError(
+            "rate-of-file", f"{info.clip.path} is no image sequence: the times in the file stand.", "Leave the rate (--fps) out."
+        )
 
 
 def fit_rate(pts: np.ndarray, end_pts: int, time_base: Fraction, stated: list[Fraction]) -> tuple[Fraction, bool]:

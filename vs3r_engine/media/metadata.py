@@ -14,8 +14,12 @@ from vs3r_engine.media.info import ContentLight, MasteringDisplay, StreamSummary
 
 def timecode_and_reel(container: av.container.InputContainer, video: av.VideoStream) -> tuple[str | None, str | None]:
     """(start timecode, reel name): the picture stream's own, else a timecode track's, else the file's."""
-    places = [video.metadata, *(s.metadata for s in container.streams if s.type == "data"), container.metadata,
-              *(s.metadata for s in container.streams if s.type == "audio")]
+    places = [
+        video.metadata,
+        *(s.metadata for s in container.streams if s.type == "data"),
+        container.metadata,
+        *(s.metadata for s in container.streams if s.type == "audio"),
+    ]
     found: dict[str, str] = {}
     for place in places:
         for key, value in place.items():
@@ -51,8 +55,9 @@ def mastering_display(picture: av.VideoFrame) -> MasteringDisplay | None:
     numbers = struct.unpack("=22i", data[:88])
     ratios = [Fraction(n, d) if d else Fraction(0) for n, d in zip(numbers[0:20:2], numbers[1:20:2], strict=True)]
     red, green, blue, white = ((ratios[i], ratios[i + 1]) for i in (0, 2, 4, 6))
-    return MasteringDisplay((red, green, blue) if numbers[20] else None, white if numbers[20] else None,
-                            (ratios[8], ratios[9]) if numbers[21] else None)
+    return MasteringDisplay(
+        (red, green, blue) if numbers[20] else None, white if numbers[20] else None, (ratios[8], ratios[9]) if numbers[21] else None
+    )
 
 
 def content_light(picture: av.VideoFrame) -> ContentLight | None:
@@ -68,10 +73,16 @@ def stream_summaries(container: av.container.InputContainer, video: av.VideoStre
             continue
         context: Any = stream.codec_context
         is_audio = stream.type == "audio" and context is not None
-        summaries.append(StreamSummary(
-            stream.index, stream.type, context.name if context else getattr(stream, "name", None),
-            stream.metadata.get("language"),
-            context.sample_rate if is_audio else None, context.layout.nb_channels if is_audio else None))
+        summaries.append(
+            StreamSummary(
+                stream.index,
+                stream.type,
+                context.name if context else getattr(stream, "name", None),
+                stream.metadata.get("language"),
+                context.sample_rate if is_audio else None,
+                context.layout.nb_channels if is_audio else None,
+            )
+        )
     return tuple(summaries)
 
 
@@ -123,7 +134,7 @@ def _matroska_end(file, size: int) -> int:
         if first == 0:
             break
         size_length = 9 - first.bit_length()
-        value = int.from_bytes(header[id_length: id_length + size_length], "big") & ((1 << 7 * size_length) - 1)
+        value = int.from_bytes(header[id_length : id_length + size_length], "big") & ((1 << 7 * size_length) - 1)
         if value == (1 << 7 * size_length) - 1:
             return size  # of unknown length, as written by live recorders
         place += id_length + size_length + value

@@ -45,8 +45,7 @@ def add_hdr(path: Path, display: MasteringDisplay | None, light: ContentLight | 
         chain = _picture_entry(moov)
         entry, entry_size = chain[-1]
         present = {kind for kind, _, _ in _children(moov, entry + _SAMPLE_ENTRY_HEADER, entry + entry_size)}
-        added = b"".join(struct.pack(">I", 8 + len(body)) + kind + body
-                         for kind, body in boxes.items() if kind not in present)
+        added = b"".join(struct.pack(">I", 8 + len(body)) + kind + body for kind, body in boxes.items() if kind not in present)
         moov[entry + entry_size : entry + entry_size] = added
         for start, box_size in chain:
             struct.pack_into(">I", moov, start, box_size + len(added))

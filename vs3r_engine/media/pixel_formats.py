@@ -18,26 +18,65 @@ _PLANAR_RGB = re.compile(r"^gbr(?P<alpha>a?)p(?P<bits>9|10|12|14|16|f32)?(?:le)?
 _GRAY = re.compile(r"^gray(?P<bits>8|9|10|12|14|16|f32)?(?:le)?$")
 _HALF_FLOAT = {"gbrpf16le": "gbrpf32le", "gbrapf16le": "gbrapf32le", "grayf16le": "grayf32le"}
 _SEMI_PLANAR = {
-    "nv12": ("yuv420p", 0, False), "nv21": ("yuv420p", 0, True), "nv16": ("yuv422p", 0, False),
+    "nv12": ("yuv420p", 0, False),
+    "nv21": ("yuv420p", 0, True),
+    "nv16": ("yuv422p", 0, False),
     "nv20le": ("yuv422p10le", 0, False),
-    "nv24": ("yuv444p", 0, False), "nv42": ("yuv444p", 0, True),
-    "p010le": ("yuv420p10le", 6, False), "p012le": ("yuv420p12le", 4, False), "p016le": ("yuv420p16le", 0, False),
-    "p210le": ("yuv422p10le", 6, False), "p212le": ("yuv422p12le", 4, False), "p216le": ("yuv422p16le", 0, False),
-    "p410le": ("yuv444p10le", 6, False), "p412le": ("yuv444p12le", 4, False), "p416le": ("yuv444p16le", 0, False),
+    "nv24": ("yuv444p", 0, False),
+    "nv42": ("yuv444p", 0, True),
+    "p010le": ("yuv420p10le", 6, False),
+    "p012le": ("yuv420p12le", 4, False),
+    "p016le": ("yuv420p16le", 0, False),
+    "p210le": ("yuv422p10le", 6, False),
+    "p212le": ("yuv422p12le", 4, False),
+    "p216le": ("yuv422p16le", 0, False),
+    "p410le": ("yuv444p10le", 6, False),
+    "p412le": ("yuv444p12le", 4, False),
+    "p416le": ("yuv444p16le", 0, False),
 }
 """Interleaved chroma: the planar equal, the right shift of its code values, and whether V comes before U."""
 
 # The planar format that holds every code value of a packed one; swscale moves bytes only.
 _PLANAR_EQUAL = {
-    "rgb24": "gbrp", "bgr24": "gbrp", "rgb0": "gbrp", "bgr0": "gbrp", "0rgb": "gbrp", "0bgr": "gbrp",
-    "rgba": "gbrap", "bgra": "gbrap", "argb": "gbrap", "abgr": "gbrap", "pal8": "gbrp",
-    "rgb48le": "gbrp16le", "rgb48be": "gbrp16le", "bgr48le": "gbrp16le", "bgr48be": "gbrp16le",
-    "rgba64le": "gbrap16le", "rgba64be": "gbrap16le", "bgra64le": "gbrap16le", "bgra64be": "gbrap16le",
-    "x2rgb10le": "gbrp10le", "x2bgr10le": "gbrp10le",
-    "ya8": "gbrap", "ya16le": "gbrap16le", "ya16be": "gbrap16le", "monob": "gray", "monow": "gray",
-    "yuyv422": "yuv422p", "uyvy422": "yuv422p", "yvyu422": "yuv422p", "y210le": "yuv422p10le", "y212le": "yuv422p12le",
-    "yuv411p": "yuv422p", "yuvj411p": "yuvj422p", "yuv410p": "yuv420p",
-    "xv30le": "yuv444p10le", "vuya": "yuva444p", "vuyx": "yuv444p", "ayuv64le": "yuva444p16le", "xv36le": "yuv444p12le",
+    "rgb24": "gbrp",
+    "bgr24": "gbrp",
+    "rgb0": "gbrp",
+    "bgr0": "gbrp",
+    "0rgb": "gbrp",
+    "0bgr": "gbrp",
+    "rgba": "gbrap",
+    "bgra": "gbrap",
+    "argb": "gbrap",
+    "abgr": "gbrap",
+    "pal8": "gbrp",
+    "rgb48le": "gbrp16le",
+    "rgb48be": "gbrp16le",
+    "bgr48le": "gbrp16le",
+    "bgr48be": "gbrp16le",
+    "rgba64le": "gbrap16le",
+    "rgba64be": "gbrap16le",
+    "bgra64le": "gbrap16le",
+    "bgra64be": "gbrap16le",
+    "x2rgb10le": "gbrp10le",
+    "x2bgr10le": "gbrp10le",
+    "ya8": "gbrap",
+    "ya16le": "gbrap16le",
+    "ya16be": "gbrap16le",
+    "monob": "gray",
+    "monow": "gray",
+    "yuyv422": "yuv422p",
+    "uyvy422": "yuv422p",
+    "yvyu422": "yuv422p",
+    "y210le": "yuv422p10le",
+    "y212le": "yuv422p12le",
+    "yuv411p": "yuv422p",
+    "yuvj411p": "yuvj422p",
+    "yuv410p": "yuv420p",
+    "xv30le": "yuv444p10le",
+    "vuya": "yuva444p",
+    "vuyx": "yuv444p",
+    "ayuv64le": "yuva444p16le",
+    "xv36le": "yuv444p12le",
 }
 
 
@@ -88,8 +127,11 @@ def frame_format(name: str) -> PlanarFormat:
         name = name[:-2] + "le"
     found = planar_format(name)
     if found is None:
-        raise MediaError("media-pixel-format", f"Pictures stored as {name!r} are not supported.",
-                         "Convert the clip to ProRes, DNxHR, H.264 or an image sequence first.")
+        raise MediaError(
+            "media-pixel-format",
+            f"Pictures stored as {name!r} are not supported.",
+            "Convert the clip to ProRes, DNxHR, H.264 or an image sequence first.",
+        )
     return found
 
 
@@ -149,8 +191,7 @@ def _split_chroma(picture: av.VideoFrame, name: str) -> tuple[np.ndarray, ...]:
     item_bytes = np.dtype(dtype).itemsize
     luma, chroma = picture.planes
     buffer: Any = chroma
-    pairs = np.ndarray((chroma.height, chroma.width, 2), dtype, buffer, 0,
-                       (chroma.line_size, 2 * item_bytes, item_bytes))
+    pairs = np.ndarray((chroma.height, chroma.width, 2), dtype, buffer, 0, (chroma.line_size, 2 * item_bytes, item_bytes))
     u, v = (pairs[..., 1], pairs[..., 0]) if v_first else (pairs[..., 0], pairs[..., 1])
     planes = (_view(luma, dtype), u, v)
     return tuple(plane >> shift if shift else np.ascontiguousarray(plane) for plane in planes)
@@ -167,7 +208,6 @@ def picture_of(planes: tuple[np.ndarray, ...], format: PlanarFormat) -> av.Video
     dtype = format.layout.dtype
     for index, (plane, place) in enumerate(zip(planes, format.plane_order, strict=True)):
         if plane.shape != format.layout.plane_shape(index, width, height) or plane.dtype != dtype:
-            raise EngineFault("frame-shape",
-                              f"Plane {index} is {plane.shape} {plane.dtype}: not {format.name} of {width}x{height}.")
+            raise EngineFault("frame-shape", f"Plane {index} is {plane.shape} {plane.dtype}: not {format.name} of {width}x{height}.")
         np.copyto(_view(stored[place], dtype), plane)
     return picture

@@ -57,6 +57,4 @@ def write_format(directory: Path, raw_format: RawFormat) -> None:
 
 def read_format(directory: Path) -> RawFormat:
     content = json.loads((directory / FORMAT_FILE).read_text())
-    return RawFormat(
-        content["width"], content["height"], Fraction(content["rate"]), content["sample"], content["channels"]
-    )
+    return RawFormat(content["width"], content["height"], Fraction(content["rate"]), content["sample"], content["channels"])

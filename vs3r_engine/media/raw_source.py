@@ -59,9 +59,7 @@ class RawFramesSource(VideoSource):
                     "frames-missing", f"Frame {frame_index} was not uploaded.", f"Upload every frame of {frame_range}."
                 ) from error
             except (OSError, ValueError) as error:
-                raise MediaError(
-                    "media-damaged", f"The uploaded frame {frame_index} cannot be read.", "Upload it again."
-                ) from error
+                raise MediaError("media-damaged", f"The uploaded frame {frame_index} cannot be read.", "Upload it again.") from error
             planes: list[np.ndarray] = [np.ascontiguousarray(samples[..., at], info.layout.dtype) for at in planes_at]
             yield Frame(frame_index, tuple(planes), info.layout, info.colour)
 

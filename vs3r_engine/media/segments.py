@@ -29,10 +29,14 @@ def write_errors(path: str | Path):
     except (av.FFmpegError, OSError) as error:
         number = error.errno
         if number in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull("disk-full", f"There is no space left to write {path}.",
-                           "Free space on that disk, or choose another one.") from error
-        raise MediaError("output-unwritable", f"{path} cannot be written: {error.strerror or error}.",
-                         "Choose another name, or a folder you may write to.") from error
+            raise DiskFull(
+                "disk-full", f"There is no space left to write {path}.", "Free space on that disk, or choose another one."
+            ) from error
+        raise MediaError(
+            "output-unwritable",
+            f"{path} cannot be written: {error.strerror or error}.",
+            "Choose another name, or a folder you may write to.",
+        ) from error
 
 
 class SegmentWriter:
@@ -68,8 +72,7 @@ class SegmentWriter:
         if self._first_index is None:
             self._first_index = frame.frame_index
         if frame.frame_index != self._first_index + self._count:
-            raise EngineFault("frame-order",
-                              f"Frame {frame.frame_index} came where {self._first_index + self._count} belongs.")
+            raise EngineFault("frame-order", f"Frame {frame.frame_index} came where {self._first_index + self._count} belongs.")
         picture = encodable(frame, self._encoding)
         picture.pts, picture.time_base = self._count, 1 / self._info.clip.rate
         with write_errors(self._partial):
@@ -130,8 +133,13 @@ def encodable(frame: Frame, encoding: Encoding) -> av.VideoFrame:
     matrix = encoding.colour.matrix if frame.layout.model == "rgb" else frame.colour.matrix
     colourspace = matrix if matrix not in (0, 2) else (1 if frame.height >= 720 else 5)
     return picture.reformat(
-        format=target.name, src_colorspace=colourspace, dst_colorspace=colourspace, interpolation="BICUBIC",
-        src_color_range=2 if frame.colour.full_range else 1, dst_color_range=2 if encoding.colour.full_range else 1)
+        format=target.name,
+        src_colorspace=colourspace,
+        dst_colorspace=colourspace,
+        interpolation="BICUBIC",
+        src_color_range=2 if frame.colour.full_range else 1,
+        dst_color_range=2 if encoding.colour.full_range else 1,
+    )
 
 
 def discard(path: Path) -> None:

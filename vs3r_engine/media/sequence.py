@@ -19,8 +19,7 @@ from vs3r_engine.media.pixel_formats import frame_format, planes_of
 from vs3r_engine.media.source import VideoSource, refuse_tiny
 from vs3r_engine.timeline import Clip, FrameRange, frame_count_of_timecode
 
-DECODERS = {".exr": "exr", ".dpx": "dpx", ".tif": "tiff", ".tiff": "tiff", ".png": "png", ".jpg": "mjpeg",
-            ".jpeg": "mjpeg"}
+DECODERS = {".exr": "exr", ".dpx": "dpx", ".tif": "tiff", ".tiff": "tiff", ".png": "png", ".jpg": "mjpeg", ".jpeg": "mjpeg"}
 ASSUMED_RATE = Fraction(24)
 """The rate of a sequence for which nobody states one, and whose files do not say theirs."""
 
@@ -43,8 +42,7 @@ def find(path: str) -> SequenceName | None:
     if not os.path.exists(path) and (match := _PATTERN.match(name)):
         prefix = os.path.join(folder, match["prefix"])
         if match["first"]:
-            found = SequenceName(prefix, len(match["first"]), match["suffix"],
-                                 (int(match["first"]), int(match["last"])))
+            found = SequenceName(prefix, len(match["first"]), match["suffix"], (int(match["first"]), int(match["last"])))
             return _complete(found, set(_numbers(found)))
         found = SequenceName(prefix, int(match["digits"] or 1), match["suffix"], (0, 0))
         return _spanning(found, _numbers(found), path)
@@ -67,15 +65,20 @@ def find(path: str) -> SequenceName | None:
 
 
 def _only_sequence_of(folder: str) -> SequenceName:
-    images = sorted(name for name in os.listdir(folder)
-                    if os.path.splitext(name)[1].lower() in DECODERS and not name.startswith("."))
+    images = sorted(name for name in os.listdir(folder) if os.path.splitext(name)[1].lower() in DECODERS and not name.startswith("."))
     kinds = {(match["prefix"], match["suffix"]) if (match := _NUMBERED.match(name)) else (name, "") for name in images}
     if not kinds:
-        raise MediaError("media-not-video", f"The folder {folder} holds no image sequence.",
-                         "Give a video file, or a folder of .exr, .dpx, .tiff or .png.")
+        raise MediaError(
+            "media-not-video",
+            f"The folder {folder} holds no image sequence.",
+            "Give a video file, or a folder of .exr, .dpx, .tiff or .png.",
+        )
     if len(kinds) > 1:
-        raise MediaError("media-ambiguous", f"The folder {folder} holds {len(kinds)} image sequences.",
-                         f"Name one file of the wanted one, such as {os.path.join(folder, images[0])}.")
+        raise MediaError(
+            "media-ambiguous",
+            f"The folder {folder} holds {len(kinds)} image sequences.",
+            f"Name one file of the wanted one, such as {os.path.join(folder, images[0])}.",
+        )
     found = find(os.path.join(folder, images[0]))
     assert found is not None
     return found
@@ -98,8 +101,7 @@ def _numbers(like: SequenceName) -> list[int]:
 
 def _spanning(like: SequenceName, numbers: list[int], path: str) -> SequenceName:
     if not numbers:
-        raise MediaError("media-missing", f"No file is named like {path}.",
-                         "Check the path, or reconnect the drive it is on.")
+        raise MediaError("media-missing", f"No file is named like {path}.", "Check the path, or reconnect the drive it is on.")
     return _complete(SequenceName(like.prefix, like.digits, like.suffix, (numbers[0], numbers[-1])), set(numbers))
 
 
@@ -107,15 +109,17 @@ def _complete(found: SequenceName, numbers: set[int]) -> SequenceName:
     first, last = found.numbers
     missing = [number for number in range(first, last + 1) if number not in numbers]
     if len(missing) == last + 1 - first:
-        raise MediaError("media-missing", f"No file of {found.pattern} is there.",
-                         "Check the path, or reconnect the drive it is on.")
+        raise MediaError("media-missing", f"No file of {found.pattern} is there.", "Check the path, or reconnect the drive it is on.")
     if missing:
         some = ", ".join(map(str, missing[:5])) + (" ..." if len(missing) > 5 else "")
         start = min(numbers & set(range(first, last + 1)))
         end = next(number for number in range(start, last + 2) if number not in numbers) - 1
         part = f"{os.path.basename(found.prefix)}[{start:0{found.digits}d}-{end:0{found.digits}d}]{found.suffix}"
-        raise MediaError("media-gap", f"{found.pattern} lacks {len(missing)} of its files: {some}.",
-                         f"Render them again, or name a part without gaps, such as {part}.")
+        raise MediaError(
+            "media-gap",
+            f"{found.pattern} lacks {len(missing)} of its files: {some}.",
+            f"Render them again, or name a part without gaps, such as {part}.",
+        )
     return found
 
 
@@ -127,12 +131,10 @@ def output_name(output_path: str, info: MediaInfo) -> SequenceName:
     last = first + info.frame_count - 1
     if match := _PATTERN.match(name):
         if match["first"]:
-            return _counting(os.path.join(folder, match["prefix"]), len(match["first"]), match["suffix"],
-                             int(match["first"]), info)
+            return _counting(os.path.join(folder, match["prefix"]), len(match["first"]), match["suffix"], int(match["first"]), info)
         return _counting(os.path.join(folder, match["prefix"]), int(match["digits"] or 1), match["suffix"], first, info)
     if match := _NUMBERED.match(name):
-        return _counting(os.path.join(folder, match["prefix"]), len(match["number"]), match["suffix"],
-                         int(match["number"]), info)
+        return _counting(os.path.join(folder, match["prefix"]), len(match["number"]), match["suffix"], int(match["number"]), info)
     stem, suffix = os.path.splitext(output_path)
     if info.sequence is not None and info.sequence.digits == 0:
         return SequenceName(stem, 0, suffix, (0, 0))
@@ -159,8 +161,7 @@ class SequenceSource(VideoSource):
         context: Any = av.CodecContext.create(self._decoder, "r")
         first = next(self._pictures(context, range(1)), None)
         if first is None:
-            raise MediaError("media-unreadable", f"{sequence.file(0)} is not an image that can be read.",
-                             "Export it again.")
+            raise MediaError("media-unreadable", f"{sequence.file(0)} is not an image that can be read.", "Export it again.")
         refuse_tiny(sequence.file(0), first.width, first.height)
         format = frame_format(first.format.name)
         header = read_header(data)
@@ -177,11 +178,21 @@ class SequenceSource(VideoSource):
         is_half = "f16" in first.format.name
         return MediaInfo(
             clip=Clip(path, rate, first.width, first.height, FrameRange(0, count), timecode),
-            layout=format.layout, colour=colour, codec=self._decoder, container="sequence",
-            pts=np.arange(count, dtype=np.int64), end_pts=count, time_base=1 / rate,
-            pixel_format=first.format.name, profile="half" if is_half else None, range_is_tagged=False,
-            pixel_aspect=Fraction(context.sample_aspect_ratio or 1), start_timecode=timecode,
-            reel_name=header.reel_name, sequence=sequence)
+            layout=format.layout,
+            colour=colour,
+            codec=self._decoder,
+            container="sequence",
+            pts=np.arange(count, dtype=np.int64),
+            end_pts=count,
+            time_base=1 / rate,
+            pixel_format=first.format.name,
+            profile="half" if is_half else None,
+            range_is_tagged=False,
+            pixel_aspect=Fraction(context.sample_aspect_ratio or 1),
+            start_timecode=timecode,
+            reel_name=header.reel_name,
+            sequence=sequence,
+        )
 
     def _context(self) -> Any:
         context: Any = av.CodecContext.create(self._decoder, "r")
@@ -193,8 +204,7 @@ class SequenceSource(VideoSource):
         try:
             data = Path(name).read_bytes()
         except OSError as error:
-            raise MediaError("media-missing", f"{name} cannot be read: {error.strerror}.",
-                             "Render that frame again.") from error
+            raise MediaError("media-missing", f"{name} cannot be read: {error.strerror}.", "Render that frame again.") from error
         if not data:
             raise MediaError("media-empty", f"{name} is empty.", "Render that frame again.")
         return data
@@ -212,8 +222,9 @@ class SequenceSource(VideoSource):
             yield from context.decode(None)
         except av.FFmpegError as error:
             code = "media-unreadable" if frame_index == 0 else "media-damaged"
-            raise MediaError(code, f"{self._sequence.file(frame_index)} is not an image that can be read.",
-                             "Render that frame again.") from error
+            raise MediaError(
+                code, f"{self._sequence.file(frame_index)} is not an image that can be read.", "Render that frame again."
+            ) from error
 
     def _decode(self, frame_range: FrameRange) -> Iterator[Frame]:
         info, expected = self.info, frame_range.start
@@ -222,14 +233,17 @@ class SequenceSource(VideoSource):
                 break
             has_size = (picture.width, picture.height) == (info.clip.width, info.clip.height)
             if not has_size or frame_format(picture.format.name).layout != info.layout:
-                raise MediaError("media-changes",
-                                 f"{self._sequence.file(expected)} differs in size or format from the first image.",
-                                 "Render the sequence again with one size.")
+                raise MediaError(
+                    "media-changes",
+                    f"{self._sequence.file(expected)} differs in size or format from the first image.",
+                    "Render the sequence again with one size.",
+                )
             yield Frame(expected, planes_of(picture), info.layout, info.colour)
             expected += 1
         if expected != frame_range.end_exclusive:
-            raise MediaError("media-damaged", f"{self._sequence.file(expected)} is not an image that can be read.",
-                             "Render that frame again.")
+            raise MediaError(
+                "media-damaged", f"{self._sequence.file(expected)} is not an image that can be read.", "Render that frame again."
+            )
 
     def close(self) -> None:
         """Files are open only while they are read."""

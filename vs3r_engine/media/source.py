@@ -25,9 +25,11 @@ class VideoSource(ABC):
         """
         available = self.info.clip.available_range
         if not available.contains_range(frame_range):
-            raise RangeError("range-past-media",
-                             f"The range {frame_range} asks for frames that do not exist: {self.info.clip.path} "
-                             f"holds {available}.", "Trim the range, or relink the full-length file.")
+            raise RangeError(
+                "range-past-media",
+                f"The range {frame_range} asks for frames that do not exist: {self.info.clip.path} holds {available}.",
+                "Trim the range, or relink the full-length file.",
+            )
         return self._decode(frame_range)
 
     @abstractmethod
@@ -48,6 +50,6 @@ class VideoSource(ABC):
 def refuse_tiny(path: str, width: int, height: int) -> None:
     """Raises: MediaError `media-too-small` below 16 pixels a side: there is nothing to track in such a picture."""
     if min(width, height) < SMALLEST_SIDE_PX:
-        raise MediaError("media-too-small",
-                         f"{path} is {width}x{height} pixels; at least {SMALLEST_SIDE_PX} a side are needed.",
-                         "Choose a larger clip.")
+        raise MediaError(
+            "media-too-small", f"{path} is {width}x{height} pixels; at least {SMALLEST_SIDE_PX} a side are needed.", "Choose a larger clip."
+        )

@@ -44,7 +44,7 @@ class PacketIndex:
 
     def from_pts(self, first: int) -> "PacketIndex":
         """Without the frames before `first`, which no decoder can produce (leading pictures of an open first group)."""
-        return replace(self, pts=self.pts[np.searchsorted(self.pts, first):])
+        return replace(self, pts=self.pts[np.searchsorted(self.pts, first) :])
 
 
 class FileSource(VideoSource):
@@ -78,11 +78,16 @@ class FileSource(VideoSource):
         try:
             for frame_index in frame_range:
                 picture = decoder.picture(frame_index)
-                if picture.width != self.info.clip.width or picture.height != self.info.clip.height or \
-                        frame_format(picture.format.name).layout != self.info.layout:
-                    raise MediaError("media-changes",
-                                     f"{self._path} changes its picture size or format at frame {frame_index}.",
-                                     "Split the clip there, or convert it first.")
+                if (
+                    picture.width != self.info.clip.width
+                    or picture.height != self.info.clip.height
+                    or frame_format(picture.format.name).layout != self.info.layout
+                ):
+                    raise MediaError(
+                        "media-changes",
+                        f"{self._path} changes its picture size or format at frame {frame_index}.",
+                        "Split the clip there, or convert it first.",
+                    )
                 yield Frame(frame_index, planes_of(picture), self.info.layout, self.info.colour)
         except BaseException:
             decoder.close()
@@ -119,8 +124,7 @@ class _Decoder:
         for picture in self._guarded(0):
             self._pictures = chain((picture,), self._pictures)
             return picture
-        raise MediaError("media-truncated", f"{self._path} holds no picture that can be decoded.",
-                         "Copy the file again from its source.")
+        raise MediaError("media-truncated", f"{self._path} holds no picture that can be decoded.", "Copy the file again from its source.")
 
     def picture(self, frame_index: int) -> av.VideoFrame:
         """Raises: MediaError `media-damaged`."""
@@ -139,8 +143,11 @@ class _Decoder:
             found = self._advance_to(frame_index)
             if found is not None:
                 return found
-        raise MediaError("media-damaged", f"{self._path}: frame {frame_index} cannot be decoded.",
-                         f"Copy the file again, or stabilize a range that ends at {frame_index}.")
+        raise MediaError(
+            "media-damaged",
+            f"{self._path}: frame {frame_index} cannot be decoded.",
+            f"Copy the file again, or stabilize a range that ends at {frame_index}.",
+        )
 
     def _is_ahead(self, frame_index: int) -> bool:
         """Decoding on reaches the frame sooner than seeking does."""
@@ -150,8 +157,9 @@ class _Decoder:
         if frame_index == self._next_index or self._index.counts_frames:
             return True
         keys = self._index.key_pts
-        between = np.searchsorted(keys, self._index.pts[frame_index], side="right") - \
-            np.searchsorted(keys, self._index.pts[self._next_index], side="right")
+        between = np.searchsorted(keys, self._index.pts[frame_index], side="right") - np.searchsorted(
+            keys, self._index.pts[self._next_index], side="right"
+        )
         return int(between) == 0
 
     def _start(self, target: int | None) -> None:
@@ -191,9 +199,11 @@ class _Decoder:
             for picture in self._pictures:  # noqa: UP028
                 yield picture
         except av.FFmpegError as error:
-            raise MediaError("media-damaged",
-                             f"{self._path} cannot be decoded at frame {frame_index}: {error.strerror}.",
-                             "Copy the file again, or stabilize the range before it.") from error
+            raise MediaError(
+                "media-damaged",
+                f"{self._path} cannot be decoded at frame {frame_index}: {error.strerror}.",
+                "Copy the file again, or stabilize the range before it.",
+            ) from error
 
 
 def _pictures(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
@@ -205,8 +215,7 @@ def _refuse_unreadable(path: str) -> None:
     if not os.path.exists(path):
         raise MediaError("media-missing", f"{path} does not exist.", "Check the path, or reconnect the drive it is on.")
     if not os.path.isfile(path):
-        raise MediaError("media-unreadable", f"{path} is not a file.",
-                         "Give a video file, or a folder that holds one image sequence.")
+        raise MediaError("media-unreadable", f"{path} is not a file.", "Give a video file, or a folder that holds one image sequence.")
     if not os.access(path, os.R_OK):
         raise MediaError("media-unreadable", f"{path} may not be read.", "Ask its owner for permission to read it.")
     if os.path.getsize(path) == 0:
@@ -220,13 +229,19 @@ def _open(path: str) -> av.container.InputContainer:
     except (av.FFmpegError, OSError, ValueError) as error:
         if metadata.is_cut_short(path):
             raise _without_index(path) from error
-        raise MediaError("media-unreadable", f"{path} is not a video that can be read.",
-                         "Give a video file such as .mov, .mp4, .mkv or .mxf, or an image sequence.") from error
+        raise MediaError(
+            "media-unreadable",
+            f"{path} is not a video that can be read.",
+            "Give a video file such as .mov, .mp4, .mkv or .mxf, or an image sequence.",
+        ) from error
 
 
 def _without_index(path: str) -> MediaError:
-    return MediaError("media-truncated", f"{path} is cut off: its end, with the list of its frames, is missing.",
-                      "Copy the file again from its source, or repair it with the camera that wrote it.")
+    return MediaError(
+        "media-truncated",
+        f"{path} is cut off: its end, with the list of its frames, is missing.",
+        "Copy the file again from its source, or repair it with the camera that wrote it.",
+    )
 
 
 def _main_video(container: av.container.InputContainer, path: str) -> av.VideoStream:
@@ -234,8 +249,11 @@ def _main_video(container: av.container.InputContainer, path: str) -> av.VideoSt
     for stream in container.streams.video:
         if not stream.disposition & av.stream.Disposition.attached_pic:
             if stream.codec_context is None:
-                raise MediaError("media-unreadable", f"{path} holds video in a codec that is not supported here.",
-                                 "Convert it to ProRes, DNxHR or H.264 first.")
+                raise MediaError(
+                    "media-unreadable",
+                    f"{path} holds video in a codec that is not supported here.",
+                    "Convert it to ProRes, DNxHR or H.264 first.",
+                )
             return stream
     if metadata.is_cut_short(path):
         raise _without_index(path)
@@ -297,9 +315,11 @@ def _counted_index(container: av.container.InputContainer, stream: av.VideoStrea
     except av.FFmpegError as error:
         raise _cut_short(path, len(shown), stream.frames) from error
     if not shown:
-        raise MediaError("media-truncated" if metadata.is_cut_short(path) else "media-unreadable",
-                         f"{path} holds no frames.",
-                         "Copy the file again from its source.")
+        raise MediaError(
+            "media-truncated" if metadata.is_cut_short(path) else "media-unreadable",
+            f"{path} holds no frames.",
+            "Copy the file again from its source.",
+        )
     # A whole MP4 may state a last box that is too long; what it states about its frames then still holds.
     if metadata.is_cut_short(path) and not 0 < stream.frames <= packets:
         raise _cut_short(path, len(shown), stream.frames)
@@ -313,28 +333,32 @@ def _counted_index(container: av.container.InputContainer, stream: av.VideoStrea
     # AVI has no presentation times; FFmpeg's guesses for reordered pictures are wrong.
     no_pts |= container.format.name == "avi" and len(keys) < packets
     keys.sort()
-    return PacketIndex(pts_array, int(ends), np.array([k[0] for k in keys], np.int64),
-                       np.array([k[1] for k in keys], np.int64), no_pts)
+    return PacketIndex(pts_array, int(ends), np.array([k[0] for k in keys], np.int64), np.array([k[1] for k in keys], np.int64), no_pts)
 
 
 def _cut_short(path: str, frames_read: int, frames_stated: int) -> MediaError:
     of = f" of {frames_stated}" if frames_stated > frames_read else ""
-    return MediaError("media-truncated", f"{path} is cut off after {frames_read}{of} frames.",
-                      "Copy the file again from its source.")
+    return MediaError("media-truncated", f"{path} is cut off after {frames_read}{of} frames.", "Copy the file again from its source.")
 
 
-def _describe(path: str, container: av.container.InputContainer, stream: av.VideoStream, index: PacketIndex,
-              first: av.VideoFrame) -> MediaInfo:
+def _describe(
+    path: str, container: av.container.InputContainer, stream: av.VideoStream, index: PacketIndex, first: av.VideoFrame
+) -> MediaInfo:
     context = stream.codec_context
     if first.interlaced_frame or context.field_order in _INTERLACED_FIELD_ORDERS:
-        raise MediaError("media-interlaced", f"{path} is interlaced: each of its frames shows two moments.",
-                         "Deinterlace it first, for example with ffmpeg -vf bwdif, or on export from the editor.")
+        raise MediaError(
+            "media-interlaced",
+            f"{path} is interlaced: each of its frames shows two moments.",
+            "Deinterlace it first, for example with ffmpeg -vf bwdif, or on export from the editor.",
+        )
     refuse_tiny(path, first.width, first.height)
     format = frame_format(first.format.name)
     colour = ColourTags(
-        _tag(context.color_primaries, first.color_primaries), _tag(context.color_trc, first.color_trc),
+        _tag(context.color_primaries, first.color_primaries),
+        _tag(context.color_trc, first.color_trc),
         _tag(context.colorspace, first.colorspace, unspecified=(2,)),
-        format.is_full_range or first.format.name.startswith("yuvj") or (context.color_range or first.color_range) == 2)
+        format.is_full_range or first.format.name.startswith("yuvj") or (context.color_range or first.color_range) == 2,
+    )
     time_base = stream.time_base or Fraction(1, av.time_base)
     stated = [Fraction(rate) for rate in (stream.guessed_rate, stream.average_rate, stream.base_rate) if rate]
     rate, is_variable = fit_rate(index.pts, index.end_pts, time_base, stated)
@@ -344,16 +368,29 @@ def _describe(path: str, container: av.container.InputContainer, stream: av.Vide
     matrix = metadata.display_matrix(first)
     clip = Clip(path, rate, first.width, first.height, FrameRange(0, len(index.pts)), timecode)
     return MediaInfo(
-        clip=clip, layout=format.layout, colour=colour, codec=context.codec.canonical_name,
-        pts=index.pts, end_pts=index.end_pts, time_base=time_base,
-        container=container.format.name, pixel_format=first.format.name, profile=context.profile,
+        clip=clip,
+        layout=format.layout,
+        colour=colour,
+        codec=context.codec.canonical_name,
+        pts=index.pts,
+        end_pts=index.end_pts,
+        time_base=time_base,
+        container=container.format.name,
+        pixel_format=first.format.name,
+        profile=context.profile,
         range_is_tagged=bool(context.color_range or first.color_range),
-        rotation_deg=first.rotation if matrix else 0, display_matrix=matrix,
-        pixel_aspect=Fraction(stream.sample_aspect_ratio or 1), start_timecode=timecode, reel_name=reel_name,
+        rotation_deg=first.rotation if matrix else 0,
+        display_matrix=matrix,
+        pixel_aspect=Fraction(stream.sample_aspect_ratio or 1),
+        start_timecode=timecode,
+        reel_name=reel_name,
         is_variable_rate=is_variable,
-        streams=metadata.stream_summaries(container, stream), mastering_display=metadata.mastering_display(first),
-        content_light=metadata.content_light(first), stream_index=stream.index,
-        file_origin_s=metadata.file_origin_s(container))
+        streams=metadata.stream_summaries(container, stream),
+        mastering_display=metadata.mastering_display(first),
+        content_light=metadata.content_light(first),
+        stream_index=stream.index,
+        file_origin_s=metadata.file_origin_s(container),
+    )
 
 
 def _tag(of_stream: int, of_frame: int, unspecified: tuple[int, ...] = (0, 2)) -> int:

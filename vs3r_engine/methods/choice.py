@@ -52,8 +52,15 @@ def choose_methods(settings: Settings, rate: Fraction) -> Methods:
     chosen = choose_reconstructor(settings), choose_flow(settings), choose_renderer(settings)
     reason = "; ".join(f"{part.name}: {part.reason}" for part in chosen)
     reconstructor, flow, renderer = chosen
-    return Methods(f"{reconstructor.name}-{flow.name}", reason, reconstructor.part, flow.part, renderer.part, completer,
-                   offsets(settings, renderer.name))
+    return Methods(
+        f"{reconstructor.name}-{flow.name}",
+        reason,
+        reconstructor.part,
+        flow.part,
+        renderer.part,
+        completer,
+        offsets(settings, renderer.name),
+    )
 
 
 def _completer(settings: Settings, rate: Fraction) -> Completer | None:
@@ -106,11 +113,7 @@ def method_name(settings: Settings) -> tuple[str, str]:
         return settings.analysis.method, "asked for"
     from vs3r_engine.methods.vggt4d import NAMES
 
-    return (
-        ("vggt4d", "its weights and a GPU are there")
-        if (why := _missing(settings, NAMES)) is None
-        else ("geometric", why)
-    )
+    return ("vggt4d", "its weights and a GPU are there") if (why := _missing(settings, NAMES)) is None else ("geometric", why)
 
 
 def choose_flow(settings: Settings) -> Part[FlowEstimator]:

@@ -87,10 +87,6 @@ def memory_errors(what: str, hint: str) -> Iterator[None]:
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise OutOfMemory("out-of-memory", f"{what} does not fit in memory.", hint) from error
     except RuntimeError as error:
-        if (
-            "out of memory" in str(error)
-            or "can't allocate memory" in str(error)
-            or "DefaultCPUAllocator" in str(error)
-        ):
+        if "out of memory" in str(error) or "can't allocate memory" in str(error) or "DefaultCPUAllocator" in str(error):
             raise OutOfMemory("out-of-memory", f"{what} does not fit in memory.", hint) from error
         raise

@@ -47,9 +47,7 @@ def preflight(settings: Settings, installed: Installed | None = None) -> None:
     if fill.lora not in ("", UNTRAINED):
         missing = [part for part in fill.lora.split(";") if not Path(part.strip()).expanduser().exists()]
         if missing:
-            raise InputError(
-                "lora-missing", f"There is no LoRA at {missing[0]}.", "Give the folder that holds both experts' files."
-            )
+            raise InputError("lora-missing", f"There is no LoRA at {missing[0]}.", "Give the folder that holds both experts' files.")
     if weights.random_seed(fill.weights) is None:
         text.require(require(_names(fill), installed)[BASE])
 
@@ -73,12 +71,9 @@ def require(names: Iterable[str], installed: Installed | None = None) -> dict[st
         hints += [f"Then, once, `vs3r-engine weights prepare {name}`." for name in prepared]
         if ADAPTERS in missing:
             hints.append(
-                "Adapters: train them with `vs3r-engine train`, give fill.lora=FOLDER, or run the base model without: "
-                "fill.lora=none."
+                "Adapters: train them with `vs3r-engine train`, give fill.lora=FOLDER, or run the base model without: fill.lora=none."
             )
-        raise WeightsMissing(
-            next(iter(missing.values())).code, " ".join(error.message for error in missing.values()), " ".join(hints)
-        )
+        raise WeightsMissing(next(iter(missing.values())).code, " ".join(error.message for error in missing.values()), " ".join(hints))
     return found
 
 
@@ -156,15 +151,11 @@ class DvdmModel:
         """[16, n, rows, columns]"""
         return self._wan.encode(pictures)[0].to(self.device)
 
-    def predict(
-        self, is_high: bool, timestep: "torch.Tensor", latents: "torch.Tensor", condition: "torch.Tensor"
-    ) -> "torch.Tensor":
+    def predict(self, is_high: bool, timestep: "torch.Tensor", latents: "torch.Tensor", condition: "torch.Tensor") -> "torch.Tensor":
         """One forward, no guidance. Source: eq. 8-9."""
         import torch
 
-        return self._wan.velocity(
-            "high" if is_high else "low", torch.cat([latents, condition]), timestep, self._wan.prompt
-        )
+        return self._wan.velocity("high" if is_high else "low", torch.cat([latents, condition]), timestep, self._wan.prompt)
 
     def pictures(self, latents: "torch.Tensor") -> "Iterator[torch.Tensor]":
         return self._wan.decode(latents)
@@ -221,9 +212,7 @@ def _load(settings: Settings, area: int, installed: Installed | None) -> "Wan":
         vae, prompt = wan.load_autoencoder(base), text.load(base)[fill.text_mode]
     trained = where.get(ADAPTERS) if fill.lora == "" else None if fill.lora == UNTRAINED else fill.lora
     adapters = {
-        name: lora.find(location)
-        for name, location in (("dvdm", trained), ("distilled", where.get(DISTILLED)))
-        if location is not None
+        name: lora.find(location) for name, location in (("dvdm", trained), ("distilled", where.get(DISTILLED))) if location is not None
     }
     experts, announced = {}, []
     # One after the other: each is at its smallest, and where it belongs, before the next is read.
@@ -245,10 +234,7 @@ def footprint(base: Path, area: int, window_frames: int) -> Any:
 
     config = json.loads((base / "transformer" / "config.json").read_text())
     hidden = config["num_attention_heads"] * config["attention_head_dim"]
-    sizes = {
-        part: sum(file.stat().st_size for file in (base / part).glob("*.safetensors")) / (1 << 30)
-        for part in ("transformer", "vae")
-    }
+    sizes = {part: sum(file.stat().st_size for file in (base / part).glob("*.safetensors")) / (1 << 30) for part in ("transformer", "vae")}
     experts = 2 if (base / "transformer_2").is_dir() else 1
     return Footprint(
         sizes["transformer"],

@@ -55,9 +55,7 @@ def composite(
     return picture, covered
 
 
-def _band(
-    pixels: Tensor, rank: Tensor, colours: Tensor, size: tuple[int, int], radius_px: float, per_pixel: int
-) -> tuple[Tensor, Tensor]:
+def _band(pixels: Tensor, rank: Tensor, colours: Tensor, size: tuple[int, int], radius_px: float, per_pixel: int) -> tuple[Tensor, Tensor]:
     """rank: [n] each point's place from near to far, all different."""
     height, width = size
     reach = int(radius_px + 0.5) + 1
@@ -100,13 +98,7 @@ def depth_buffer(pixels: Tensor, z: Tensor, size: tuple[int, int]) -> Tensor:
     pixels: [n, 2] corner-origin, NaN = not drawn. z: [n] positive.
     """
     height, width = size
-    drawn = (
-        (z > 0)
-        & pixels.isfinite().all(1)
-        & (pixels > -1).all(1)
-        & (pixels[:, 0] < width + 1)
-        & (pixels[:, 1] < height + 1)
-    )
+    drawn = (z > 0) & pixels.isfinite().all(1) & (pixels > -1).all(1) & (pixels[:, 0] < width + 1) & (pixels[:, 1] < height + 1)
     pixels, z = pixels[drawn], z[drawn]
     exact = _nearest(pixels.floor().long(), z, size)
     corner = (pixels - 0.5).floor().long()

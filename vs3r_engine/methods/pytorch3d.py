@@ -97,9 +97,7 @@ def rasterized(
     return picture[0].permute(1, 2, 0), index[..., 0] >= 0
 
 
-def _tile(
-    pixels: Tensor, distance: Tensor, size: tuple[int, int], radius_px: float, per_pixel: int
-) -> tuple[Tensor, Tensor]:
+def _tile(pixels: Tensor, distance: Tensor, size: tuple[int, int], radius_px: float, per_pixel: int) -> tuple[Tensor, Tensor]:
     """Numbers of the nearest points on each pixel [h, w, per_pixel], -1 where there are fewer, and their squared
     distances from its centre in pixels."""
     from pytorch3d.renderer.points.rasterize_points import rasterize_points

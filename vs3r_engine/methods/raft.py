@@ -50,18 +50,14 @@ class RaftFlow:
         torch = import_torch()
         with memory_errors("Optical flow", "Use analysis.flow=dis."), torch.inference_mode():
             network = _network(self._source, self._device)
-            a, b = (
-                torch.from_numpy(f.to_rgb()).to(self._device).permute(2, 0, 1)[None].clamp(0, 1) * 2 - 1
-                for f in (frame, next_frame)
-            )
+            a, b = (torch.from_numpy(f.to_rgb()).to(self._device).permute(2, 0, 1)[None].clamp(0, 1) * 2 - 1 for f in (frame, next_frame))
             first, second = (torch.cat((a, b)), torch.cat((b, a))) if both_ways else (a, b)
             height, width = a.shape[-2:]
             # Enlarged if too small, then extended on all sides to multiples of eight by repeating the border.
             scale = max(1.0, LEAST_SIDE_PX / min(height, width))
             if scale > 1:
                 first, second = (
-                    torch.nn.functional.interpolate(p, scale_factor=scale, mode="bilinear", align_corners=False)
-                    for p in (first, second)
+                    torch.nn.functional.interpolate(p, scale_factor=scale, mode="bilinear", align_corners=False) for p in (first, second)
                 )
             rows, columns = first.shape[-2:]
             down, right = -rows % 8, -columns % 8
@@ -69,9 +65,7 @@ class RaftFlow:
             first, second = (torch.nn.functional.pad(p, sides, mode="replicate") for p in (first, second))
             found = network(first, second)[-1][..., sides[2] : sides[2] + rows, sides[0] : sides[0] + columns]
             if scale > 1:
-                found = torch.nn.functional.interpolate(
-                    found, size=(height, width), mode="bilinear", align_corners=False
-                )
+                found = torch.nn.functional.interpolate(found, size=(height, width), mode="bilinear", align_corners=False)
                 found = found * found.new_tensor((width / columns, height / rows))[:, None, None]
             return [np.ascontiguousarray(flow) for flow in found.permute(0, 2, 3, 1).float().cpu().numpy()]
 

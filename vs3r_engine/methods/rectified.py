@@ -91,19 +91,13 @@ class RectifiedReconstructor:
 
         mask = piece.semantic_mask
         if mask is not None:
-            sized = np.stack(
-                [cv2.resize(m.astype(np.uint8), (columns, rows), interpolation=cv2.INTER_NEAREST) for m in mask]
-            )
+            sized = np.stack([cv2.resize(m.astype(np.uint8), (columns, rows), interpolation=cv2.INTER_NEAREST) for m in mask])
             mask = moved(sized, cv2.BORDER_CONSTANT) > 0
         residual = (
-            None
-            if path.residual_px is None
-            else np.stack([self._own_residual(r, path, own_K, straight_K) for r in path.residual_px])
+            None if path.residual_px is None else np.stack([self._own_residual(r, path, own_K, straight_K) for r in path.residual_px])
         )
         trajectory = replace(path, K=np.tile(own_K, (len(path), 1, 1)), residual_px=residual, lens=self._lens)
-        depth = np.where(
-            np.isfinite(rays[..., 0]), moved(piece.depth.astype(np.float32), cv2.BORDER_REPLICATE), np.float32(math.nan)
-        )
+        depth = np.where(np.isfinite(rays[..., 0]), moved(piece.depth.astype(np.float32), cv2.BORDER_REPLICATE), np.float32(math.nan))
         return replace(
             piece,
             trajectory=trajectory,
@@ -112,9 +106,7 @@ class RectifiedReconstructor:
             semantic_mask=mask,
         )
 
-    def _own_residual(
-        self, residual_px: np.ndarray, path: Trajectory, own_K: np.ndarray, straight_K: np.ndarray
-    ) -> np.ndarray:
+    def _own_residual(self, residual_px: np.ndarray, path: Trajectory, own_K: np.ndarray, straight_K: np.ndarray) -> np.ndarray:
         """The residual grid's displacements, in the clip's own picture."""
         rows, columns = residual_px.shape[:2]
         vertices = np.stack(np.meshgrid(np.linspace(0, path.width, columns), np.linspace(0, path.height, rows)), -1)

@@ -118,13 +118,9 @@ class Geometry:
         self._rotation = torch.from_numpy(target_from_source[:3, :3]).float().to(device)
         self._shift = torch.from_numpy(target_from_source[:3, 3]).float().to(device)
         self.source, self.target, self.device = view.camera, target.camera, device
-        self._source_K, self._target_K = (
-            torch.from_numpy(np.float32(camera.K)).to(device) for camera in (self.source, self.target)
-        )
+        self._source_K, self._target_K = (torch.from_numpy(np.float32(camera.K)).to(device) for camera in (self.source, self.target))
         change = _difference(view.residual_px, target.residual_px)
-        self._change: Tensor | None = (
-            None if change is None else torch.from_numpy(change).to(device).permute(2, 0, 1)[None]
-        )
+        self._change: Tensor | None = None if change is None else torch.from_numpy(change).to(device).permute(2, 0, 1)[None]
 
     def target_points(self, depth: Tensor) -> Tensor:
         """[h, w, 3] in the target camera's axes: the view's pixel centres at z-depth [h, w] of any size that spans the
@@ -155,9 +151,7 @@ class Geometry:
         if self._change is None:
             return 0.0
         place = torch.nan_to_num(pixels / pixels.new_tensor((self.source.width, self.source.height)) * 2 - 1)
-        found = F.grid_sample(
-            self._change, place.reshape(1, 1, -1, 2), mode="bilinear", padding_mode="border", align_corners=True
-        )
+        found = F.grid_sample(self._change, place.reshape(1, 1, -1, 2), mode="bilinear", padding_mode="border", align_corners=True)
         return found[0, :, 0].T.reshape(pixels.shape)
 
     def distance(self, target_points: Tensor) -> Tensor:
@@ -189,11 +183,7 @@ def backward_positions(geometry: Geometry, depth: Tensor, moving: Tensor | None)
         align_corners=False,
     )[0]
     shown = (
-        (at > 0).all(-1)
-        & (at[..., 0] < width)
-        & (at[..., 1] < height)
-        & (z > near * (1 - SAME_SURFACE))
-        & (z < far * (1 + SAME_SURFACE))
+        (at > 0).all(-1) & (at[..., 0] < width) & (at[..., 1] < height) & (z > near * (1 - SAME_SURFACE)) & (z < far * (1 + SAME_SURFACE))
     )
     return torch.where(shown[..., None], at, torch.nan)
 
@@ -236,10 +226,7 @@ def point_set(
 def as_rendered(frame: Frame, target: Target, picture: Tensor, covered: Tensor) -> Rendered:
     """A small RGB picture at the frame's own size and layout."""
     rgb = cv2.resize(picture.float().cpu().numpy(), (frame.width, frame.height), interpolation=cv2.INTER_LINEAR)
-    shown = (
-        cv2.resize(covered.cpu().numpy().astype(np.uint8), (frame.width, frame.height), interpolation=cv2.INTER_NEAREST)
-        > 0
-    )
+    shown = cv2.resize(covered.cpu().numpy().astype(np.uint8), (frame.width, frame.height), interpolation=cv2.INTER_NEAREST) > 0
     return Rendered(frame.with_rgb(rgb), ~shown, target)
 
 
@@ -269,9 +256,7 @@ def _around(depth: Tensor, largest: bool) -> Tensor:
 
 def _guided(view: View, device: str) -> Tensor:
     luma = view.frame.luma().astype(np.float32) / view.frame.layout.peak
-    return upsampled_depth(
-        torch.from_numpy(np.ascontiguousarray(view.depth, np.float32)).to(device), torch.from_numpy(luma).to(device)
-    )
+    return upsampled_depth(torch.from_numpy(np.ascontiguousarray(view.depth, np.float32)).to(device), torch.from_numpy(luma).to(device))
 
 
 def _moving(view: View, device: str) -> Tensor:

@@ -74,7 +74,7 @@ class Tiles:
         if rows == columns == self.cell_px:
             return tiles
         square = tiles.reshape(len(self), self.cell_px, self.cell_px)
-        return square[:, ::self.cell_px // rows, ::self.cell_px // columns].reshape(len(self), -1)
+        return square[:, :: self.cell_px // rows, :: self.cell_px // columns].reshape(len(self), -1)
 
     def averaged(self, tiles: np.ndarray, number: int, per_cell: int) -> np.ndarray:
         """[tiles, per_cell, per_cell] float32 means of a plane's tiles."""

@@ -39,9 +39,7 @@ def preflight(settings: Settings, installed: Installed | None = None) -> None:
     """
     fill = settings.fill
     if fill.sampler != "vs3r":
-        raise SettingsError(
-            "bad-setting", f"fill.sampler={fill.sampler} belongs to dvdm.", "Use fill.sampler=vs3r with vace."
-        )
+        raise SettingsError("bad-setting", f"fill.sampler={fill.sampler} belongs to dvdm.", "Use fill.sampler=vs3r with vace.")
     if weights.random_seed(fill.weights) is None:
         base = BASES[fill.vace_model]
         text.require(require([base], installed)[base])
@@ -135,9 +133,7 @@ class VaceModel:
         """[16, n, rows, columns]"""
         return self._wan.encode(pictures)[0].to(self.device)
 
-    def predict(
-        self, is_high: bool, timestep: "torch.Tensor", latents: "torch.Tensor", condition: "torch.Tensor"
-    ) -> "torch.Tensor":
+    def predict(self, is_high: bool, timestep: "torch.Tensor", latents: "torch.Tensor", condition: "torch.Tensor") -> "torch.Tensor":
         """Two forwards, guided away from the negative prompt."""
         control = condition[None]
         wanted = self._wan.velocity("high", latents, timestep, self._wan.prompt, control_hidden_states=control)
@@ -194,9 +190,7 @@ def _load(device: str, fill: FillSettings, area: int, installed: Installed | Non
         )
     else:
         base = require([BASES[fill.vace_model]], installed)[BASES[fill.vace_model]]
-        policy = memory.choose(
-            fill.offload, machine, footprint(base, area, fill.window_frames), memory.autoencoder_working_gib(1, area)
-        )
+        policy = memory.choose(fill.offload, machine, footprint(base, area, fill.window_frames), memory.autoencoder_working_gib(1, area))
         model, vae = wan.load_transformer(base, "transformer", "vace", policy.dtype), wan.load_autoencoder(base)
         prompts = text.load(base)
         prompt, negative = prompts["diffusers"], prompts["negative"]

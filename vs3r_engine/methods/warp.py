@@ -73,7 +73,7 @@ def upsampled(at_vertices: np.ndarray, width: int, height: int, cell_x: int, cel
     """[height, width, ...] float32: values at `vertices` at every pixel centre between them, bilinearly."""
     rows, columns = at_vertices.shape[:2]
     full = cv2.resize(at_vertices.astype(np.float32), (columns * cell_x, rows * cell_y), interpolation=cv2.INTER_LINEAR)
-    return full[cell_y:cell_y + height, cell_x:cell_x + width]
+    return full[cell_y : cell_y + height, cell_x : cell_x + width]
 
 
 def resampled(plane: np.ndarray, at: np.ndarray | tuple[np.ndarray, np.ndarray], layout: PixelLayout) -> np.ndarray:
@@ -150,15 +150,13 @@ def _uncovered(positions: np.ndarray, view: View) -> tuple[np.ndarray, Tiles]:
     if len(doubtful):
         x, y = doubtful.spread(positions.transpose(2, 0, 1))
         doubtful.write((x < left) | (x > right) | (y < top) | (y > bottom), hole_mask, 0)
-    hole_mask[frame.height:] = False
-    hole_mask[:, frame.width:] = False
+    hole_mask[frame.height :] = False
+    hole_mask[:, frame.width :] = False
     holes = doubtful.only(np.flatnonzero(doubtful.read(hole_mask, 0).any(axis=1)))
-    return np.ascontiguousarray(hole_mask[:frame.height, :frame.width]), holes
+    return np.ascontiguousarray(hole_mask[: frame.height, : frame.width]), holes
 
 
-def _add_static(
-    planes: Sequence[np.ndarray], hole_mask: np.ndarray, holes: Tiles, target: Target, pixels: np.ndarray, view: View
-) -> Tiles:
+def _add_static(planes: Sequence[np.ndarray], hole_mask: np.ndarray, holes: Tiles, target: Target, pixels: np.ndarray, view: View) -> Tiles:
     """Writes a view's static pixels into the holes, takes them out of `hole_mask`, and returns the tiles that have some
     left. pixels: the vertices."""
     frame = view.frame

@@ -72,9 +72,7 @@ def manifest() -> dict[str, Entry]:
 def entry(name: str) -> Entry:
     """Raises: InputError `unknown-weights`."""
     if name not in manifest():
-        raise InputError(
-            "unknown-weights", f"There are no weights called {name!r}.", f"Known: {', '.join(manifest())}."
-        )
+        raise InputError("unknown-weights", f"There are no weights called {name!r}.", f"Known: {', '.join(manifest())}.")
     return manifest()[name]
 
 
@@ -114,14 +112,11 @@ def installed(*names: str) -> tuple[Entry, Path]:
     wanted = entry(names[0])
     others = f" {' or '.join(names[1:])} would do too." if len(names) > 1 else ""
     how = (
-        f"vs3r-engine weights fetch {wanted.name}"
-        if wanted.repository or wanted.url
-        else f"vs3r-engine weights import {wanted.name} PATH"
+        f"vs3r-engine weights fetch {wanted.name}" if wanted.repository or wanted.url else f"vs3r-engine weights import {wanted.name} PATH"
     )
     raise WeightsMissing(
         "weights-missing",
-        f"The weights {wanted.name} are not on this machine: {wanted.gib:g} GiB from {wanted.source}, "
-        f"licence: {wanted.licence}.{others}",
+        f"The weights {wanted.name} are not on this machine: {wanted.gib:g} GiB from {wanted.source}, licence: {wanted.licence}.{others}",
         f"Run `{how}`.",
     )
 
@@ -157,9 +152,7 @@ def fetch(name: str, tell: Told = lambda text: None) -> Path:
         tell(f"[{number}/{len(files)}] {file.path} ({file.size / _GIB:.2f} GiB)")
         if wanted.repository:
             _from_hub(
-                functools.partial(
-                    _hub().hf_hub_download, wanted.repository, file.path, revision=revision, local_dir=directory
-                ),
+                functools.partial(_hub().hf_hub_download, wanted.repository, file.path, revision=revision, local_dir=directory),
                 wanted,
             )
         else:
@@ -177,14 +170,10 @@ def import_files(name: str, source: Path, tell: Told = lambda text: None) -> Pat
         found = {source.name: source}
     else:
         found = {
-            str(p.relative_to(source)): p
-            for p in sorted(source.rglob("*"))
-            if p.is_file() and wanted.holds(str(p.relative_to(source)))
+            str(p.relative_to(source)): p for p in sorted(source.rglob("*")) if p.is_file() and wanted.holds(str(p.relative_to(source)))
         }
     if not found:
-        raise InputError(
-            "weights-not-found", f"{source} holds none of {', '.join(wanted.files)}.", f"Get them from {wanted.source}."
-        )
+        raise InputError("weights-not-found", f"{source} holds none of {', '.join(wanted.files)}.", f"Get them from {wanted.source}.")
     for path in found.values():
         refuse_code(path)
     directory = weights_root() / name
@@ -311,9 +300,7 @@ def _hub() -> Any:
     try:
         import huggingface_hub
     except ImportError as error:
-        raise SetupError(
-            "hub-missing", "Fetching weights needs huggingface_hub.", 'Install it with `pip install "vs3r[deep]"`.'
-        ) from error
+        raise SetupError("hub-missing", "Fetching weights needs huggingface_hub.", 'Install it with `pip install "vs3r[deep]"`.') from error
     return huggingface_hub
 
 
@@ -323,19 +310,11 @@ def _listing(wanted: Entry) -> tuple[str, list[RemoteFile]]:
         with _opened(urllib.request.Request(wanted.url, method="HEAD"), wanted) as answer:
             size = int(answer.headers.get("Content-Length") or 0)
         return wanted.url, [RemoteFile(wanted.files[0], size)]
-    info = _from_hub(
-        lambda: _hub().HfApi().model_info(wanted.repository, revision=wanted.revision, files_metadata=True), wanted
-    )
-    files = [
-        RemoteFile(s.rfilename, s.size or 0, s.lfs.sha256 if s.lfs else "")
-        for s in info.siblings
-        if wanted.holds(s.rfilename)
-    ]
+    info = _from_hub(lambda: _hub().HfApi().model_info(wanted.repository, revision=wanted.revision, files_metadata=True), wanted)
+    files = [RemoteFile(s.rfilename, s.size or 0, s.lfs.sha256 if s.lfs else "") for s in info.siblings if wanted.holds(s.rfilename)]
     safe = {Path(f.path).stem for f in files if f.path.endswith(".safetensors")}
     # The same tensors as safetensors and as a pickle: the pickle is not wanted.
-    return info.sha, [
-        f for f in files if f.path.endswith(".safetensors") or not (f.path.endswith((".pt", ".bin")) and safe)
-    ]
+    return info.sha, [f for f in files if f.path.endswith(".safetensors") or not (f.path.endswith((".pt", ".bin")) and safe)]
 
 
 def _from_hub(ask: Callable[[], Any], wanted: Entry) -> Any:
@@ -365,8 +344,7 @@ def _from_hub(ask: Callable[[], Any], wanted: Entry) -> Any:
         raise SetupError(
             "weights-unreachable",
             f"{wanted.source} cannot be reached: {type(error).__name__}.",
-            "Try again later (what arrived is kept), or import the files: "
-            f"`vs3r-engine weights import {wanted.name} PATH`.",
+            f"Try again later (what arrived is kept), or import the files: `vs3r-engine weights import {wanted.name} PATH`.",
         ) from error
 
 

@@ -125,9 +125,7 @@ def create_keys(directory: Path, name: str = KEY_NAME) -> Path:
         (directory / "clients").mkdir(mode=0o700, exist_ok=True)
     public_file, secret_file = directory / f"{name}.key", directory / f"{name}.key_secret"
     if secret_file.exists():
-        raise SetupError(
-            "keys-exist", f"{secret_file} exists already.", "Delete it first if it shall no longer be used."
-        )
+        raise SetupError("keys-exist", f"{secret_file} exists already.", "Delete it first if it shall no longer be used.")
     public, secret = zmq.curve_keypair()
     lines = f'metadata\ncurve\n    public-key = "{public.decode()}"\n'
     _write_secret(secret_file, f'{lines}    secret-key = "{secret.decode()}"\n')
@@ -140,9 +138,7 @@ def allow_client(directory: Path, name: str, public_file: Path) -> None:
     try:
         public, secret = load_key(public_file)
     except (OSError, ValueError) as error:
-        raise SetupError(
-            "key-unreadable", f"{public_file} is not a public key: {error}", "Give the client's NAME.key."
-        ) from error
+        raise SetupError("key-unreadable", f"{public_file} is not a public key: {error}", "Give the client's NAME.key.") from error
     if secret is not None:
         raise SetupError(
             "key-unreadable",

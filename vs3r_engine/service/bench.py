@@ -40,9 +40,7 @@ class Host:
         self._session, self._ids = session, itertools.count(1)
 
     def send(self, kind: str, body: Any, *buffers: Any) -> None:
-        self.socket.send_multipart(
-            [p.encode_request(kind, str(next(self._ids)), self._session, body), *buffers], copy=False
-        )
+        self.socket.send_multipart([p.encode_request(kind, str(next(self._ids)), self._session, body), *buffers], copy=False)
 
     def receive(self) -> tuple[p.Reply, list[zmq.Frame]]:
         if not self.socket.poll(60_000):

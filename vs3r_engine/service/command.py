@@ -15,20 +15,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Write JSON on standard out
 
 
 def serve(
-    listen: Annotated[
-        str | None, typer.Option(help="tcp://ADDRESS:PORT to be reachable from other machines; needs --keys.")
-    ] = None,
-    key_directory: Annotated[
-        Path | None, typer.Option("--keys", help="Directory made by `vs3r-engine keys create`.")
-    ] = None,
+    listen: Annotated[str | None, typer.Option(help="tcp://ADDRESS:PORT to be reachable from other machines; needs --keys.")] = None,
+    key_directory: Annotated[Path | None, typer.Option("--keys", help="Directory made by `vs3r-engine keys create`.")] = None,
     tcp: Annotated[bool, typer.Option("--tcp", help="Loopback TCP even where local sockets exist.")] = False,
-    idle_exit_s: Annotated[
-        float, typer.Option("--idle-exit", min=0, help="Seconds without work after which it stops; 0 = never.")
-    ] = 900.0,
+    idle_exit_s: Annotated[float, typer.Option("--idle-exit", min=0, help="Seconds without work after which it stops; 0 = never.")] = 900.0,
     parent: Annotated[int | None, typer.Option(help="Stop when the process of this number is gone.")] = None,
-    cache_limit_gib: Annotated[
-        float, typer.Option("--cache-limit", min=0, help="GiB kept on disk between jobs.")
-    ] = 40.0,
+    cache_limit_gib: Annotated[float, typer.Option("--cache-limit", min=0, help="GiB kept on disk between jobs.")] = 40.0,
 ) -> None:
     """Serve hosts until told to stop: the engine that `vs3r` and the plug-in start by themselves."""
     from vs3r_engine.service.server import ServerOptions
@@ -47,9 +39,7 @@ def serve(
 
 
 @keys.command("create")
-def create_keys(
-    directory: KeyDirectory, name: Annotated[str, typer.Option(help="server, or a host's name.")] = "server"
-) -> None:
+def create_keys(directory: KeyDirectory, name: Annotated[str, typer.Option(help="server, or a host's name.")] = "server") -> None:
     """Make a key pair; the secret half stays on this machine, readable by you alone."""
     from vs3r_engine.service import auth
 

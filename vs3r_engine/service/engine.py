@@ -141,9 +141,7 @@ class Engine:
         for ticket, (reply_to, until_s) in list(self._probes.items()):
             if now > until_s:
                 del self._probes[ticket]
-                self._outside.fail(
-                    reply_to, EngineFault("worker-died", "The file was not examined in time.", "Try again.")
-                )
+                self._outside.fail(reply_to, EngineFault("worker-died", "The file was not examined in time.", "Try again."))
         self._worker.keep_running()
         self._start_job()
         self._desk.dispatch()
@@ -159,9 +157,7 @@ class Engine:
     def handle(self, kind: str, body: Any, session: str, reply_to: ReplyTo, buffers: list[memoryview]) -> Any:
         """Raises: VS3RError."""
         if session not in self._sessions and len(self._sessions) >= self._limits.sessions:
-            raise ResourceError(
-                "too-many-sessions", f"{len(self._sessions)} hosts are connected already.", "Close some of them."
-            )
+            raise ResourceError("too-many-sessions", f"{len(self._sessions)} hosts are connected already.", "Close some of them.")
         self._sessions[session] = time.monotonic()
         return getattr(self, f"_on_{kind}")(body, session, reply_to, buffers)
 
@@ -189,9 +185,7 @@ class Engine:
             raise ResourceError("engine-stopping", "The engine is stopping.", "Start another when it is gone.")
         body.settings.settings()
         source = self._uploads.resolved(session, body.source)
-        record = self._jobs.submit(
-            kind, body.job_id, source, body.source, body.settings, output, overwrite, session, body.detached
-        )
+        record = self._jobs.submit(kind, body.job_id, source, body.source, body.settings, output, overwrite, session, body.detached)
         self._log.info("%s of %s is %s", kind, body.source.name(), record.state, extra={"job_id": record.order.job_id})
         self._announce(record)
         self._start_job()
@@ -220,9 +214,7 @@ class Engine:
             except VS3RError as error:
                 reply = error
             except OSError as error:
-                reply = DiskFull(
-                    "disk-error", f"An uploaded frame could not be written: {error}.", "Check the cache disk."
-                )
+                reply = DiskFull("disk-error", f"An uploaded frame could not be written: {error}.", "Check the cache disk.")
             self._outside.post(lambda: written(reply))
 
         def written(reply: Any) -> None:
@@ -237,9 +229,7 @@ class Engine:
     def _on_status(self, body: p.Status, *_: Any) -> p.StatusReply:
         job = self._jobs.get(body.job_id).report() if body.job_id else None
         worker, is_busy = self._worker, self.is_working or self._desk.waiting_count > 0
-        worker_state = (
-            "lost" if worker.pid is None else "starting" if not worker.is_ready else "busy" if is_busy else "idle"
-        )
+        worker_state = "lost" if worker.pid is None else "starting" if not worker.is_ready else "busy" if is_busy else "idle"
         memory = sum(_memory_bytes(pid) for pid in (os.getpid(), worker.pid) if pid)
         return p.StatusReply(
             state="stopping" if self._is_stopping else "busy" if is_busy else "idle",

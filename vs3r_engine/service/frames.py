@@ -128,9 +128,7 @@ class FrameDesk:
         self._look_ahead(key, request.prefetch, session)
         if request.wait_s > 0:
             if len(self._waiters) >= self._limits.frames_waiting:
-                raise ResourceError(
-                    "queue-full", f"{len(self._waiters)} requests are held back already.", "Ask again later."
-                )
+                raise ResourceError("queue-full", f"{len(self._waiters)} requests are held back already.", "Ask again later.")
             self._waiters.append(Waiter(key, session, now + request.wait_s, request.analyze, reply_to))
             return None
         return self._pending(clip, key)
@@ -196,9 +194,7 @@ class FrameDesk:
             if clip.analysis is record and record.error is not None:
                 clip.error, clip.error_until_s = record.error, time.monotonic() + REPEAT_ERROR_S
             elif clip.analysis is record and record.state == "cancelled":
-                clip.error = Error(
-                    "cancelled", "The analysis was cancelled.", "Ask again to start it anew.", "cancelled"
-                )
+                clip.error = Error("cancelled", "The analysis was cancelled.", "Ask again to start it anew.", "cancelled")
                 clip.error_until_s = time.monotonic() + REPEAT_ERROR_S
         now = time.monotonic()
         for waiter in self._waiters:
@@ -339,9 +335,7 @@ class FrameDesk:
 
     def _ready(self, done: FrameDone) -> Answer:
         key = done.key
-        reply = FrameReply(
-            "ready", key.frame_index, done.width, done.height, key.format, done.width * 4 * SAMPLE_BYTES[key.format]
-        )
+        reply = FrameReply("ready", key.frame_index, done.width, done.height, key.format, done.width * 4 * SAMPLE_BYTES[key.format])
         return Answer(reply, done.pixels)
 
     def _keep(self, done: FrameDone) -> None:

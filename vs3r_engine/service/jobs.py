@@ -96,18 +96,14 @@ class JobBook:
         record = self._jobs.get(order.job_id)
         if record is not None:
             if record.order != order:
-                raise InputError(
-                    "job-id-taken", f"The job id {order.job_id} belongs to another job.", "Choose another id."
-                )
+                raise InputError("job-id-taken", f"The job id {order.job_id} belongs to another job.", "Choose another id.")
             if record.owners is not None:
                 record.owners.add(session)
             if record.state not in (JobState.FAILED, JobState.CANCELLED):
                 return record
             del self._jobs[order.job_id]
         if self.queued_count >= self._queue_limit:
-            raise ResourceError(
-                "queue-full", f"{self.queued_count} jobs are waiting already.", "Try again when one is done."
-            )
+            raise ResourceError("queue-full", f"{self.queued_count} jobs are waiting already.", "Try again when one is done.")
         record = JobRecord(order, shown_source, None if detached else {session})
         self._jobs[order.job_id] = record
         self._forget_oldest()
@@ -173,8 +169,7 @@ class JobBook:
             record.error = Error(
                 "worker-died",
                 f"The computing process ended {record.deaths} times in this job (exit code {lost.exit_code}).",
-                "Memory may have run out: try --draft, a shorter range, or close other "
-                "programs. `vs3r engine logs` has the details.",
+                "Memory may have run out: try --draft, a shorter range, or close other programs. `vs3r engine logs` has the details.",
                 "fault",
             )
         else:

@@ -181,7 +181,5 @@ def rgba_pixels(frame: Frame, format: SampleFormat, reduction: int) -> tuple[int
     if format in ("uint8", "uint16"):
         peak = 255 if format == "uint8" else 65535
         rgba = np.rint(np.clip(rgba, 0, 1) * np.float32(peak))
-    pixels = rgba.astype(
-        {"uint8": np.uint8, "uint16": np.uint16, "half": np.float16, "float32": np.float32}[format], copy=False
-    )
+    pixels = rgba.astype({"uint8": np.uint8, "uint16": np.uint16, "half": np.float16, "float32": np.float32}[format], copy=False)
     return width, height, pixels.reshape(-1).view(np.uint8).data

@@ -392,9 +392,7 @@ def encode_request(kind: str, request_id: str, session: str, body: Struct) -> by
 def decode_request(part: Any) -> Request:
     """The envelope of a request. Raises: ProtocolError `bad-message`, `protocol-version`."""
     if len(part) > JSON_BYTES:
-        raise ProtocolError(
-            "bad-message", f"Part 0 has {len(part)} bytes, over {JSON_BYTES}.", "Pixels go into buffers."
-        )
+        raise ProtocolError("bad-message", f"Part 0 has {len(part)} bytes, over {JSON_BYTES}.", "Pixels go into buffers.")
     try:
         request = decode(part, Request, "The request")
     except ProtocolError as error:
@@ -451,9 +449,7 @@ _CLASSES: dict[str, type[VS3RError]] = {
     "out-of-memory": errors.OutOfMemory,
     "weights-missing": errors.WeightsMissing,
     **dict.fromkeys(("bad-range", "empty-range", "range-past-media", "bad-timecode"), errors.RangeError),
-    **dict.fromkeys(
-        ("protocol-version", "not-allowed", "bad-message", "bad-field", "bad-buffer"), errors.ProtocolError
-    ),
+    **dict.fromkeys(("protocol-version", "not-allowed", "bad-message", "bad-field", "bad-buffer"), errors.ProtocolError),
 }
 _KIND_OF_EXIT_CODE = {error.exit_code: kind for kind, error in _KINDS.items()}
 

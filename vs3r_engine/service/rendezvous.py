@@ -80,9 +80,7 @@ def read_connection(path: Path) -> Connection | None:
     except FileNotFoundError:
         return None
     except (OSError, ProtocolError) as error:
-        raise ProtocolError(
-            "connection-file", f"The connection file {path} cannot be read: {error}", "Delete it."
-        ) from error
+        raise ProtocolError("connection-file", f"The connection file {path} cannot be read: {error}", "Delete it.") from error
     if major(connection.protocol) != major(VERSION):
         raise ProtocolError(
             "protocol-version",

@@ -103,9 +103,7 @@ class Server:
         self._wake_in.setblocking(False)
         self._doors = Doors(directory, self._name, _authority(options), options.listen, options.tcp)
         store = DiskStore(options.cache_root or default_root(), options.cache_limit_bytes)
-        self._engine = Engine(
-            self._name, self, store, options.limits, options.session_timeout_s, options.pipeline, self._log
-        )
+        self._engine = Engine(self._name, self, store, options.limits, options.session_timeout_s, options.pipeline, self._log)
 
     def run(self) -> None:
         with _signals(lambda name: self.post(lambda: self.stop(f"signal {name}"))):
@@ -177,18 +175,14 @@ class Server:
             if len(parts) >= 2 and self._doors.admits(parts[1]):
                 self._take(socket, types, parts[0].bytes, parts[1].buffer, [part.buffer for part in parts[2:]])
 
-    def _take(
-        self, socket: zmq.Socket, types: dict[str, Any], identity: bytes, header: memoryview, buffers: list[memoryview]
-    ) -> None:
+    def _take(self, socket: zmq.Socket, types: dict[str, Any], identity: bytes, header: memoryview, buffers: list[memoryview]) -> None:
         """One message is answered, or will be."""
         reply_to = ReplyTo(socket, identity, "error", "")
         try:
             request = p.decode_request(header)
             reply_to = ReplyTo(socket, identity, request.type, request.id)
             if request.type not in types:
-                raise ProtocolError(
-                    "unknown-type", f"There is no message {request.type!r} on this socket.", "PROTOCOL.md, section 6."
-                )
+                raise ProtocolError("unknown-type", f"There is no message {request.type!r} on this socket.", "PROTOCOL.md, section 6.")
             if len(buffers) > p.BUFFERS or sum(buffer.nbytes for buffer in buffers) > p.PART_BYTES:
                 raise ProtocolError("bad-message", "The buffers are too many or too large.", "PROTOCOL.md, section 9.")
             if buffers and request.type != "put_frames":

@@ -119,9 +119,7 @@ class Uploads:
             write_format(directory, raw_format)
         except OSError as error:
             if error.errno in OUT_OF_SPACE:
-                raise DiskFull(
-                    "disk-full", "The cache disk is full.", "Free some space or run `vs3r cache clear`."
-                ) from error
+                raise DiskFull("disk-full", "The cache disk is full.", "Free some space or run `vs3r cache clear`.") from error
             raise
         self._store.find("uploads", key)  # in use by this process from now on
         upload = self._uploads[session, source_id] = Upload(directory, raw_format)
@@ -132,9 +130,7 @@ def _format_of(request: PutFrames) -> RawFormat:
     """Raises: InputError `source-changed` where the frames of one message differ; RangeError `bad-rate`."""
     kinds = {(frame.format, frame.channels) for frame in request.frames}
     if len(kinds) > 1:
-        raise InputError(
-            "source-changed", f"One source cannot hold frames of several kinds: {sorted(kinds)}.", "Send one kind."
-        )
+        raise InputError("source-changed", f"One source cannot hold frames of several kinds: {sorted(kinds)}.", "Send one kind.")
     sample, channels = next(iter(kinds))
     return RawFormat(request.width, request.height, exact_rate(request.rate), sample, channels)
 
@@ -143,15 +139,12 @@ def _check_buffer(request: PutFrames, frame: UploadedFrame, size_bytes: int) -> 
     packed = request.width * CHANNEL_COUNT[frame.channels] * SAMPLE_BYTES[frame.format]
     row_bytes = frame.row_bytes or packed
     if row_bytes < packed:
-        raise ProtocolError(
-            "bad-buffer", f"Rows of {row_bytes} bytes cannot hold {packed} bytes of picture.", "Correct row_bytes."
-        )
+        raise ProtocolError("bad-buffer", f"Rows of {row_bytes} bytes cannot hold {packed} bytes of picture.", "Correct row_bytes.")
     smallest, largest = row_bytes * (request.height - 1) + packed, row_bytes * request.height
     if not smallest <= size_bytes <= largest:
         raise ProtocolError(
             "bad-buffer",
-            f"Frame {frame.frame_index} came with {size_bytes} bytes; {request.height} rows of "
-            f"{row_bytes} bytes make {largest}.",
+            f"Frame {frame.frame_index} came with {size_bytes} bytes; {request.height} rows of {row_bytes} bytes make {largest}.",
             "Correct row_bytes, height or the buffer.",
         )
 

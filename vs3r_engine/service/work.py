@@ -152,15 +152,11 @@ class Worker:
 
         try:
             yield JobProgress(order.job_id, "open", 0, 0, 0.0, {})
-            job = job_of(
-                self._pipeline, order.source, order.settings, order.job_id, order.output or "-", order.overwrite
-            )
+            job = job_of(self._pipeline, order.source, order.settings, order.job_id, order.output or "-", order.overwrite)
             work = self._pipeline.stabilize if order.kind == "stabilize" else self._pipeline.analyze
             for item in work(job, self._store):
                 if isinstance(item, Progress):
-                    yield JobProgress(
-                        order.job_id, item.stage, item.done, item.total, item.fraction, _plain(item.found)
-                    )
+                    yield JobProgress(order.job_id, item.stage, item.done, item.total, item.fraction, _plain(item.found))
                 elif isinstance(item, RenderResult):
                     yield JobEnded(
                         order.job_id,
@@ -214,13 +210,9 @@ def translated(error: Exception) -> VS3RError:
     if isinstance(error, MemoryError):
         return OutOfMemory("out-of-memory", "Memory ran out.", "Close other programs, or use --draft.")
     if isinstance(error, OSError) and error.errno in OUT_OF_SPACE:
-        return DiskFull(
-            "disk-full", f"The disk of {error.filename or 'the output'} is full.", "Free some space and run again."
-        )
+        return DiskFull("disk-full", f"The disk of {error.filename or 'the output'} is full.", "Free some space and run again.")
     logging.getLogger("vs3r").error("".join(traceback.format_exception(error)))
-    return EngineFault(
-        "engine-fault", f"{type(error).__name__}: {error}", "`vs3r engine logs` has the details; please report it."
-    )
+    return EngineFault("engine-fault", f"{type(error).__name__}: {error}", "`vs3r engine logs` has the details; please report it.")
 
 
 def _plain(value: Any) -> Any:

@@ -152,9 +152,7 @@ class WorkerProcess:
 
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        self._process = context.Process(
-            target=work.main, args=(theirs, *self._arguments), name="vs3r-worker", daemon=True
-        )
+        self._process = context.Process(target=work.main, args=(theirs, *self._arguments), name="vs3r-worker", daemon=True)
         self._process.start()
         theirs.close()
         self._pipe = ours

@@ -101,9 +101,7 @@ def working_size(width: int, height: int, area_px: int) -> tuple[int, int]:
     return columns, rows
 
 
-def reduced(
-    picture: np.ndarray, hole_mask: np.ndarray, size: tuple[int, int], hole_value: float
-) -> tuple[np.ndarray, np.ndarray]:
+def reduced(picture: np.ndarray, hole_mask: np.ndarray, size: tuple[int, int], hole_value: float) -> tuple[np.ndarray, np.ndarray]:
     """A frame as a model sees it.
 
     Args:
@@ -178,8 +176,7 @@ def mean_fit(fits: Sequence[tuple[int, ColourFit]]) -> ColourFit:
         return fits[0][1]
     shares = [weight / total for weight in weights]
     gain, bias, residual = (
-        sum(share * getattr(fit, name) for share, (_, fit) in zip(shares, fits, strict=True))
-        for name in ("gain", "bias", "residual")
+        sum(share * getattr(fit, name) for share, (_, fit) in zip(shares, fits, strict=True)) for name in ("gain", "bias", "residual")
     )
     return ColourFit(gain, bias, residual.astype(np.float32), total)
 

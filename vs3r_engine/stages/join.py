@@ -230,9 +230,7 @@ def _measured(
     left = np.swapaxes(to[:, :3, :3], 1, 2) @ (rotation @ of[:, :3, :3])
     turn = np.linalg.norm(left - np.eye(3), axis=(1, 2)) / np.sqrt(2)
     shift = np.linalg.norm(to[:, :3, 3] - scale * of[:, :3, 3] @ rotation.T - translation, axis=1) / depth
-    return Seam(
-        scale, rotation, translation, float(np.sqrt((turn**2).mean())), float(np.sqrt((shift**2).mean())), comparable
-    )
+    return Seam(scale, rotation, translation, float(np.sqrt((turn**2).mean())), float(np.sqrt((shift**2).mean())), comparable)
 
 
 def _with_seam(window: Reconstruction) -> Reconstruction:
@@ -270,10 +268,7 @@ def _continued(known: Reconstruction, window: Reconstruction, seam: Seam, publis
     for array, before in ((depth, known.depth), (confidence, known.confidence)):
         mixed = (1 - pictures) * before + pictures * array[:n]
         array[:n] = np.where(np.isfinite(before), np.where(np.isfinite(mixed), mixed, before), array[:n])
-    focal = np.exp(
-        (1 - share[:, None]) * np.log(known.trajectory.K[:, (0, 1), (0, 1)])
-        + share[:, None] * np.log(K[:n, (0, 1), (0, 1)])
-    )
+    focal = np.exp((1 - share[:, None]) * np.log(known.trajectory.K[:, (0, 1), (0, 1)]) + share[:, None] * np.log(K[:n, (0, 1), (0, 1)]))
     K[:n, (0, 1), (0, 1)] = known.trajectory.K[:, (0, 1), (0, 1)] if published else focal
     mask = window.semantic_mask
     if mask is not None and known.semantic_mask is not None:

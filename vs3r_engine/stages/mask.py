@@ -42,8 +42,9 @@ def grid_at(grid: np.ndarray, width: int, height: int) -> np.ndarray:
     rows, columns = grid.shape[:2]
     x = ((np.arange(width, dtype=np.float32) + 0.5) * ((columns - 1) / width)).astype(np.float32)
     y = ((np.arange(height, dtype=np.float32) + 0.5) * ((rows - 1) / height)).astype(np.float32)
-    return cv2.remap(grid.astype(np.float32), np.tile(x, (height, 1)), np.tile(y[:, None], (1, width)), cv2.INTER_LINEAR,
-                     borderMode=cv2.BORDER_REPLICATE)
+    return cv2.remap(
+        grid.astype(np.float32), np.tile(x, (height, 1)), np.tile(y[:, None], (1, width)), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
 
 
 def rigid_flow(depth: np.ndarray, camera: Camera, next_camera: Camera) -> np.ndarray:

@@ -79,8 +79,11 @@ def _marked(frames: Iterable[Frame]) -> Iterator[tuple[Frame, bool]]:
     def released() -> tuple[Frame, bool]:
         nonlocal last_cut
         position, frame, picture = waiting.popleft()
-        is_cut = position in cuts and position - last_cut >= SHORTEST_SHOT_FRAMES \
+        is_cut = (
+            position in cuts
+            and position - last_cut >= SHORTEST_SHOT_FRAMES
             and not _comes_back(list(earlier), [picture, *(later for _, _, later in waiting)])
+        )
         earlier.append(picture)
         if is_cut:
             last_cut = position

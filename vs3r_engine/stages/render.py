@@ -30,8 +30,11 @@ class Renderer(Protocol):
 def is_identity(target: Target, view: View) -> bool:
     """Whether the target sees exactly what the view's own camera saw."""
     a, b = target.camera, view.camera
-    if a is not b and not (np.array_equal(a.K, b.K) and np.array_equal(a.world_from_camera, b.world_from_camera)
-                           and (a.width, a.height, a.lens) == (b.width, b.height, b.lens)):
+    if a is not b and not (
+        np.array_equal(a.K, b.K)
+        and np.array_equal(a.world_from_camera, b.world_from_camera)
+        and (a.width, a.height, a.lens) == (b.width, b.height, b.lens)
+    ):
         return False
     if target.residual_px is view.residual_px:
         return True
@@ -65,9 +68,7 @@ def source_positions(target: Target, view: View, pixels: np.ndarray) -> np.ndarr
     change_px = _residual_change(target.residual_px, view.residual_px)
     if native.is_available and camera.lens is None and source.lens is None:
         size = source.width, source.height
-        return native.source_positions(
-            pixels, camera.K, source.K, source_from_target, size, nearness, usual, iterations, change_px
-        )
+        return native.source_positions(pixels, camera.K, source.K, source_from_target, size, nearness, usual, iterations, change_px)
     directions = rays_of_pixels(pixels, camera.K, camera.lens) @ source_from_target[:3, :3].T
     seen = pixels_of_points(displaced(directions, offset, usual), source.K, source.lens)
     per_pixel = np.array([nearness.shape[1] / source.width, nearness.shape[0] / source.height])

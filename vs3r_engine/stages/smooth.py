@@ -28,8 +28,9 @@ _ROWS = 128
 """Frames filtered at once: memory does not grow with the square of a shot's length."""
 
 
-def smooth(measured: Trajectory, shots: Sequence[FrameRange], rate: Fraction, settings: PathSettings,
-           plane_depth: np.ndarray | None = None) -> Trajectory:
+def smooth(
+    measured: Trajectory, shots: Sequence[FrameRange], rate: Fraction, settings: PathSettings, plane_depth: np.ndarray | None = None
+) -> Trajectory:
     """The path the output is rendered from, for the same frames as `measured`.
 
     A path of constant velocity comes out unchanged, also at its ends; strength 0 or smoothness 0 gives `measured` back.
@@ -44,7 +45,7 @@ def smooth(measured: Trajectory, shots: Sequence[FrameRange], rate: Fraction, se
     pieces = []
     for shot in shots:
         part = measured.sliced(shot.start, shot.end_exclusive)
-        depth = None if plane_depth is None else plane_depth[shot.start - measured.first_frame:shot.end_exclusive - measured.first_frame]
+        depth = None if plane_depth is None else plane_depth[shot.start - measured.first_frame : shot.end_exclusive - measured.first_frame]
         calm = _calmed(part, rate, settings, depth)
         if settings.horizon_lock:
             calm = _levelled(calm)
@@ -162,8 +163,12 @@ def _concatenated(pieces: Sequence[Trajectory]) -> Trajectory:
     if len(pieces) == 1:
         return pieces[0]
     residual = None if pieces[0].residual_px is None else np.concatenate([piece.residual_px for piece in pieces])
-    return replace(pieces[0], K=np.concatenate([piece.K for piece in pieces]), residual_px=residual,
-                   world_from_camera=np.concatenate([piece.world_from_camera for piece in pieces]))
+    return replace(
+        pieces[0],
+        K=np.concatenate([piece.K for piece in pieces]),
+        residual_px=residual,
+        world_from_camera=np.concatenate([piece.world_from_camera for piece in pieces]),
+    )
 
 
 def quat_wxyz_from_matrix(rotation: np.ndarray) -> np.ndarray:

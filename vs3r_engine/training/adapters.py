@@ -105,9 +105,7 @@ def train(
         if settings.save_memory:
             model.enable_gradient_checkpointing()
         model.train()
-        optimizers[name] = torch.optim.AdamW(
-            _trainable(model), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
+        optimizers[name] = torch.optim.AdamW(_trainable(model), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     step = _resume(output, experts, optimizers, settings)
     # Only a lone process may keep the idle expert in main memory: processes that share gradients need both in place.
     swaps = settings.switch_every > 1 and accelerator.num_processes == 1
@@ -122,9 +120,7 @@ def train(
                     experts[name].to("cpu")
                 experts[expert].to(accelerator.device)
                 resident = expert
-            loss, norm = _one_step(
-                accelerator, prepared[expert], optimizers[expert], expert, prompt, samples, step, settings
-            )
+            loss, norm = _one_step(accelerator, prepared[expert], optimizers[expert], expert, prompt, samples, step, settings)
             step += 1
             is_last = step == settings.steps
             accelerator.log({f"loss/{expert}": loss, f"gradient/{expert}": norm}, step=step)
@@ -174,9 +170,7 @@ def _one_step(
     return float(accelerator.reduce(total, reduction="mean")), float(norm)
 
 
-def flow_loss(
-    model: Any, sample: Sample, prompt: torch.Tensor, sigma: float, noise: torch.Tensor, device: Any
-) -> torch.Tensor:
+def flow_loss(model: Any, sample: Sample, prompt: torch.Tensor, sigma: float, noise: torch.Tensor, device: Any) -> torch.Tensor:
     """Mean squared error of the velocity at one noise level. Source: eq. 8-9 in sigma = 1 - t: z = (1 - sigma) z0 +
     sigma noise and v = noise - z0, the one reading in which both equations agree; model input as in inference."""
     clean, noise = sample.clean[None].to(device), noise[None].to(device)
@@ -251,9 +245,7 @@ def checkpoints(output: Path) -> list[Path]:
     return sorted(path for path in output.glob("checkpoint-*") if not path.suffix)
 
 
-def _save(
-    output: Path, step: int, experts: dict[str, Any], optimizers: dict[str, Any], settings: TrainSettings
-) -> None:
+def _save(output: Path, step: int, experts: dict[str, Any], optimizers: dict[str, Any], settings: TrainSettings) -> None:
     final = output / f"checkpoint-{step:07d}"
     partial = final.with_suffix(".part")
     for name, model in experts.items():

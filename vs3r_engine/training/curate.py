@@ -83,9 +83,7 @@ def curate(videos: Path, output: Path, parts: Parts, settings: CurateSettings) -
     check_window(settings.window_frames, 0)
     files = sorted(path for path in videos.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not files:
-        raise InputError(
-            "no-videos", f"There are no videos in {videos}.", f"Give a folder with {', '.join(SUFFIXES)} files."
-        )
+        raise InputError("no-videos", f"There are no videos in {videos}.", f"Give a folder with {', '.join(SUFFIXES)} files.")
     writer = DatasetWriter(output, asdict(settings))
     for path in files:
         clip = _key(path, videos)
@@ -159,10 +157,7 @@ def unsuitable(views: Sequence[View], bridged_share: float, rate: float, setting
     if shake_deg(views, rate) > settings.shake_high_deg:
         return "not-stable"
     middle = [
-        views[i]
-        .frame.resized(320, max(1, round(320 * views[i].frame.height / views[i].frame.width)))
-        .to_rgb()
-        .mean(axis=2)
+        views[i].frame.resized(320, max(1, round(320 * views[i].frame.height / views[i].frame.width))).to_rgb().mean(axis=2)
         for i in (0, len(views) // 2, len(views) - 1)
     ]
     if min(float(p.mean()) for p in middle) < 0.04 or min(float(p.std()) for p in middle) < 0.02:

@@ -137,9 +137,7 @@ def augmentation(rng: np.random.Generator) -> Augmentation:
     )
 
 
-def augmented(
-    picture: np.ndarray, hole_mask: np.ndarray, faults: Augmentation, frame: int
-) -> tuple[np.ndarray, np.ndarray]:
+def augmented(picture: np.ndarray, hole_mask: np.ndarray, faults: Augmentation, frame: int) -> tuple[np.ndarray, np.ndarray]:
     """A reduced picture [h, w, 3] and its holes with the faults of this frame."""
     rng = np.random.default_rng([faults.seed, frame])
     height, width = hole_mask.shape

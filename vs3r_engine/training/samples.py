@@ -49,9 +49,7 @@ class DatasetWriter:
         """Whether a clip was finished, with or without samples."""
         return clip in self._done
 
-    def add(
-        self, clip: str, source: str, samples: list[tuple[Sample, dict[str, Any]]], rejected: dict[str, int]
-    ) -> None:
+    def add(self, clip: str, source: str, samples: list[tuple[Sample, dict[str, Any]]], rejected: dict[str, int]) -> None:
         """Finish a clip. samples: with facts about each."""
         from safetensors.torch import save_file
 
@@ -88,9 +86,7 @@ class Dataset:
         self._places = [(line["shard"], number) for line in lines[1:] for number in range(len(line["samples"]))]
         self._open: OrderedDict[str, Any] = OrderedDict()
         if not self._places:
-            raise InputError(
-                "no-training-data", f"There are no samples in {folder}.", "Make some with `vs3r-engine train curate`."
-            )
+            raise InputError("no-training-data", f"There are no samples in {folder}.", "Make some with `vs3r-engine train curate`.")
 
     def __len__(self) -> int:
         return len(self._places)
@@ -112,9 +108,7 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
     path = folder / MANIFEST
     if not path.exists():
         return []
-    return [
-        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
-    ]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
 
 
 def _append(folder: Path, line: dict[str, Any]) -> None:

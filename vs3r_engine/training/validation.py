@@ -38,10 +38,7 @@ def watch(
         for level in LEVELS:
             model = experts[lora.HIGH if level >= BOUNDARY else lora.LOW]
             device = next(model.parameters()).device
-            losses = [
-                float(flow_loss(model, sample, prompt, level, _noise(sample, i), device))
-                for i, sample in enumerate(held_out)
-            ]
+            losses = [float(flow_loss(model, sample, prompt, level, _noise(sample, i), device)) for i, sample in enumerate(held_out)]
             scalars[f"validation/loss at {level}"] = float(np.mean(losses))
         if decode is not None:
             made = sampled(experts, held_out[0], prompt, steps)
@@ -73,29 +70,20 @@ def sampled(experts: dict[str, Any], sample: Sample, prompt: torch.Tensor, steps
 
     told = torch.cat([torch.ones(4, *sample.condition.shape[1:]), sample.condition])
     request = Request(replace(PRESETS["vs3r"], steps=steps))
-    return sample_together(
-        _noise(sample, 0), told, sample.condition, None, [(0, sample.condition.shape[1])], predict, request
-    )
+    return sample_together(_noise(sample, 0), told, sample.condition, None, [(0, sample.condition.shape[1])], predict, request)
 
 
 def _noise(sample: Sample, number: int) -> torch.Tensor:
     return torch.randn(sample.clean.shape, generator=torch.Generator().manual_seed(number))
 
 
-def _write(
-    path: Path, latents: Sequence[torch.Tensor], decode: Callable[[torch.Tensor], Iterator[torch.Tensor]]
-) -> None:
+def _write(path: Path, latents: Sequence[torch.Tensor], decode: Callable[[torch.Tensor], Iterator[torch.Tensor]]) -> None:
     columns = []
     for one in latents:
         frames = torch.cat(list(decode(one)))
         shown = [frames[i] for i in (0, len(frames) // 2, len(frames) - 1)]
         columns.append(
-            np.vstack(
-                [
-                    ((frame.permute(1, 2, 0).numpy()[..., ::-1] + 1) * 127.5).clip(0, 255).astype(np.uint8)
-                    for frame in shown
-                ]
-            )
+            np.vstack([((frame.permute(1, 2, 0).numpy()[..., ::-1] + 1) * 127.5).clip(0, 255).astype(np.uint8) for frame in shown])
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), np.hstack(columns))

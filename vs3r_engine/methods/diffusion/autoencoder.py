@@ -37,9 +37,7 @@ class _Tile:
 
     def of_cells(self, factor: int) -> tuple[slice, slice]:
         """Rows and columns where a cell is `factor` samples."""
-        return slice(self.rows.start * factor, self.rows.stop * factor), slice(
-            self.columns.start * factor, self.columns.stop * factor
-        )
+        return slice(self.rows.start * factor, self.rows.stop * factor), slice(self.columns.start * factor, self.columns.stop * factor)
 
 
 def encode(vae: Any, pictures: Iterable[torch.Tensor], tiling: Tiling | None = None) -> torch.Tensor:
@@ -65,9 +63,7 @@ def encode_stream(vae: Any, pictures: Iterable[torch.Tensor], tiling: Tiling | N
         if not caches:
             tiles = _tiles(video.shape[-2] // STRIDE_PX, video.shape[-1] // STRIDE_PX, tiling, 1)
             caches = [_empty_cache(vae.encoder) for _ in tiles]
-        latent = torch.zeros(
-            video.shape[0], vae.config.z_dim, 1, video.shape[-2] // STRIDE_PX, video.shape[-1] // STRIDE_PX
-        )
+        latent = torch.zeros(video.shape[0], vae.config.z_dim, 1, video.shape[-2] // STRIDE_PX, video.shape[-1] // STRIDE_PX)
         for tile, cache in zip(tiles, caches, strict=True):
             rows, columns = tile.of_cells(STRIDE_PX)
             part = video[..., rows, columns].to(device, dtype)
@@ -90,15 +86,11 @@ def decode_stream(vae: Any, latents: torch.Tensor, tiling: Tiling | None = None)
     caches = [_empty_cache(vae.decoder) for _ in tiles]
     for i in range(latents.shape[1]):
         latent = latents[None, :, i : i + 1].float().cpu() / (1.0 / std) + mean
-        video = torch.zeros(
-            1, 3, GROUP_FRAMES if i else 1, latents.shape[-2] * STRIDE_PX, latents.shape[-1] * STRIDE_PX
-        )
+        video = torch.zeros(1, 3, GROUP_FRAMES if i else 1, latents.shape[-2] * STRIDE_PX, latents.shape[-1] * STRIDE_PX)
         for tile, cache in zip(tiles, caches, strict=True):
             rows, columns = tile.of_cells(STRIDE_PX)
             part = vae.post_quant_conv(latent[..., tile.rows, tile.columns].to(device, dtype))
-            video[..., rows, columns] += (
-                tile.share * vae.decoder(part, feat_cache=cache, feat_idx=[0], first_chunk=i == 0).float().cpu()
-            )
+            video[..., rows, columns] += tile.share * vae.decoder(part, feat_cache=cache, feat_idx=[0], first_chunk=i == 0).float().cpu()
             _park(cache, len(tiles))
         yield video[0].clamp(-1.0, 1.0).transpose(0, 1)
 
@@ -131,10 +123,7 @@ def _shares(spans: list[tuple[int, int]], count: int, samples_per_cell: int) -> 
         ramp = torch.minimum(place if start else flat, place.flip(0) if end < count else flat)
         ramps.append(ramp)
         total[start * samples_per_cell : end * samples_per_cell] += ramp
-    return [
-        ramp / total[start * samples_per_cell : end * samples_per_cell]
-        for (start, end), ramp in zip(spans, ramps, strict=True)
-    ]
+    return [ramp / total[start * samples_per_cell : end * samples_per_cell] for (start, end), ramp in zip(spans, ramps, strict=True)]
 
 
 def _empty_cache(network: torch.nn.Module) -> list[torch.Tensor | None]:

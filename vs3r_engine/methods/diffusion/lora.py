@@ -91,9 +91,7 @@ def find(location: str | Path) -> dict[str, Path]:
     parts = [Path(part.strip()).expanduser() for part in str(location).split(";")]
     for part in parts:
         if not part.exists():
-            raise InputError(
-                "lora-missing", f"There is no LoRA at {part}.", "Give the folder that holds both experts' files."
-            )
+            raise InputError("lora-missing", f"There is no LoRA at {part}.", "Give the folder that holds both experts' files.")
     if len(parts) == 2:
         found = {HIGH: _the_file(parts[0]), LOW: _the_file(parts[1])}
         for expert, path in found.items():
@@ -138,12 +136,7 @@ def _in_folder(folder: Path) -> dict[str, Path]:
         said = _said_expert(path, str(path.relative_to(folder)))
         by_expert[said].append(path) if said else unsaid.append(path)
     # The published training code writes the high-noise expert at the root, its inference code into `transformer`.
-    if (
-        len(unsaid) == 1
-        and not by_expert[HIGH]
-        and len(by_expert[LOW]) == 1
-        and by_expert[LOW][0].parent.name == "transformer_2"
-    ):
+    if len(unsaid) == 1 and not by_expert[HIGH] and len(by_expert[LOW]) == 1 and by_expert[LOW][0].parent.name == "transformer_2":
         by_expert[HIGH] = unsaid
         unsaid = []
     names = ", ".join(str(path.relative_to(folder)) for path in files) or "no .safetensors file"
@@ -204,9 +197,7 @@ def _header(path: Path) -> tuple[list[str], dict[str, str]]:
         with safe_open(path, framework="pt") as stored:
             return list(stored.keys()), dict(stored.metadata() or {})
     except (SafetensorError, OSError) as error:
-        raise InputError(
-            "lora-unreadable", f"{path} cannot be read: {error}.", "Download or export it again."
-        ) from error
+        raise InputError("lora-unreadable", f"{path} cannot be read: {error}.", "Download or export it again.") from error
 
 
 def read(path: Path) -> Adapter:
@@ -225,22 +216,14 @@ def read(path: Path) -> Adapter:
         bare = _musubi_key(key) if key.startswith("lora_unet_") else key
         side = _SIDE.search(bare)
         if side:
-            halves.setdefault(_module_name(bare[: side.start()]), {})["down" if side[1] in ("A", "down") else "up"] = (
-                tensors[key].float()
-            )
+            halves.setdefault(_module_name(bare[: side.start()]), {})["down" if side[1] in ("A", "down") else "up"] = tensors[key].float()
         elif bare.endswith(".alpha"):
             alphas[_module_name(bare.removesuffix(".alpha"))] = float(tensors[key])
         else:
             strange.append(key)
     if strange or not halves or any(len(half) != 2 for half in halves.values()):
         broken = next((name for name, half in halves.items() if len(half) != 2), None)
-        what = (
-            f"tensors such as {strange[0]!r}"
-            if strange
-            else f"half an adapter for {broken}"
-            if broken
-            else "no LoRA at all"
-        )
+        what = f"tensors such as {strange[0]!r}" if strange else f"half an adapter for {broken}" if broken else "no LoRA at all"
         raise InputError(
             "lora-unsupported",
             f"{path} holds {what}.",
@@ -305,11 +288,7 @@ def put_in(model: Any, adapter: Adapter, name: str) -> None:
     import torch
     from peft import LoraConfig
 
-    linears = {
-        key: module
-        for key, module in model.named_modules()
-        if isinstance(getattr(module, "base_layer", module), torch.nn.Linear)
-    }
+    linears = {key: module for key, module in model.named_modules() if isinstance(getattr(module, "base_layer", module), torch.nn.Linear)}
     for module_name, layer in adapter.layers.items():
         module = linears.get(module_name)
         module = getattr(module, "base_layer", module)
@@ -389,8 +368,7 @@ def save(folder: Path, expert: str, model: Any, name: str) -> Path:
         for key, value in get_peft_model_state_dict(model, adapter_name=name).items()
     }
     declared = {
-        f"transformer.{key}": sorted(value) if isinstance(value, set) else value
-        for key, value in model.peft_config[name].to_dict().items()
+        f"transformer.{key}": sorted(value) if isinstance(value, set) else value for key, value in model.peft_config[name].to_dict().items()
     }
     metadata = {"format": "pt", _EXPERT_KEY: expert, _DIFFUSERS_KEY: json.dumps(declared, sort_keys=True, default=str)}
     path = folder / FILE_NAMES[expert]

@@ -105,11 +105,7 @@ def choose(offload: str, machine: Machine, needs: Footprint, autoencoder_work_gi
     }
     # Apple's GPU shares main memory: nothing is gained by moving weights out of it, only by making them smaller.
     order = ("none", "int8") if machine.kind == "mps" else ("none", "model", "group", "int8")
-    fits = [
-        mode
-        for mode in order
-        if device_needs[mode] <= 0.95 * machine.free_gib and host_needs[mode] <= 0.95 * machine.host_free_gib
-    ]
+    fits = [mode for mode in order if device_needs[mode] <= 0.95 * machine.free_gib and host_needs[mode] <= 0.95 * machine.host_free_gib]
     mode = offload if offload != "auto" else next(iter(fits), None)
     if mode is None:
         least = min(order, key=lambda m: device_needs[m])
@@ -121,11 +117,7 @@ def choose(offload: str, machine: Machine, needs: Footprint, autoencoder_work_gi
         )
     left = 0.95 * machine.free_gib - (both if mode == "none" else 2.0 if mode == "group" else 0.0)
     tile_px = None if autoencoder_work_gib + needs.autoencoder_gib <= left else 256
-    why = (
-        "asked for"
-        if offload != "auto"
-        else f"needs {device_needs[mode]:.1f} of {machine.free_gib:.1f} GiB free on the device"
-    )
+    why = "asked for" if offload != "auto" else f"needs {device_needs[mode]:.1f} of {machine.free_gib:.1f} GiB free on the device"
     return Policy(mode, machine.kind, torch.bfloat16, tile_px, why)
 
 
@@ -209,9 +201,7 @@ def speed_up(model: Any, attention: str, compile_blocks: bool) -> list[str]:
             model.set_attention_backend(attention)
             said.append(f"attention back end {attention}")
         except (RuntimeError, ValueError, ImportError) as error:
-            said.append(
-                f"attention back end {attention} cannot be used ({str(error).splitlines()[0]}); PyTorch's own is"
-            )
+            said.append(f"attention back end {attention} cannot be used ({str(error).splitlines()[0]}); PyTorch's own is")
             model.set_attention_backend("native")
     if compile_blocks:
         try:

@@ -36,9 +36,7 @@ def outlook(settings: Settings) -> dict[str, tuple[str, str]]:
             needs = memory.Footprint(expert_gib, experts, 0.5, work)
             policy = memory.choose(chosen.fill.offload, machine, needs, memory.autoencoder_working_gib(1, area))
             tiles = f", autoencoder in tiles of {policy.tile_px} px" if policy.tile_px else ""
-            where = (
-                f"{policy.mode} on {policy.device}, {str(policy.dtype).removeprefix('torch.')}{tiles}: {policy.reason}"
-            )
+            where = f"{policy.mode} on {policy.device}, {str(policy.dtype).removeprefix('torch.')}{tiles}: {policy.reason}"
         except VS3RError as error:
             where = f"{error.message} {error.hint}"
         report[name] = (state, where)

@@ -40,9 +40,7 @@ def expert(seed: int, small: bool = True, device: str = "cpu", dtype: torch.dtyp
     return _made(lambda: WanTransformer3DModel(in_channels=36, **(TINY if small else A14B)), seed, small, device, dtype)
 
 
-def vace_transformer(
-    seed: int, model: str = "1.3b", small: bool = True, device: str = "cpu", dtype: torch.dtype = torch.float32
-) -> Any:
+def vace_transformer(seed: int, model: str = "1.3b", small: bool = True, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
     """WanVACETransformer3DModel with 96 control channels: 0.07 M parameters when small, else 2.15 B or 17.34 B."""
     from diffusers.models.transformers.transformer_wan_vace import WanVACETransformer3DModel
 

@@ -94,9 +94,7 @@ def noise_for(latent_frames: int, window: int, overlap: int, shape: tuple[int, i
 class Predict(Protocol):
     """The model: velocity of one window's latents."""
 
-    def __call__(
-        self, is_high: bool, timestep: torch.Tensor, latents: torch.Tensor, condition: torch.Tensor
-    ) -> torch.Tensor:
+    def __call__(self, is_high: bool, timestep: torch.Tensor, latents: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """[z, n, rows, columns] float32 for latents of that shape; condition: [channels, n, rows, columns]."""
         ...
 
@@ -130,9 +128,7 @@ def sample_together(
     come out as `given`, the latents of what was rendered: they have nothing to complete.
     """
     solver, timesteps, latents = _begin(noise, start, request)
-    weights = [
-        torch.from_numpy(w).to(latents.device)[None, :, None, None] for w in window_weights(windows, noise.shape[1])
-    ]
+    weights = [torch.from_numpy(w).to(latents.device)[None, :, None, None] for w in window_weights(windows, noise.shape[1])]
     reached = torch.zeros(noise.shape[1], dtype=torch.bool)
     for begin, end in windows:
         reached[begin:end] = True

@@ -48,9 +48,7 @@ class ShotModel(Protocol):
     device: str
     """Where latents live while they are sampled."""
 
-    def condition(
-        self, pictures: Pictures, holes: Callable[[], Iterator[np.ndarray]]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def condition(self, pictures: Pictures, holes: Callable[[], Iterator[np.ndarray]]) -> tuple[torch.Tensor, torch.Tensor]:
         """(condition [channels, n, rows, columns], latents of what was rendered [z, n, rows, columns]) for 4k + 1
         frames.
         """
@@ -60,9 +58,7 @@ class ShotModel(Protocol):
         """[z, n, rows, columns] normalised latents."""
         ...
 
-    def predict(
-        self, is_high: bool, timestep: torch.Tensor, latents: torch.Tensor, condition: torch.Tensor
-    ) -> torch.Tensor:
+    def predict(self, is_high: bool, timestep: torch.Tensor, latents: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """[z, n, rows, columns] float32 velocity."""
         ...
 
@@ -109,9 +105,7 @@ def complete(rendered: Iterable[Rendered], views: Views, model: ShotModel, optio
                 one, prior, _ = item
                 size = working_size(one.frame.width, one.frame.height, options.area_px)
                 picture, hole = reduced(one.frame.to_rgb(), generated_region(one), size, model.hole_value)
-                small_prior = (
-                    None if prior is None else reduced(prior.to_rgb(), np.zeros_like(one.hole_mask), size, 0.0)[0]
-                )
+                small_prior = None if prior is None else reduced(prior.to_rgb(), np.zeros_like(one.hole_mask), size, 0.0)[0]
                 kept.add(one, picture, hole, small_prior)
                 item = next(frames, None)
                 if item is None or item[2]:
@@ -119,9 +113,7 @@ def complete(rendered: Iterable[Rendered], views: Views, model: ShotModel, optio
             yield from _completed_shot(kept, model, options)
 
 
-def _marked(
-    rendered: Iterable[Rendered], views: Views, options: Options
-) -> Iterator[tuple[Rendered, Frame | None, bool]]:
+def _marked(rendered: Iterable[Rendered], views: Views, options: Options) -> Iterator[tuple[Rendered, Frame | None, bool]]:
     """Every frame with the prior's (where wanted) and whether a shot starts there."""
     waiting: deque[tuple[Rendered, bool]] = deque()
 
@@ -160,45 +152,31 @@ def _completed_shot(kept: Spool, model: ShotModel, options: Options) -> Iterator
             yield replace_frame(one, corrected(picture, fit))
 
 
-def _generated_together(
-    kept: Spool, wanted: Sequence[bool], model: ShotModel, options: Options
-) -> Iterator[np.ndarray | None]:
+def _generated_together(kept: Spool, wanted: Sequence[bool], model: ShotModel, options: Options) -> Iterator[np.ndarray | None]:
     """Reduced pictures, one per frame, of one sampling of the whole shot."""
     indices = padded_indices(len(kept))
     condition, given = model.condition(*_streams(kept, indices))
     start = model.latents(_pictures(kept, indices, _start_name(options))) if options.request.denoise < 1.0 else None
     count, window = latent_count(len(indices)), latent_count(options.window_frames)
     overlap = -(-options.overlap_frames // 4)
-    windows = [
-        w
-        for w in plan_windows(count, window, overlap)
-        if any(wanted[i] for i in indices[max(0, 4 * w[0] - 3) : 4 * w[1] - 3])
-    ]
+    windows = [w for w in plan_windows(count, window, overlap) if any(wanted[i] for i in indices[max(0, 4 * w[0] - 3) : 4 * w[1] - 3])]
     noise = noise_for(count, window, overlap, (given.shape[0], *given.shape[2:]), options.seed).to(model.device)
     latents = sample_together(noise, condition, given, start, windows, model.predict, options.request)
     yield from _first(len(kept), (picture for group in model.pictures(latents) for picture in _arrays(group)))
 
 
-def _generated_apart(
-    kept: Spool, wanted: Sequence[bool], model: ShotModel, options: Options
-) -> Iterator[np.ndarray | None]:
+def _generated_apart(kept: Spool, wanted: Sequence[bool], model: ShotModel, options: Options) -> Iterator[np.ndarray | None]:
     """Reduced pictures of windows that were encoded, sampled and decoded by themselves, cross-faded; None between
     windows.
     """
     count = len(kept)
-    windows = [
-        w for w in plan_windows(count, options.window_frames, options.overlap_frames) if any(wanted[w[0] : w[1]])
-    ]
+    windows = [w for w in plan_windows(count, options.window_frames, options.overlap_frames) if any(wanted[w[0] : w[1]])]
     noises, conditions, starts = [], [], []
     for begin, end in windows:
         indices = [begin + i for i in padded_indices(end - begin)]
         condition, given = model.condition(*_streams(kept, indices))
         conditions.append(condition)
-        noises.append(
-            noise_for(given.shape[1], given.shape[1], 0, (given.shape[0], *given.shape[2:]), options.seed).to(
-                model.device
-            )
-        )
+        noises.append(noise_for(given.shape[1], given.shape[1], 0, (given.shape[0], *given.shape[2:]), options.seed).to(model.device))
         if options.request.denoise < 1.0:
             starts.append(model.latents(_pictures(kept, indices, _start_name(options))))
     latents = sample_apart(noises, conditions, starts or None, model.predict, options.request)
@@ -235,9 +213,7 @@ def _with_fits(pictures: Iterator[np.ndarray | None], kept: Spool) -> Iterator[t
 
     number = -1
     for number, picture in enumerate(pictures):
-        fit = (
-            None if picture is None else fit_colour(picture, kept.small(number, "picture"), kept.small(number, "holes"))
-        )
+        fit = None if picture is None else fit_colour(picture, kept.small(number, "picture"), kept.small(number, "holes"))
         held.append((number, picture, fit))
         yield from finished(number - FIT_REACH_FRAMES)
     yield from finished(number)

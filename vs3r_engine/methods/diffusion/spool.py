@@ -36,9 +36,7 @@ class Spool:
         if any.
         """
         frame = rendered.frame
-        full = {f"plane{i}": plane for i, plane in enumerate(frame.planes)} | {
-            "holes": np.packbits(rendered.hole_mask, axis=1)
-        }
+        full = {f"plane{i}": plane for i, plane in enumerate(frame.planes)} | {"holes": np.packbits(rendered.hole_mask, axis=1)}
         if rendered.current_mask is not None:
             full["current"] = np.packbits(rendered.current_mask, axis=1)
         small = {"picture": picture.astype(np.float16), "holes": hole_mask}

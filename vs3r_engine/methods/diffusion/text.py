@@ -75,9 +75,7 @@ def load_encoder(weights: Path, device: str = "cpu") -> tuple[Any, Any]:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)
-        encoder: Any = UMT5EncoderModel.from_pretrained(
-            folder, subfolder="text_encoder", local_files_only=True, dtype=torch.bfloat16
-        )
+        encoder: Any = UMT5EncoderModel.from_pretrained(folder, subfolder="text_encoder", local_files_only=True, dtype=torch.bfloat16)
     except (OSError, ValueError) as error:
         raise SetupError(
             "text-encoder",

@@ -65,9 +65,7 @@ def adjusted(
     prior = _Prior(window.inverse_depth, window.depth_weight / np.maximum(window.inverse_depth, 1e-3) ** 2)
     xy = np.ascontiguousarray(sightings.xy.transpose(0, 2, 1))
     damping = 1e-3
-    scales = np.maximum(
-        first_scale_px * (scale_px / first_scale_px) ** (np.arange(iterations) / max(iterations - 2, 1)), scale_px
-    )
+    scales = np.maximum(first_scale_px * (scale_px / first_scale_px) ** (np.arange(iterations) / max(iterations - 2, 1)), scale_px)
     view = _seen_by(window, xy)
     for scale in scales:
         cost = _cost(view, sightings.seen, prior, scale)
@@ -305,9 +303,7 @@ def _inverse_of_root(v: np.ndarray) -> np.ndarray:
     return inverse
 
 
-def _moved(
-    window: Window, step: tuple[np.ndarray, np.ndarray], tangents: np.ndarray, columns: list[int], has_depth: bool
-) -> Window:
+def _moved(window: Window, step: tuple[np.ndarray, np.ndarray], tangents: np.ndarray, columns: list[int], has_depth: bool) -> Window:
     camera_step, place_step = step
     full = np.zeros((len(camera_step), 7))
     full[:, columns] = camera_step

@@ -154,9 +154,7 @@ class Chain:
 
     def _without_motion(self, index: int, kind: str) -> Link:
         nothing = np.zeros((0, 2))
-        return Link(
-            index, kind, np.zeros(0, np.int64), nothing, nothing, np.zeros(0), np.zeros(0), np.eye(3), 0.0, 0.0, 0.0
-        )
+        return Link(index, kind, np.zeros(0, np.int64), nothing, nothing, np.zeros(0), np.zeros(0), np.eye(3), 0.0, 0.0, 0.0)
 
     def _centred(self, xy: np.ndarray) -> np.ndarray:
         return (xy - 0.5 * np.array(self._small)) * self._square

@@ -84,6 +84,6 @@ def _sampled(grid: np.ndarray, points: np.ndarray, size: np.ndarray) -> np.ndarr
     """[m] a map of cell centres, sampled bilinearly at centred points."""
     rows, columns = grid.shape
     at = ((points / size + 0.5) * [columns, rows] - 0.5).astype(np.float32)
-    return cv2.remap(
-        grid.astype(np.float32), at[None, :, 0], at[None, :, 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-    )[0].astype(np.float64)
+    return cv2.remap(grid.astype(np.float32), at[None, :, 0], at[None, :, 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0].astype(
+        np.float64
+    )

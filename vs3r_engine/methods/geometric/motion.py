@@ -51,9 +51,7 @@ def rotation_from_vector(vector: np.ndarray) -> np.ndarray:
 
 def vector_from_rotation(rotation: np.ndarray) -> np.ndarray:
     """[3] axis times angle (radians) of a rotation by less than half a turn."""
-    axis = 0.5 * np.array(
-        [rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]]
-    )
+    axis = 0.5 * np.array([rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]])
     sine, cosine = float(np.linalg.norm(axis)), 0.5 * (float(np.trace(rotation)) - 1.0)
     return axis if sine < 1e-9 else axis * (np.arctan2(sine, cosine) / sine)
 
@@ -167,9 +165,7 @@ def motion_explaining(flow: np.ndarray, points: np.ndarray, weights: np.ndarray,
     return np.linalg.solve(weighted @ basis.reshape(4, -1).T + _RIDGE * focal_px**2, weighted @ flow.T.ravel())
 
 
-def _random_motions(
-    flow: np.ndarray, basis: np.ndarray, votes: np.ndarray, focal_px: float, seed: int
-) -> np.ndarray:
+def _random_motions(flow: np.ndarray, basis: np.ndarray, votes: np.ndarray, focal_px: float, seed: int) -> np.ndarray:
     """[k, 4] the motions that explain random pairs of tracks exactly."""
     rng = np.random.default_rng(seed)
     chosen = rng.choice(len(votes), size=(_HYPOTHESES, 2), p=votes)

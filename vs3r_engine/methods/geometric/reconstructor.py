@@ -128,11 +128,7 @@ class _Shot:
         link = self._chain.link(frame)
         if not self._is_calibrated:
             linked = [earlier for earlier in self._waiting if earlier.kind in ("start", "linked")]
-            if (
-                len(linked) >= CALIBRATION_FRAMES
-                or (linked and link.kind == "start")
-                or len(self._waiting) > _LONGEST_WAIT_FRAMES
-            ):
+            if len(linked) >= CALIBRATION_FRAMES or (linked and link.kind == "start") or len(self._waiting) > _LONGEST_WAIT_FRAMES:
                 self._calibrate(linked)
         self._waiting.append(link)
         if self._is_calibrated and link.kind in ("linked", "start"):
@@ -244,9 +240,7 @@ class _Shot:
             for link in between:
                 # A repeated picture stands where it was taken; a bad one lies on the way to the next good one.
                 step += link.kind == "bad"
-                self._final.append(
-                    self._on_the_way(link, node, step / steps if node.link.kind == "linked" else 0.0, field_px)
-                )
+                self._final.append(self._on_the_way(link, node, step / steps if node.link.kind == "linked" else 0.0, field_px))
             self._residual = self._residual + field_px
             self._node = node
             self._final.append(self._standing(node.link, rms_px))

@@ -23,9 +23,7 @@ class SmoothField:
         second = []
         for rows, columns, axis in ((_CONTROL_ROWS, _CONTROL_COLUMNS, 0), (_CONTROL_ROWS, _CONTROL_COLUMNS, 1)):
             index = np.arange(rows * columns).reshape(rows, columns)
-            triple = (
-                [index[:-2], index[1:-1], index[2:]] if axis == 0 else [index[:, :-2], index[:, 1:-1], index[:, 2:]]
-            )
+            triple = [index[:-2], index[1:-1], index[2:]] if axis == 0 else [index[:, :-2], index[:, 1:-1], index[:, 2:]]
             difference = np.zeros((triple[0].size, index.size))
             line = np.arange(triple[0].size)
             for part, value in zip(triple, (1.0, -2.0, 1.0), strict=True):

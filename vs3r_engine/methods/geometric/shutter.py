@@ -106,9 +106,7 @@ def found_readout(links: list[Link], focal_px: float, height: float) -> float:
             weights = link.votes * link.weights
             to_from, log_zoom = refitted(link.to_from, link.log_zoom, xy_from, xy_to, weights, focal_px)
             left = xy_to - turned(xy_from, focal_px, to_from, log_zoom)
-            row = skew_at(link.xy_to, at[k + 1], 1.0, focal_px, height) - skew_at(
-                link.xy_from, at[k], 1.0, focal_px, height
-            )
+            row = skew_at(link.xy_to, at[k + 1], 1.0, focal_px, height) - skew_at(link.xy_from, at[k], 1.0, focal_px, height)
             row = _without_motion(row, xy_to, weights, focal_px)
             sums[k % 2] += [(weights[:, None] * part).sum() for part in (row * row, row * left, left * left)]
             weight += float(weights.sum())

@@ -88,15 +88,8 @@ class Tracker:
             flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
         )
         inside = np.all((found > 1.0) & (found < np.array([self._width - 2, self._height - 2], np.float32)), axis=1)
-        kept = (
-            (status.ravel() > 0)
-            & (status_back.ravel() > 0)
-            & inside
-            & (np.abs(back - self._xy).max(axis=1) < _ROUND_TRIP_PX)
-        )
-        return PairTracks(
-            self._ids[kept], self._xy[kept].astype(np.float64) + 0.5, found[kept].astype(np.float64) + 0.5
-        )
+        kept = (status.ravel() > 0) & (status_back.ravel() > 0) & inside & (np.abs(back - self._xy).max(axis=1) < _ROUND_TRIP_PX)
+        return PairTracks(self._ids[kept], self._xy[kept].astype(np.float64) + 0.5, found[kept].astype(np.float64) + 0.5)
 
     def accept(self, picture: np.ndarray, pair: PairTracks) -> None:
         """Makes `picture` the one to follow from, with the tracks of `pair` and new corners where cells are empty."""
@@ -135,11 +128,7 @@ class Tracker:
         rim = 2
         strength[:rim], strength[-rim:], strength[:, :rim], strength[:, -rim:] = 0, 0, 0, 0
         used = strength[: cell_h * self._rows, : cell_w * self._columns]
-        blocks = (
-            used.reshape(self._rows, cell_h, self._columns, cell_w)
-            .swapaxes(1, 2)
-            .reshape(self._rows * self._columns, -1)
-        )
+        blocks = used.reshape(self._rows, cell_h, self._columns, cell_w).swapaxes(1, 2).reshape(self._rows * self._columns, -1)
         best = blocks.argmax(axis=1)
         cell = np.arange(len(best))
         y = cell // self._columns * cell_h + best // cell_w

@@ -113,9 +113,7 @@ class Windows:
         window, tracks = self._window(rotation, centre, ids, xy, seen, behind)
         model = ROTATION
         if window is not None:
-            model, solved = self._explained(
-                window, Sightings(xy[:, tracks], seen[:, tracks]), np.exp(log_zoom - log_zoom[0])
-            )
+            model, solved = self._explained(window, Sightings(xy[:, tracks], seen[:, tracks]), np.exp(log_zoom - log_zoom[0]))
         if model == ROTATION_TRANSLATION:
             return self._nodes_with_depth(solved, ids[tracks], rotation[0], centre[0], ids, xy, seen)
         if model == ROTATION_ZOOM:
@@ -128,10 +126,7 @@ class Windows:
         else:
             log_zoom[:] = self._log_zoom
         nothing = np.zeros((0, 2)), np.zeros(0), np.zeros(0)
-        return [
-            Node(link, model, r, self._centre, float(z), *nothing)
-            for link, r, z in zip(links, rotation, log_zoom, strict=True)
-        ]
+        return [Node(link, model, r, self._centre, float(z), *nothing) for link, r, z in zip(links, rotation, log_zoom, strict=True)]
 
     def _chained(self, behind: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(rotation [f, 3, 3], centre [f, 3], log_zoom [f]) of all links by the chain, from the settled cameras on."""
@@ -162,9 +157,7 @@ class Windows:
             return None, tracks
         return self._located(rotation, centre, ids[tracks], xy[:, tracks], seen[:, tracks], behind), tracks
 
-    def _located(
-        self, rotation: np.ndarray, centre: np.ndarray, ids: np.ndarray, xy: np.ndarray, seen: np.ndarray, behind: int
-    ) -> Window:
+    def _located(self, rotation: np.ndarray, centre: np.ndarray, ids: np.ndarray, xy: np.ndarray, seen: np.ndarray, behind: int) -> Window:
         """Cameras and tracks relative to the window's first camera; known points where they were, new ones at the usual
         depth in the direction they were first seen."""
         frames, focal = len(rotation), self._focal * float(np.exp(self._log_zoom))
@@ -226,9 +219,7 @@ class Windows:
                 criterion[model] *= _STAYING
             if model == ROTATION_ZOOM:
                 criterion[model] *= _RELUCTANCE_TO_ZOOM
-            if model == ROTATION_TRANSLATION and (
-                cost > _WORST_COST or depth_spread(found[model].inverse_depth) < _DEPTH_SPREAD
-            ):
+            if model == ROTATION_TRANSLATION and (cost > _WORST_COST or depth_spread(found[model].inverse_depth) < _DEPTH_SPREAD):
                 criterion[model] = np.inf
             if model == ROTATION_ZOOM and criterion[ROTATION_TRANSLATION] < criterion[ROTATION_ZOOM]:
                 break
@@ -239,14 +230,10 @@ class Windows:
             self._vain_attempts = 0
         return model, self._refined(start[model], sightings, found[model], coarse, model, is_begun)
 
-    def _refined(
-        self, window: Window, sightings: Sightings, moved: Window, coarse: np.ndarray, model: str, is_begun: bool
-    ) -> Window:
+    def _refined(self, window: Window, sightings: Sightings, moved: Window, coarse: np.ndarray, model: str, is_begun: bool) -> Window:
         """Every camera of the window, seen from the points of the coarse one."""
         rotation, translation = window.rotation.copy(), window.translation.copy()
-        behind = coarse[
-            np.clip(np.searchsorted(coarse, np.arange(len(rotation)), side="right") - 1, 0, len(coarse) - 1)
-        ]
+        behind = coarse[np.clip(np.searchsorted(coarse, np.arange(len(rotation)), side="right") - 1, 0, len(coarse) - 1)]
         spot = np.searchsorted(coarse, behind)
         correction = np.matmul(moved.rotation[spot], window.rotation[behind].transpose(0, 2, 1))
         free = ~window.is_fixed
@@ -293,9 +280,7 @@ class Windows:
         window = self._located(rotation, centre, ids, xy, seen, len(rotation))
         some, every = np.arange(0, len(rotation), _DEPTH_STEP), slice(None)
         sight = Sightings(xy[some], seen[some])
-        chosen, error = adjusted(
-            _part_of(window, some, every), sight, ROTATION_TRANSLATION, 5, first_scale_px=6.0, hold="cameras"
-        )
+        chosen, error = adjusted(_part_of(window, some, every), sight, ROTATION_TRANSLATION, 5, first_scale_px=6.0, hold="cameras")
         track_error = np.sqrt((np.minimum(error, 6.0) ** 2 * sight.seen).sum(axis=0) / sight.seen.sum(axis=0))
         agreement = 1.0 / (1.0 + track_error**2) ** 2
         good = agreement > 0.25

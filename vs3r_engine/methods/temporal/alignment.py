@@ -65,9 +65,7 @@ class Aligned:
     mismatch: np.ndarray
 
 
-def template_of(
-    picture: np.ndarray, holes: np.ndarray, still: np.ndarray | None, band_small_px: int, cells: Cells
-) -> Template | None:
+def template_of(picture: np.ndarray, holes: np.ndarray, still: np.ndarray | None, band_small_px: int, cells: Cells) -> Template | None:
     """None where there is nothing to compare with.
 
     picture: [h, w, planes]. holes: [h, w] share of each small pixel that is missing. still: [h, w] in [0, 1], 0 on
@@ -77,8 +75,8 @@ def template_of(
     near = cv2.blur((holes > 0).astype(np.float32), (size, size), borderType=cv2.BORDER_CONSTANT)
     whole = cv2.dilate((holes > 0).view(np.uint8), np.ones((3, 3), np.uint8)) == 0
     weight = whole * np.minimum(near * np.float32(size), 1)
-    weight[cells.height // cells.small_px:] = 0
-    weight[:, cells.width // cells.small_px:] = 0
+    weight[cells.height // cells.small_px :] = 0
+    weight[:, cells.width // cells.small_px :] = 0
     if still is not None:
         weight *= np.maximum(still, MOVING_EVIDENCE)
     luma = np.ascontiguousarray(picture[..., 0])
@@ -99,13 +97,19 @@ def template_of(
     weight = weight.ravel()[index]
     weight[count:] = 0
     pixels = np.ascontiguousarray(picture.reshape(-1, picture.shape[2])[index].T)
-    return Template(index, cell[starts], starts, at_cells.reshape(-1, 64, 2), weight, pixels,
-                    tuple(_with_gradients(level, index) for level in blurred(luma)))
+    return Template(
+        index,
+        cell[starts],
+        starts,
+        at_cells.reshape(-1, 64, 2),
+        weight,
+        pixels,
+        tuple(_with_gradients(level, index) for level in blurred(luma)),
+    )
 
 
 def aligned(
-    template: Template, anchors: Sequence[Anchor], positions: Sequence[np.ndarray], cells: Cells,
-    is_chroma: tuple[bool, ...]
+    template: Template, anchors: Sequence[Anchor], positions: Sequence[np.ndarray], cells: Cells, is_chroma: tuple[bool, ...]
 ) -> Aligned:
     """Every anchor on the template, each for itself.
 
@@ -116,12 +120,23 @@ def aligned(
     bounds = [np.concatenate([anchor.bounds[0], anchor.bounds[1] - cells.small_px]) / cells.small_px for anchor in anchors]
     if native.is_available:
         places = template.at_cells.reshape(-1, 2)
-        tuning = np.array(
-            [EXPOSURE_PEDESTAL, CAMERA_NOISE, LEAST_ROBUST_LEVELS, MAX_GAIN, MAX_SHIFT_SMALL_PX, MOVING_EVIDENCE], np.float32)
+        tuning = np.array([EXPOSURE_PEDESTAL, CAMERA_NOISE, LEAST_ROBUST_LEVELS, MAX_GAIN, MAX_SHIFT_SMALL_PX, MOVING_EVIDENCE], np.float32)
         found = [
-            native.align(at, places, template.weight, template.levels, anchor.levels, anchor.still, limits,
-                         template.occupied, template.starts, _POOLS, tuning)
-            for anchor, at, limits in zip(anchors, vertices, bounds, strict=True)]
+            native.align(
+                at,
+                places,
+                template.weight,
+                template.levels,
+                anchor.levels,
+                anchor.still,
+                limits,
+                template.occupied,
+                template.starts,
+                _POOLS,
+                tuning,
+            )
+            for anchor, at, limits in zip(anchors, vertices, bounds, strict=True)
+        ]
         shift, expected, weight = (np.stack(parts) for parts in zip(*found, strict=True))
     else:
         shift, expected, weight = _shifts(template, anchors, vertices, bounds, cells)
@@ -134,8 +149,7 @@ def _shifts(
     """(shift [anchors, rows, columns, 2], expected [anchors, n, 2], weight [anchors, n]): what native.align computes."""
     shape, count = (cells.rows, cells.columns), len(anchors)
     height, width = cells.small_shape
-    expected = np.stack([
-        upsampled(at, width, height, SMALL_PER_CELL, SMALL_PER_CELL).reshape(-1, 2)[template.index] for at in vertices])
+    expected = np.stack([upsampled(at, width, height, SMALL_PER_CELL, SMALL_PER_CELL).reshape(-1, 2)[template.index] for at in vertices])
     limits = np.stack(bounds)[:, None]
     weight = template.weight * ((expected >= limits[..., :2]) & (expected <= limits[..., 2:])).all(axis=-1)
     for i, anchor in enumerate(anchors):
@@ -157,8 +171,7 @@ def _shifts(
         # step.
         left = difference + gradient_x * shift_here[..., 0] + gradient_y * shift_here[..., 1]
         x, y = gradient_x * trusted, gradient_y * trusted
-        products = ((x, gradient_x), (x, gradient_y), (y, gradient_y), (x, left), (y, left), (luma, trusted),
-                    (seen, trusted))
+        products = ((x, gradient_x), (x, gradient_y), (y, gradient_y), (x, left), (y, left), (luma, trusted), (seen, trusted))
         for row, (a, b) in enumerate(products):
             np.multiply(a, b, out=terms[row])
         *equations, wanted, found, known = _pooled(template, terms, shape, pools)
@@ -167,8 +180,7 @@ def _shifts(
 
 
 def _matched(
-    template: Template, anchors: Sequence[Anchor], expected: np.ndarray, weight: np.ndarray, shift: np.ndarray,
-    is_chroma: tuple[bool, ...]
+    template: Template, anchors: Sequence[Anchor], expected: np.ndarray, weight: np.ndarray, shift: np.ndarray, is_chroma: tuple[bool, ...]
 ) -> Aligned:
     """Every plane's exposure with the shift found, what differs even so, and the shift as far as it is worth it."""
     shape, planes = shift.shape[1:3], len(is_chroma)
@@ -177,7 +189,7 @@ def _matched(
     picture = template.picture[:, None]
     trusted = weight * _robust(picture[0] - seen[0], weight)
     pooled = _pooled(template, np.concatenate([trusted[None], picture * trusted, seen * trusted]), shape)
-    known, wanted, found = pooled[0], pooled[1:1 + planes], pooled[1 + planes:]
+    known, wanted, found = pooled[0], pooled[1 : 1 + planes], pooled[1 + planes :]
     gain, bias = np.ones((*shift.shape[:3], planes), np.float32), np.empty((*shift.shape[:3], planes), np.float32)
     for i, offset_only in enumerate(is_chroma):
         if offset_only:
@@ -199,8 +211,12 @@ def _matched(
 def unaligned(cells: Cells, anchor_count: int, plane_count: int) -> Aligned:
     """What is known of anchors where there is nothing to compare them with: geometry is right and light the same."""
     shape = anchor_count, cells.rows, cells.columns
-    return Aligned(np.zeros((*shape, 2), np.float32), np.ones((*shape, plane_count), np.float32),
-                   np.zeros((*shape, plane_count), np.float32), np.zeros(shape, np.float32))
+    return Aligned(
+        np.zeros((*shape, 2), np.float32),
+        np.ones((*shape, plane_count), np.float32),
+        np.zeros((*shape, plane_count), np.float32),
+        np.zeros(shape, np.float32),
+    )
 
 
 def _read(image: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -220,9 +236,7 @@ def _robust(difference: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.square(difference / np.maximum(2 * typical, LEAST_ROBUST_LEVELS)))
 
 
-def _pooled(
-    template: Template, values: np.ndarray, shape: tuple[int, int], pools: tuple[float, float, float] = POOLED_NEAR
-) -> np.ndarray:
+def _pooled(template: Template, values: np.ndarray, shape: tuple[int, int], pools: tuple[float, float, float] = POOLED_NEAR) -> np.ndarray:
     """[k, anchors, rows, columns]: sums of values [k, anchors, n] at the template's pixels over windows around every
     cell."""
     flat = values.reshape(-1, values.shape[-1])

@@ -55,7 +55,7 @@ class Cells:
         """[h, w, planes] float32 on the 8-bit scale: every plane but alpha at one size, area-averaged; past the
         picture's edge its last pixels are repeated."""
         layout = frame.layout
-        planes = [self.small_plane(plane, layout, i) for i, plane in enumerate(frame.planes[:picture_planes(layout)])]
+        planes = [self.small_plane(plane, layout, i) for i, plane in enumerate(frame.planes[: picture_planes(layout)])]
         return np.dstack(planes).astype(np.float32) * np.float32(255.0 / layout.peak)
 
     def small_plane(self, plane: np.ndarray, layout: PixelLayout, number: int) -> np.ndarray:
@@ -81,8 +81,13 @@ class Cells:
         rows, columns = dynamic_mask.shape
         scale_x, scale_y = columns / self.width * self.small_px, rows / self.height * self.small_px
         to_mask = np.array([[scale_x, 0, scale_x / 2 - 0.5], [0, scale_y, scale_y / 2 - 0.5]])
-        moving = cv2.warpAffine(dynamic_mask.astype(np.float32), to_mask, self.small_shape[::-1],
-                                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE)
+        moving = cv2.warpAffine(
+            dynamic_mask.astype(np.float32),
+            to_mask,
+            self.small_shape[::-1],
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
         # A mask ends where its method thinks the object does; shadow, blur and the mask's own lag reach further.
         return 1.0 - cv2.blur(cv2.dilate(moving, np.ones((5, 5), np.uint8)), (3, 3))
 

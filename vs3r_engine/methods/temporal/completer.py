@@ -83,7 +83,7 @@ class TemporalCompleter:
         cells = Cells.of(item.frame, self._small_width_px)
         # 0 and 255: what is 0 after an average is 0 everywhere.
         hole_mask = np.zeros(cells.full_shape, np.uint8)
-        np.negative(item.hole_mask.view(np.uint8), out=hole_mask[:cells.height, :cells.width])
+        np.negative(item.hole_mask.view(np.uint8), out=hole_mask[: cells.height, : cells.width])
         size = 2 * feather_px(cells.width) + 1
         near_mask = cv2.blur(hole_mask, (size, size), borderType=cv2.BORDER_REPLICATE)
         tiles = Tiles(cells_of(near_mask, cells.cell_px), cells.cell_px, item.frame.layout)
@@ -104,13 +104,11 @@ class TemporalCompleter:
         seam = np.minimum(near * np.float32(2 / 255), 1)
         return _composed(item.frame, layers, tiles, hole, seam, small, cells)
 
-    def _candidates(
-        self, target: Target, around: Sequence[Anchor], hole_cells: np.ndarray, cells: Cells
-    ) -> list[tuple[Anchor, float]]:
+    def _candidates(self, target: Target, around: Sequence[Anchor], hole_cells: np.ndarray, cells: Cells) -> list[tuple[Anchor, float]]:
         """The anchors that would have a part in the filling before they are aligned, and what each counts."""
         if not around:
             return []
-        rows, columns = (places[::max(1, len(places) // 100)] for places in np.nonzero(hole_cells))
+        rows, columns = (places[:: max(1, len(places) // 100)] for places in np.nonzero(hole_cells))
         # The middle of a cell, or the picture's own edge: what lies out there is hardest to find.
         x, y = (columns + 0.5) * cells.cell_px, (rows + 0.5) * cells.cell_px
         x[columns == 0], y[rows == 0] = 0, 0
@@ -145,11 +143,18 @@ def _layers(
         fit = aligned(template, anchors, expected, cells, chroma)
     positions = [at + _ringed(shift) * cells.small_px for at, shift in zip(expected, fit.shift_small_px, strict=True)]
     feather = np.float32(feather_px(cells.width))
-    margins = [np.minimum(at - anchor.bounds[0], anchor.bounds[1] - at).min(axis=-1).astype(np.float32) / feather
-               for anchor, at in zip(anchors, positions, strict=True)]
-    shares = _shares(np.stack([
-        count * _dependable(margin, mismatch, anchor, at, cells)
-        for (anchor, count), margin, mismatch, at in zip(candidates, margins, fit.mismatch, positions, strict=True)]))
+    margins = [
+        np.minimum(at - anchor.bounds[0], anchor.bounds[1] - at).min(axis=-1).astype(np.float32) / feather
+        for anchor, at in zip(anchors, positions, strict=True)
+    ]
+    shares = _shares(
+        np.stack(
+            [
+                count * _dependable(margin, mismatch, anchor, at, cells)
+                for (anchor, count), margin, mismatch, at in zip(candidates, margins, fit.mismatch, positions, strict=True)
+            ]
+        )
+    )
     layers = []
     for i, (anchor, at, share) in enumerate(zip(anchors, positions, shares, strict=True)):
         # A cell's pixels lie between its own vertex and the next ones.
@@ -161,9 +166,7 @@ def _layers(
     return layers
 
 
-def _dependable(
-    margin: np.ndarray, mismatch: np.ndarray, anchor: Anchor, positions: np.ndarray, cells: Cells
-) -> np.ndarray:
+def _dependable(margin: np.ndarray, mismatch: np.ndarray, anchor: Anchor, positions: np.ndarray, cells: Cells) -> np.ndarray:
     """[rows, columns]: what an anchor can be trusted with at each vertex: covered all around, still, and matching.
 
     margin: to the anchor's border, in seam widths.
@@ -212,8 +215,7 @@ def feather_px(width: int) -> int:
 
 
 def _composed(
-    frame: Frame, layers: Sequence[Layer], tiles: Tiles, hole: np.ndarray, seam: np.ndarray, small: np.ndarray,
-    cells: Cells
+    frame: Frame, layers: Sequence[Layer], tiles: Tiles, hole: np.ndarray, seam: np.ndarray, small: np.ndarray, cells: Cells
 ) -> Frame:
     """The frame with its holes filled from the layers, and from a smooth continuation of all that where there is none.
 
@@ -237,7 +239,7 @@ def _composed(
         if layout.bit_depth < 32:
             picture = np.clip(np.rint(picture, out=picture), 0, layout.peak, out=picture)
         tiles.write(picture, plane, i)
-    cropped = (plane[:old.shape[0], :old.shape[1]] for plane, old in zip(planes, frame.planes, strict=True))
+    cropped = (plane[: old.shape[0], : old.shape[1]] for plane, old in zip(planes, frame.planes, strict=True))
     return replace(frame, planes=tuple(np.ascontiguousarray(plane) for plane in cropped))
 
 
@@ -267,16 +269,14 @@ def _filling(layers: Sequence[Layer], tiles: Tiles) -> tuple[list[np.ndarray], l
     return totals, sums
 
 
-def _continue(
-    pictures: Sequence[np.ndarray], missing: Sequence[np.ndarray], tiles: Tiles, small: np.ndarray, cells: Cells
-) -> None:
+def _continue(pictures: Sequence[np.ndarray], missing: Sequence[np.ndarray], tiles: Tiles, small: np.ndarray, cells: Cells) -> None:
     """Blends a smooth continuation of the picture into the tiles, as far as they are missing, [tiles, pixels] per plane.
     small: the small picture as it was rendered, of all cells."""
     layout = tiles.layout
     size = cells.columns * COARSE_PER_CELL, cells.rows * COARSE_PER_CELL
     known = np.ones(size[::-1], np.float32)
-    known[-(-cells.height * COARSE_PER_CELL // cells.cell_px):] = 0
-    known[:, -(-cells.width * COARSE_PER_CELL // cells.cell_px):] = 0
+    known[-(-cells.height * COARSE_PER_CELL // cells.cell_px) :] = 0
+    known[:, -(-cells.width * COARSE_PER_CELL // cells.cell_px) :] = 0
     coarse = cv2.resize(small, size, interpolation=cv2.INTER_AREA).reshape(*known.shape, -1)
     at = (tiles.rows, slice(None), tiles.columns)
     _in_cells(known, cells)[at] *= 1 - tiles.averaged(missing[0], 0, COARSE_PER_CELL)
@@ -289,7 +289,7 @@ def _continue(
     for i, picture in enumerate(pictures):
         value: np.ndarray | np.float32 = np.float32(layout.peak)
         if i < len(beyond):
-            value = part.spread_small(beyond[i:i + 1], i, COARSE_PER_CELL)[0] * np.float32(layout.peak / 255)
+            value = part.spread_small(beyond[i : i + 1], i, COARSE_PER_CELL)[0] * np.float32(layout.peak / 255)
         picture[lacking] += missing[i][lacking] * (value - picture[lacking])
 
 
@@ -297,5 +297,5 @@ def _in_cells(coarse: np.ndarray, cells: Cells) -> np.ndarray:
     """A view [rows, k, columns, k] of an image with k samples a cell."""
     k = COARSE_PER_CELL
     return np.lib.stride_tricks.as_strided(
-        coarse, (cells.rows, k, cells.columns, k),
-        (coarse.strides[0] * k, coarse.strides[0], coarse.strides[1] * k, coarse.strides[1]))
+        coarse, (cells.rows, k, cells.columns, k), (coarse.strides[0] * k, coarse.strides[0], coarse.strides[1] * k, coarse.strides[1])
+    )

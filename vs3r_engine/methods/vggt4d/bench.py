@@ -55,9 +55,7 @@ def row(name: str, of: str, seconds: float, peak_gib: float, rate: str) -> str:
     return f"| {name} | {of} | {time_text} | {peak_gib:.1f} GiB | {rate} |"
 
 
-def bench_window(
-    device: str, frames: int, size: tuple[int, int], shape: VggtShape, compiled: bool = False
-) -> list[str]:
+def bench_window(device: str, frames: int, size: tuple[int, int], shape: VggtShape, compiled: bool = False) -> list[str]:
     """Rows: pass 1 with cues, dense depth, masks, pass 2, on random weights."""
     network = checkpoint.random_network(shape, 0).eval().requires_grad_(False).to(device)
     if compiled:
@@ -98,9 +96,7 @@ def bench_window(
         ):
             seconds, peak = timed(run, device, repeats=2)
             rate = f"{tera / seconds:.1f} TFLOP/s of {tera:.0f} TFLOP" if name.startswith("pass 1") else ""
-            rows.append(
-                row(f"{name}{', compiled' if compiled else ''}", f"{frames} x {size[0]}x{size[1]}", seconds, peak, rate)
-            )
+            rows.append(row(f"{name}{', compiled' if compiled else ''}", f"{frames} x {size[0]}x{size[1]}", seconds, peak, rate))
     return rows
 
 
@@ -156,9 +152,7 @@ def main() -> None:
     options = parser.parse_args()
     device = choose_device(options.device).name
     name = torch.cuda.get_device_name() if device == "cuda" else device
-    print(
-        f"| Deep path on {name}, torch {torch.__version__} | size | time | peak memory | rate |\n|---|---|---|---|---|"
-    )
+    print(f"| Deep path on {name}, torch {torch.__version__} | size | time | peak memory | rate |\n|---|---|---|---|---|")
     shape, size = (checkpoint.SMALL, (112, 70)) if options.small else (VggtShape(), (518, 294))
     for line in (
         *bench_window(device, options.frames, size, shape),

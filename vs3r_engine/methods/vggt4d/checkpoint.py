@@ -61,13 +61,9 @@ def load(source: str, device: str) -> Loaded:
     if seed is not None:
         shape = SMALL if seed[1] else VggtShape()
         longest = SMALL_SIDE_PX if seed[1] else LONGEST_SIDE_PX
-        return Loaded(
-            _ready(random_network(shape, seed[0]), device), source, "none (random numbers, for tests)", "yes", longest
-        )
+        return Loaded(_ready(random_network(shape, seed[0]), device), source, "none (random numbers, for tests)", "yes", longest)
     if source != "installed" and source not in NAMES:
-        raise InputError(
-            "bad-weights", f"{source!r} does not name weights of this network.", f"Write installed, {', '.join(NAMES)}."
-        )
+        raise InputError("bad-weights", f"{source!r} does not name weights of this network.", f"Write installed, {', '.join(NAMES)}.")
     entry, directory = weights.installed(*(NAMES if source == "installed" else (source,)))
     return Loaded(
         _ready(built(state_of(directory), VggtShape()), device),

@@ -59,11 +59,7 @@ def otsu_thresholds(values: Tensor, classes: int, bins: int = 256) -> Tensor | N
     """The classes - 1 ascending thresholds that maximise the between-class variance of the histogram; class i is
     threshold[i - 1] < value <= threshold[i]. None where fewer than `classes` bins are filled."""
     low, high = values.min().item(), values.max().item()
-    histogram = (
-        torch.histc(values.float(), bins, low, high).cpu().double()
-        if high > low
-        else torch.zeros(0, dtype=torch.float64)
-    )
+    histogram = torch.histc(values.float(), bins, low, high).cpu().double() if high > low else torch.zeros(0, dtype=torch.float64)
     if int((histogram > 0).sum()) < classes:
         return None
     centre = low + (torch.arange(bins, dtype=torch.float64) + 0.5) * ((high - low) / bins)

@@ -78,9 +78,7 @@ class Scratch(nn.Module):
             setattr(self, f"layer{i}_rn", nn.Conv2d(wide, features, 3, padding=1, bias=False))
             setattr(self, f"refinenet{i}", Fusion(features, has_skip=i < len(channels)))
         self.output_conv1 = nn.Conv2d(features, features // 2, 3, padding=1)
-        self.output_conv2 = nn.Sequential(
-            nn.Conv2d(features // 2, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, outputs, 1)
-        )
+        self.output_conv2 = nn.Sequential(nn.Conv2d(features // 2, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, outputs, 1))
 
 
 class DptHead(nn.Module):
@@ -104,14 +102,11 @@ class DptHead(nn.Module):
         )
         self.scratch = Scratch(channels, features, outputs)
 
-    def forward(
-        self, layers: list[Tensor], grid: tuple[int, int], size: tuple[int, int], frames_at_once: int = 8
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, layers: list[Tensor], grid: tuple[int, int], size: tuple[int, int], frames_at_once: int = 8) -> tuple[Tensor, Tensor]:
         """layers: four [frames, patches, dim]. Returns values [frames, h, w, outputs - 1] and confidence [frames, h,
         w]."""
         pieces = [
-            self._dense([layer[i : i + frames_at_once] for layer in layers], grid, size)
-            for i in range(0, len(layers[0]), frames_at_once)
+            self._dense([layer[i : i + frames_at_once] for layer in layers], grid, size) for i in range(0, len(layers[0]), frames_at_once)
         ]
         values, confidence = zip(*pieces, strict=True)
         return torch.cat(values), torch.cat(confidence)

@@ -123,17 +123,13 @@ def inliers(points: Tensor, neighbours: int = 20, deviations: float = 2.5, reach
             x, y, z = (there[window] - here for there, here in zip(padded, axes, strict=True))
             distances.append(x * x + y * y + z * z)
     # Beyond the border the distance is infinite: there are fewer neighbours to choose from.
-    nearest = (
-        torch.stack(distances, -1).topk(neighbours, dim=-1, largest=False, sorted=False).values.sqrt().movedim(-1, 0)
-    )
+    nearest = torch.stack(distances, -1).topk(neighbours, dim=-1, largest=False, sorted=False).values.sqrt().movedim(-1, 0)
     known = nearest.isfinite()
     mean = nearest.masked_fill(~known, 0).sum(0) / known.sum(0)
     return (mean > 0) & (mean < mean.mean() + deviations * mean.std())
 
 
-def _contradicted(
-    points: Tensor, colours: Tensor, label: Tensor, frame: int, coarse: Tensor, evidence: WindowEvidence
-) -> Tensor:
+def _contradicted(points: Tensor, colours: Tensor, label: Tensor, frame: int, coarse: Tensor, evidence: WindowEvidence) -> Tensor:
     """[clusters] bool: True where a cluster of world points does not fit the static parts of the other frames, or is
     hardly ever seen there."""
     frames, height, width = evidence.depth.shape
@@ -155,9 +151,7 @@ def _contradicted(
             padding_mode="border",
             align_corners=False,
         )[0, :, 0]
-        depth = F.grid_sample(
-            evidence.depth[j][None, None], place, mode="nearest", padding_mode="border", align_corners=False
-        )[0, 0, 0]
+        depth = F.grid_sample(evidence.depth[j][None, None], place, mode="nearest", padding_mode="border", align_corners=False)[0, 0, 0]
         comparable = seen & (z - VISIBLE_MARGIN < depth) & (there[3] <= 0.5)
         difference = (z - depth).abs() + (there[:3].T - colours).abs().sum(1) / 3
         both = torch.stack((comparable.float(), torch.where(comparable, difference, 0)), 1)

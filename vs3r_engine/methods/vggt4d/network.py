@@ -159,9 +159,7 @@ class Aggregator(nn.Module):
             here = keep if i < self.shape.suppressed_layers else None
             x = within = self.frame_blocks[i](x, rotary, here)
             watch = None if observe is None else _of_patches(observe, i, frames)
-            x = self.global_blocks[i](
-                x.flatten(0, 1)[None], rotary_all, None if here is None else here.flatten()[None], watch
-            )
+            x = self.global_blocks[i](x.flatten(0, 1)[None], rotary_all, None if here is None else here.flatten()[None], watch)
             x = x[0].unflatten(0, (frames, SPECIAL_TOKENS + patches))
             if i in layers:
                 kept[i] = torch.cat((within, x), -1)

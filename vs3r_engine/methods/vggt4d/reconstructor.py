@@ -39,9 +39,7 @@ class Vggt4dReconstructor:
     Holds one window of frames; its network is loaded once per process. Not for several threads at once.
     """
 
-    def __init__(
-        self, settings: Settings, device: str, *, masker: Masker | None = None, longest_side_px: int | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, device: str, *, masker: Masker | None = None, longest_side_px: int | None = None) -> None:
         """longest_side_px: of the network's picture; None = what its weights are made for.
 
         Raises: DeviceError; WeightsMissing where the weights of `settings.analysis.weights` are not here.
@@ -95,16 +93,12 @@ class Vggt4dReconstructor:
                     raise
                 was_shrunk = True
                 cutter.shrink()
-                findings["window_note"] = (
-                    f"out of memory with {len(window.frames)} frames at once, {cutter.window_frames} from there on"
-                )
+                findings["window_note"] = f"out of memory with {len(window.frames)} frames at once, {cutter.window_frames} from there on"
                 _release(self._device.name)
                 continue
             cutter.done()
             findings["window_frames"] = cutter.window_frames
-            yield Reconstruction(
-                found.trajectory, found.depth, found.confidence, found.semantic_mask, found.diagnostics, dict(findings)
-            )
+            yield Reconstruction(found.trajectory, found.depth, found.confidence, found.semantic_mask, found.diagnostics, dict(findings))
 
     @torch.inference_mode()
     def window(self, network: Vggt, window: SceneWindow, size: tuple[int, int]) -> Reconstruction:
@@ -122,11 +116,7 @@ class Vggt4dReconstructor:
         depth, confidence = network.depth(tokens)
         del tokens
         K, world_from_camera = decoded(encoding, size)
-        is_bad = (
-            (images.mean(1).flatten(1).std(1) < LEAST_CONTRAST)
-            | ~depth.flatten(1).isfinite().all(1)
-            | ~encoding.isfinite().all(1)
-        )
+        is_bad = (images.mean(1).flatten(1).std(1) < LEAST_CONTRAST) | ~depth.flatten(1).isfinite().all(1) | ~encoding.isfinite().all(1)
         evidence = WindowEvidence(images, depth, K, world_from_camera, features.float(), cues.fused(), grid)
         mask = self._masker.mask(evidence) & ~is_bad[:, None, None]
         if bool(mask.any()):
