@@ -18,7 +18,7 @@ from tests.synthetic import make_clip
 from vs3r_engine.errors import MediaError, SettingsError
 from vs3r_engine.evaluation import baselines, bench_measuring, bench_report
 from vs3r_engine.evaluation.ablation import variant_label, variants
-from vs3r_engine.evaluation.common_area import warping_in_common
+from vs3r_engine.evaluation.common_area import epipolar_in_common, warping_in_common
 from vs3r_engine.evaluation.evaluation import Asked, Row, evaluate, failure, measured_pair, report, write_tables
 from vs3r_engine.evaluation.measure import measure
 from vs3r_engine.evaluation.measurement import Choice
@@ -28,8 +28,11 @@ from vs3r_engine.evaluation.tables import marked, metric
 QUICK = Asked(published=False, every=4)
 
 
-def written(path: Path, frames=6, *, width=96, height=54, rate=30, codec="ffv1", zoom=1.0, border=0, grain=0.0, blur_px=0.0) -> Path:
-    """A short lossless clip of noise that moves by a pixel a frame; grain is another in every frame."""
+def written(
+    path: Path, frames=6, *, width=96, height=54, rate=30, codec="ffv1", zoom=1.0, border=0, grain=0.0, blur_px=0.0, restless_px=0
+) -> Path:
+    """A short lossless clip of noise that moves by a pixel a frame; grain is another in every frame, and so wide a left
+    border goes its own ways."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(3)
     import cv2
@@ -44,6 +47,8 @@ def written(path: Path, frames=6, *, width=96, height=54, rate=30, codec="ffv1",
             picture = cv2.warpAffine(scene, matrix, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
             if border:
                 picture[:, :border] = 0
+            if restless_px:
+                picture[:, :restless_px] = np.roll(picture[:, :restless_px], tuple(rng.integers(-20, 20, 2)), (0, 1))
             if grain:
                 picture = np.clip(np.rint(picture + rng.normal(0, grain, picture.shape)), 0, 255).astype(np.uint8)
             if blur_px:
@@ -95,6 +100,16 @@ def test_a_blur_wins_in_the_warping_error_and_not_between_equally_soft_pictures(
     assert found["soft"]["warping_common_e3"] < 0.5 * found["sharp"]["warping_common_e3"]
     assert found["soft"]["warping_equal_e3"] == pytest.approx(found["soft"]["warping_common_e3"])
     assert found["sharp"]["warping_equal_e3"] == pytest.approx(found["soft"]["warping_equal_e3"], rel=0.05)
+
+
+def test_the_epipolar_error_in_common_is_that_of_what_all_show(tmp_path):
+    clip = written(tmp_path / "a.mkv", 5, width=320, height=160)
+    zoomed = written(tmp_path / "zoomed.mkv", 5, width=320, height=160, zoom=2.0)
+    strange = written(tmp_path / "strange.mkv", 5, width=320, height=160, restless_px=70)
+    found = epipolar_in_common(clip, {"zoomed": zoomed, "strange": strange})
+    alone = epipolar_in_common(clip, {"strange": strange})
+    assert found["zoomed"] < 0.05 and found["strange"] < 0.05, "the border that moves by itself is outside of what the zoomed one shows"
+    assert alone["strange"] > 2 * found["strange"] + 0.1
 
 
 def test_the_quick_published_values_are_those_of_the_slow_ones(tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vs3r_engine.evaluation.baselines import OURS
-from vs3r_engine.evaluation.common_area import warping_in_common
+from vs3r_engine.evaluation.common_area import epipolar_in_common, warping_in_common
 from vs3r_engine.evaluation.flow import best_flow
 from vs3r_engine.evaluation.measure import measure
 from vs3r_engine.evaluation.measurement import Choice, Measurement
@@ -62,7 +62,9 @@ def measured_clip(clip: Path, made: Mapping[str, Path], store: Path) -> dict[str
     if {OURS, "vidstab"} <= set(rivals):
         kept = _stored(store, choice, clip, *rivals.values()).with_suffix(".common.json")
         if not kept.exists():
-            _keep(kept, warping_in_common(rivals, measured, choice))
+            epipolar = epipolar_in_common(clip, {name: path for name, path in rivals.items() if name != "input"}, choice)
+            found = warping_in_common(rivals, measured, choice)
+            _keep(kept, {name: values | {"epipolar_common_px2": epipolar.get(name)} for name, values in found.items()})
         for name, values in json.loads(kept.read_text()).items():
             measured[name] = replace(measured[name], values=measured[name].values | values)
     return {

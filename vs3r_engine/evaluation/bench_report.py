@@ -163,6 +163,7 @@ def _against_vidstab(outcome: Outcome) -> str:
         ("Published stability at least theirs", count("stability_published", lambda a, b: a >= b)),
         ("Warping error, in the area both show, not above theirs", count("warping_common_e3", lambda a, b: a <= b)),
         ("The same, all as soft as the softest, not above theirs", count("warping_equal_e3", lambda a, b: a <= b)),
+        ("Epipolar error, in the area both show, at most 1.1 x theirs", count("epipolar_common_px2", lambda a, b: a <= 1.1 * b)),
         ("Epipolar error at most 1.1 x theirs", count("epipolar_px2", lambda a, b: a <= 1.1 * b)),
         ("Cropping ratio at least 0.99", each("cropping", 0.99)),
         ("Sharpness at least 0.95 of the source's", each("sharpness", 0.95)),
@@ -270,10 +271,11 @@ def _definitions() -> str:
         "picture 640 wide. Remaining jitter is the RMS of the picture's path above 0.5 Hz, path acceleration the mean "
         "length of its second difference. What is called published is what the paper's own evaluation code computes, "
         "faults included, on pictures of that width and with the homographies of the path's tracks. All but the path's "
-        f"metrics look at about {SAMPLES} frames of a clip, evenly spread, and the frame before each: the published epipolar "
-        "error, which wrong matches rule, is a rough number then. "
-        "Warping error in the area all show is over what VS3R and both vidstab settings show of the current frame; it "
-        "and PSNR favour soft pictures, so read them with the sharpness, and the warping error with the one after it, for which every "
+        f"metrics look at about {SAMPLES} frames of a clip, evenly spread, and the frame before each: the epipolar errors, "
+        "the published one above all, are rough numbers then: wrong matches rule them. "
+        "The area all show is what VS3R and both vidstab settings show of the current frame, and the epipolar error in it is that of "
+        "every frame. Warping error and PSNR favour soft pictures, so read them with the sharpness, and the "
+        "warping error there with the one after it, for which every "
         "picture is blurred until its gradients have the energy of the softest result's."
         " Bold is best; better and worse are by more than one "
         "percent; – means there is no such value, "

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Warping error where several results show the same part of the original, so that none gains by what it fills or cuts; as
-they are, and all as soft as the softest of them, so that none gains by detail it lost."""
+"""Errors where several results show the same part of the original, so that none gains by what it fills or cuts: epipolar
+error, and warping error as they are and all as soft as the softest of them, so that none gains by detail it lost."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +10,9 @@ import numpy as np
 
 from vs3r_engine.evaluation import metrics
 from vs3r_engine.evaluation.measurement import Choice, Measurement
-from vs3r_engine.evaluation.reading import decoded, luma
-from vs3r_engine.evaluation.registration import blank, laid_on
-from vs3r_engine.evaluation.seen import small
+from vs3r_engine.evaluation.reading import decoded, facts, luma
+from vs3r_engine.evaluation.registration import blank, homography, laid_on, matches
+from vs3r_engine.evaluation.seen import Seen, small
 
 KEYS = "warping_common_e3", "warping_equal_e3"
 LARGEST_BLUR_PX, NO_BLUR_PX = 4.0, 0.2
@@ -45,23 +45,49 @@ def warping_in_common(
     return {name: dict(zip(KEYS, (v if v is None else float(v) for v in pair), strict=True)) for name, pair in means.items()}
 
 
+def epipolar_in_common(clip: Path, results: Mapping[str, Path], choice: Choice | None = None) -> dict[str, float | None]:
+    """px^2: the mean epipolar error of each result over every pair of frames, of the matches inside the area of the
+    current original frame that all of them show. Twenty pairs would leave a third of chance in it."""
+    choice, size = choice or Choice(), facts(clip)
+    errors: dict[str, list[float]] = {name: [] for name in results}
+    before: dict[str, tuple[Seen, np.ndarray]] = {}
+    for gives in zip(decoded(clip), *(decoded(path) for path in results.values()), strict=False):
+        original, *others = (Seen(give, size, choice.feature_limit) for give in gives)
+        seen = dict(zip(results, others, strict=True))
+        H = {name: homography(*matches(original.features, s.features).better_than(0.7), published=False) for name, s in seen.items()}
+        known = {name: h for name, h in H.items() if h is not None}
+        here = _shown_by_all({name: s.small for name, s in seen.items()}, known) if len(known) == len(seen) else {}
+        now = {name: (seen[name], here[name]) for name in here}
+        for name in now if before else ():
+            (earlier, shown_before), (later, shown_now) = before[name], now[name]
+            first, second = matches(earlier.features, later.features).better_than(0.75)
+            inside = _at(shown_before, first) & _at(shown_now, second)
+            error = metrics.epipolar(first[inside], second[inside])
+            if error is not None:
+                errors[name].append(error)
+        before = now
+    return {name: float(np.mean(values)) if values else None for name, values in errors.items()}
+
+
+def _at(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """[n] bool of corner-origin points [n, 2]."""
+    column, row = np.clip(points.astype(int), 0, (mask.shape[1] - 1, mask.shape[0] - 1)).T
+    return mask[row, column]
+
+
+def _shown_by_all(shown: Mapping[str, np.ndarray], H: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """[h, w] bool in each result: what all of them show of the current original. H: result from original."""
+    height, width = next(iter(shown.values())).shape[:2]
+    kept = [laid_on((~blank(shown[n])).astype(np.uint8), np.linalg.inv(H[n]), width, height, cv2.INTER_NEAREST) for n in shown]
+    common, around = np.minimum.reduce(kept), np.ones((5, 5), np.uint8)
+    laid = {name: laid_on(common, H[name], width, height, cv2.INTER_NEAREST) for name in shown}
+    return {name: cv2.erode(m, around, borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0 for name, m in laid.items()}
+
+
 def _differences(
     shown: dict[str, np.ndarray], before: dict[str, np.ndarray], H: dict[str, np.ndarray], flow: metrics.Flow
 ) -> dict[str, tuple[float, float]]:
-    height, width = next(iter(shown.values())).shape[:2]
-    kept = [laid_on((~blank(shown[n])).astype(np.uint8), np.linalg.inv(H[n]), width, height, cv2.INTER_NEAREST) for n in shown]
-    common = np.minimum.reduce(kept)
-    here = {}
-    for name in shown:
-        here[name] = (
-            cv2.erode(
-                laid_on(common, H[name], width, height, cv2.INTER_NEAREST),
-                np.ones((5, 5), np.uint8),
-                borderType=cv2.BORDER_CONSTANT,
-                borderValue=0,
-            )
-            > 0
-        )
+    here = _shown_by_all(shown, H)
     energies = {name: metrics.gradient_energy(luma(picture), here[name]) for name, picture in shown.items()}
     known = [energy for energy in energies.values() if energy is not None]
     if len(known) < len(shown):
