@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 from host_bridge.launcher import Launcher
-from host_bridge.timelines.plan import IMAGE_SUFFIXES
 from vs3r_engine.errors import Cancelled, EngineFault
 from vs3r_engine.job import Job, Progress, RenderResult
+from vs3r_engine.media.edit import IMAGE_SUFFIXES
 from vs3r_engine.service import protocol as p
 from vs3r_engine.timeline import Clip, FrameRange
 

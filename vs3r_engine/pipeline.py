@@ -26,7 +26,7 @@ from vs3r_engine.job import Job, Progress, RenderResult
 from vs3r_engine.media.analysis import SCHEMA as ANALYSIS_SCHEMA
 from vs3r_engine.media.analysis import Analysis, AnalysisWriter, source_key
 from vs3r_engine.media.decode import VideoSource, open_source, probe
-from vs3r_engine.media.encode import SegmentWriter, assemble, resolve_encoding
+from vs3r_engine.media.encode import Encoding, SegmentWriter, assemble, resolve_encoding
 from vs3r_engine.media.info import refuse_rate_of_file
 from vs3r_engine.media.kept import KeptSource
 from vs3r_engine.methods.choice import Methods, choose_methods
@@ -109,28 +109,7 @@ def stabilize(job: Job, store: Store) -> Iterator[Progress | RenderResult]:
         path = smoothed_path(job, analysis)
         key = _chunks_key(job)
         with store.workspace("chunks", key) as workspace:
-            chunks = job.render_range.chunks(CHUNK_FRAMES)
-            segments = [workspace / f"{chunk.start:08d}.segment" for chunk in chunks]
-            reports = [segment.with_suffix(".json") for segment in segments]
-            done = next((i for i, pair in enumerate(zip(segments, reports, strict=True)) if not all(p.exists() for p in pair)), len(chunks))
-            holes: list[float] = [share for report in reports[:done] for share in json.loads(report.read_text())]
-            rest = FrameRange.between(job.render_range.start + len(holes), job.render_range.end_exclusive)
-            shares: dict[int, float] = {}
-            rendered = ahead(render_frames(job, analysis, path, rest, source, methods, shares), RENDERED_AHEAD_FRAMES)
-            with closing(rendered):
-                for chunk, segment, report in zip(chunks[done:], segments[done:], reports[done:], strict=True):
-                    writer = SegmentWriter(segment, source.info, encoding)
-                    try:
-                        for frame_index, frame in zip(chunk, rendered, strict=False):
-                            writer.write(frame)
-                            count = frame_index + 1 - job.render_range.start
-                            yield _progress("render", count, job.render_range.duration, analysis, ANALYSIS_SHARE, 1.0)
-                    except BaseException:
-                        writer.abort()
-                        raise
-                    holes += [shares.pop(frame_index) for frame_index in chunk]
-                    report.write_text(json.dumps(holes[-len(chunk) :]))
-                    writer.close()
+            segments, holes = yield from _rendered(job, analysis, path, source, methods, encoding, workspace)
             findings: dict[str, Any] = analysis.findings | {"hole_percent": round(100 * float(np.mean(holes)), 2)}
             findings["notes"] = assemble(
                 segments,
@@ -311,6 +290,37 @@ def _write_analysis(job: Job, methods: Methods, source: VideoSource, directory: 
             yield Progress("analyze", done, total, ANALYSIS_SHARE * done / total, dict(findings))
     findings |= {"moving_percent": round(100 * sum(moving) / total, 1), "shots": shot_count}
     writer.finish(findings, observer.bounds())
+
+
+def _rendered(
+    job: Job, analysis: Analysis, path: Trajectory, source: VideoSource, methods: Methods, encoding: Encoding, workspace: Path
+) -> Generator[Progress, None, tuple[list[Path], list[float]]]:
+    """Render, complete and encode chunk by chunk what `workspace` does not hold yet: the segments, and per frame the share
+    that was completed. While a chunk is encoded, its next frames are rendered."""
+    chunks = job.render_range.chunks(CHUNK_FRAMES)
+    segments = [workspace / f"{chunk.start:08d}.segment" for chunk in chunks]
+    reports = [segment.with_suffix(".json") for segment in segments]
+    is_there = [segment.exists() and report.exists() for segment, report in zip(segments, reports, strict=True)]
+    done = (*is_there, False).index(False)
+    holes: list[float] = [share for report in reports[:done] for share in json.loads(report.read_text())]
+    rest = FrameRange.between(job.render_range.start + len(holes), job.render_range.end_exclusive)
+    shares: dict[int, float] = {}
+    frames = ahead(render_frames(job, analysis, path, rest, source, methods, shares), RENDERED_AHEAD_FRAMES)
+    with closing(frames):
+        for chunk, segment, report in zip(chunks[done:], segments[done:], reports[done:], strict=True):
+            writer = SegmentWriter(segment, source.info, encoding)
+            try:
+                for frame_index, frame in zip(chunk, frames, strict=False):
+                    writer.write(frame)
+                    count = frame_index + 1 - job.render_range.start
+                    yield _progress("render", count, job.render_range.duration, analysis, ANALYSIS_SHARE, 1.0)
+            except BaseException:
+                writer.abort()
+                raise
+            holes += [shares.pop(frame_index) for frame_index in chunk]
+            report.write_text(json.dumps(holes[-len(chunk) :]))
+            writer.close()
+    return segments, holes
 
 
 def _progress(stage: str, done: int, total: int, analysis: Analysis, low: float, high: float) -> Progress:

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 
 import opentimelineio as otio
 
-from host_bridge.timelines.plan import FIRST_IMAGE, IMAGE_SUFFIXES, KEY, Plan, PlannedClip
+from host_bridge.timelines.plan import FIRST_IMAGE, KEY, Plan, PlannedClip
 from host_bridge.timelines.walk import Root, at, video_clips
 from vs3r_engine.errors import InputError
 from vs3r_engine.job import RenderResult
-from vs3r_engine.media.edit import METADATA, SCHEMA, url_of_path
+from vs3r_engine.media.edit import IMAGE_SUFFIXES, METADATA, SCHEMA, url_of_path
 
 
 def with_results(root: Root, plan: Plan, results: Mapping[str, RenderResult], output_dir: str = "") -> Root:

@@ -19,6 +19,7 @@ from vs3r_engine.errors import InputError, MediaError, VS3RError
 from vs3r_engine.job import Job
 from vs3r_engine.media.edit import (
     ANALYSIS_HANDLES_S,
+    IMAGE_SUFFIXES,
     METADATA,
     SCHEMA,
     Media,
@@ -52,7 +53,6 @@ _SUFFIXES = {
     "tiff": ".tiff",
     "dpx": ".dpx",
 }
-IMAGE_SUFFIXES = {".exr", ".png", ".tiff", ".tif", ".dpx", ".jpg", ".jpeg"}
 FIRST_IMAGE = "0000000"
 """The number that frame 0 of the source has, or would have, in a stabilized image sequence."""
 _WRITABLE_CONTAINERS = {".mov", ".mp4", ".mkv", ".mxf", ".avi", ".webm", ".m4v"}

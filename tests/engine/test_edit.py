@@ -294,12 +294,18 @@ def test_media_whose_rate_contradicts_the_edit_is_refused(written, frames, actua
         ("stated without a range", 50.0, None, Fraction(50)),
         ("OTIO's own 1 beside a range", 1.0, span(1001, 100, 25.0), Fraction(25)),
         ("OTIO's own 1 alone", 1.0, None, None),
-        ("none", 0.0, span(1001, 100, 25.0), None),
+        ("none", 0.0, None, None),
+        ("none, beside a range", 0.0, span(1001, 100, 25.0), Fraction(25)),
+        ("that of a file's name", None, span(0, 100, 50.0), Fraction(50)),
     ],
 )
 def test_an_image_sequence_is_asked_for_at_the_rate_that_the_edit_states(what, rate, available, asked):
-    reference = otio.schema.ImageSequenceReference("/m", "sh.", ".png", 1001, 1, rate, 4, available_range=available)
-    clip = otio.schema.Clip(name="shot", media_reference=reference, source_range=span(1001 if available else 0, 5, rate or 25.0))
+    if rate is None:
+        reference, path = otio.schema.ExternalReference("/m/sh.[1001-1100].png", available), "/m/sh.[1001-1100].png"
+    else:
+        reference = otio.schema.ImageSequenceReference("/m", "sh.", ".png", 1001, 1, rate, 4, available_range=available)
+        path = "/m/sh.%04d.png"
+    clip = otio.schema.Clip(name="shot", media_reference=reference, source_range=span(1001 if rate and available else 0, 5, rate or 25.0))
     asked_for = []
 
     def probe(path, sequence_rate):
@@ -307,7 +313,7 @@ def test_an_image_sequence_is_asked_for_at_the_rate_that_the_edit_states(what, r
         return Clip(path, sequence_rate or Fraction(25), 64, 48, FrameRange(0, 100))
 
     assert media(clip, probe).clip.rate == (asked or 25)
-    assert asked_for == [("/m/sh.%04d.png", asked)], what
+    assert asked_for == [(path, asked)], what
 
 
 def test_no_rate_is_asked_for_where_media_is_a_file():

@@ -30,6 +30,8 @@ SCHEMA = 1
 EFFECT = "VS3R"
 """`effect_name` of the effect that carries a clip's settings."""
 
+IMAGE_SUFFIXES = {".exr", ".png", ".tiff", ".tif", ".dpx", ".jpg", ".jpeg"}
+"""Of the files of image sequences, whose rate is the edit's."""
 ANALYSIS_HANDLES_S = 6
 """Seconds looked at on either side of what is returned: three standard deviations of the calmest path filter (2 s)."""
 
@@ -190,7 +192,7 @@ def media_of(clip: otio.schema.Clip, reference: otio.core.MediaReference, base_d
         )
         return Media(found, origin, stated.duration.rate)
 
-    found = probe(path, _sequence_rate(reference))
+    found = probe(path, _sequence_rate(reference, path))
     for what, written in (("media", stated), ("source range", clip.source_range)):
         if written is not None:
             _check_rate(clip.name, what, written, found)
@@ -201,16 +203,15 @@ def media_of(clip: otio.schema.Clip, reference: otio.core.MediaReference, base_d
     return Media(found, _origin_frames(clip, stated, found), otio_rate)
 
 
-def _sequence_rate(reference: otio.core.MediaReference) -> Fraction | None:
+def _sequence_rate(reference: otio.core.MediaReference, path: str) -> Fraction | None:
     """The rate that the edit states for an image sequence; None for other media, and where it states none.
 
-    OTIO writes 1 where nobody gave a rate: then the one in which the sequence's available range counts.
+    OTIO writes 1 where nobody gave a rate, and other references have none: then the one in which the available range counts.
     """
-    if not isinstance(reference, otio.schema.ImageSequenceReference):
-        return None
-    if reference.rate == 1 and reference.available_range is not None:
-        return exact_rate(reference.available_range.duration.rate)
-    return exact_rate(reference.rate) if reference.rate > 0 and reference.rate != 1 else None
+    if isinstance(reference, otio.schema.ImageSequenceReference) and reference.rate > 0 and reference.rate != 1:
+        return exact_rate(reference.rate)
+    is_sequence = isinstance(reference, otio.schema.ImageSequenceReference) or os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES
+    return exact_rate(reference.available_range.duration.rate) if is_sequence and reference.available_range is not None else None
 
 
 def start_of_file(clip: Clip) -> int | None:
