@@ -84,8 +84,7 @@ def plan(
     sequence_rate: what the user states as the rate of an image sequence. Raises: MediaError, RangeError, InputError `rate-of-file`.
     """
     info = probe(source, sequence_rate)
-    if sequence_rate is not None:
-        refuse_rate_of_file(info)
+    refuse_rate_of_file(info, sequence_rate)
     clip = info.clip
     render_range = clip.available_range
     if range_text:

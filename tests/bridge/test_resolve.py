@@ -34,6 +34,13 @@ print(json.dumps({{"type": "result", "output": output}}))
 """
 
 
+def test_images_are_what_the_engine_reads_as_sequences():
+    from vs3r_engine.media.edit import IMAGE_SUFFIXES
+    from vs3r_engine.media.sequence import DECODERS
+
+    assert set(scripts.IMAGES) == IMAGE_SUFFIXES == set(DECODERS)
+
+
 @pytest.fixture
 def host():
     return Resolve()

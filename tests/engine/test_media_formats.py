@@ -214,6 +214,12 @@ def test_equal_frames_give_equal_files(tmp_path):
         assert ffprobe_free_bytes(outputs[0]) == ffprobe_free_bytes(outputs[1]), codec
 
 
+def test_pictures_are_not_cut_into_slices(tmp_path):
+    source = make_clip(tmp_path / "in.mp4", size=(256, 144))
+    pass_through(source, tmp_path / "out.mp4", settings=OutputSettings(codec="h264"))
+    assert b"sliced_threads=0" in (tmp_path / "out.mp4").read_bytes(), "what x264 wrote down of its settings"
+
+
 def ffprobe_free_bytes(path):
     """The file but for Matroska's random identifiers: its decoded packets' bytes."""
     import av

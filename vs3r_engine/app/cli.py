@@ -73,8 +73,7 @@ def probe(source: Annotated[str, typer.Argument(help="The clip.")], fps: Fps = N
 
     rate = _rate_of(fps)
     info = probe_media(source, rate)
-    if rate is not None:
-        refuse_rate_of_file(info)
+    refuse_rate_of_file(info, rate)
     _write_json(
         {
             "clip": _plain(info.clip),

@@ -375,8 +375,7 @@ def open_encoder(context, info: MediaInfo, encoding: Encoding) -> None:
     is_stated = info.range_is_tagged or encoding.colour != info.colour
     context.color_range = (2 if encoding.colour.full_range else 1) if is_stated or encoding.colour.full_range else 0
     context.options = dict(encoding.options)
-    # Several pictures at a time, and none of them in slices, where the codec can.
-    context.thread_type = "FRAME" if "threads" in encoding.options else "AUTO"
+    context.thread_type = "AUTO"  # several pictures at a time; PyAV's default cuts every picture into slices
 
 
 def _tried(info: MediaInfo, encoding: Encoding, output_path: str) -> Encoding:

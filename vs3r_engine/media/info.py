@@ -128,9 +128,9 @@ class MediaInfo:
             return start
 
 
-def refuse_rate_of_file(info: MediaInfo) -> None:
+def refuse_rate_of_file(info: MediaInfo, stated_rate: Fraction | None) -> None:
     """Nobody states a rate for media other than an image sequence. Raises: InputError `rate-of-file`."""
-    if info.sequence is None:
+    if stated_rate is not None and info.sequence is None:
         raise InputError(
             "rate-of-file", f"{info.clip.path} is no image sequence: the times in the file stand.", "Leave the rate (--fps) out."
         )

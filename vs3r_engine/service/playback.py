@@ -34,8 +34,7 @@ def job_of(pipeline: Any, source: Source, choice: SettingsChoice, job_id: str, o
 
     def probe(path: str, sequence_rate: Fraction | None = None) -> Clip:
         info = pipeline.probe(path, stated_rate or sequence_rate)
-        if stated_rate is not None:
-            refuse_rate_of_file(info)
+        refuse_rate_of_file(info, stated_rate)
         return info.clip
 
     if source.clip is not None:
