@@ -138,6 +138,21 @@ def test_a_jump_of_a_quarter_of_the_picture_is_found_again():
     assert not column(pieces, "is_bridged").any()
 
 
+def test_a_jump_is_found_though_a_banner_on_the_picture_agrees_to_have_none():
+    scene, banner = texture(900, 300, seed=5), texture(420, 90, seed=6)
+    turn_deg = np.arange(24) * 0.3 + np.where(np.arange(24) % 8 > 3, 12.0, 0.0)
+    to_scene, to_picture = (np.array([[378.0, 0, width / 2 - 0.5], [0, 378, 149.5], [0, 0, 1]]) for width in (900, 420))
+    pictures = []
+    for angle in np.radians(turn_deg):
+        H = to_scene @ rotation_from_vector(np.array([0.0, angle, 0.0])) @ np.linalg.inv(to_picture)
+        pictures.append(cv2.warpPerspective(scene, H, (420, 300), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP))
+        pictures[-1][210:] = banner
+    pieces = checked(analysed(pictures), 24)
+    path = np.concatenate([piece.trajectory.world_from_camera for piece in pieces])
+    found_deg = np.degrees(np.arctan2(path[:, 0, 2], path[:, 2, 2]))
+    assert np.allclose(np.diff(found_deg), np.diff(turn_deg), atol=0.3)
+
+
 def test_analysis_runs_ahead_of_its_pieces_by_a_bounded_number_of_frames():
     clip = make_clip("regular", frames=40, width=64, height=48, seed=0)
     read = [0]

@@ -16,13 +16,16 @@ from vs3r_engine.methods.geometric.motion import (
     vector_from_rotation,
     votes_of,
 )
-from vs3r_engine.methods.geometric.tracks import Tracker
+from vs3r_engine.methods.geometric.tracks import PairTracks, Tracker
 from vs3r_engine.methods.shrink import shrunk
 
 ANALYSIS_WIDTH_PX = 640
 FEWEST_TRACKS = 12
 
 _LOWEST_INLIER_SHARE = 0.25
+_DOUBTFUL_SUPPORT, _CLEARLY_MORE = 0.5, 1.5
+"""Share of the tracks that agree with the motion found: under this they are looked for elsewhere, too, and what is found there has
+to have so many times the support."""
 _RESTART_AFTER_FRAMES = 3
 """Bad frames in a row after which a textured picture is the new start; the motion across the gap stays unknown."""
 _LONGEST_GAP_FRAMES = 12
@@ -108,27 +111,30 @@ class Chain:
                 self._expected = link.to_from, link.log_zoom
 
     def _linked(self, index: int, picture: np.ndarray) -> Link | None:
-        link = self._followed(index, picture, self._expected)
-        if link is None and len(self._tracker.xy) >= FEWEST_TRACKS:
-            # Too far from where the tracks were looked for: ask the whole picture where it went.
-            link = self._followed(index, picture, (self._jumped(picture), 0.0))
+        pair, link, support = self._followed(index, picture, self._expected)
+        if support < _DOUBTFUL_SUPPORT and len(self._tracker.xy) >= FEWEST_TRACKS:
+            # Perhaps too far from where the tracks were looked for: ask the whole picture where it went.
+            other = self._followed(index, picture, (self._jumped(picture), 0.0))
+            if other[2] > _CLEARLY_MORE * support:
+                pair, link, support = other
+        if link is None or link.inlier_share < _LOWEST_INLIER_SHARE:
+            return None
+        self._trust = 0.8 * self._trusted(link.ids) + 0.2 * link.weights
+        self._trust_ids = link.ids
+        self._expected = link.to_from, link.log_zoom
+        self._tracker.accept(picture, pair)
         return link
 
-    def _followed(self, index: int, picture: np.ndarray, expected: tuple[np.ndarray, float]) -> Link | None:
+    def _followed(self, index: int, picture: np.ndarray, expected: tuple[np.ndarray, float]) -> tuple[PairTracks, Link | None, float]:
+        """The tracks that are found where `expected` takes them, what they say, and the share of all tracks that agrees with it."""
         xy_expected = turned(self._centred(self._tracker.xy), self._focal, *expected)
         pair = self._tracker.follow(picture, xy_expected / self._square + 0.5 * np.array(self._small))
         if len(pair) < FEWEST_TRACKS:
-            return None
+            return pair, None, 0.0
         xy_from, xy_to = self._centred(pair.xy_from), self._centred(pair.xy_to)
-        trust = self._trusted(pair.ids)
-        votes = votes_of(xy_from, trust, *self.extent)
+        votes = votes_of(xy_from, self._trusted(pair.ids), *self.extent)
         motion = pair_motion(xy_from, xy_to, votes, self._focal, expected, index)
-        if motion.inlier_share < _LOWEST_INLIER_SHARE:
-            return None
-        self._trust_ids, self._trust = pair.ids, 0.8 * trust + 0.2 * motion.weights
-        self._expected = motion.to_from, motion.log_zoom
-        self._tracker.accept(picture, pair)
-        return Link(
+        link = Link(
             index,
             "linked",
             pair.ids,
@@ -141,6 +147,7 @@ class Chain:
             motion.inlier_share,
             motion.spread_px,
         )
+        return pair, link, motion.inlier_share * len(pair) / len(self._tracker.xy)
 
     def _jumped(self, picture: np.ndarray) -> np.ndarray:
         """[3, 3] the turn that a shift of the whole picture since the last good one amounts to (phase correlation)."""
