@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from vs3r_engine.camera import Trajectory
 from vs3r_engine.settings import FrameSettings, PathSettings
-from vs3r_engine.stages.framing import framed, missing_share
+from vs3r_engine.stages.framing import framed, missing_share, unseen_share
 from vs3r_engine.stages.smooth import filtered, local_line, smooth
 from vs3r_engine.timeline import FrameRange
 
@@ -129,7 +129,39 @@ def test_a_whip_pan_does_not_leave_the_picture():
     whip = path_of(yaw(np.concatenate([np.zeros(60), np.linspace(0, 120, 20), np.full(60, 120.0)])))
     calm = smooth(whip, whole(whip), RATE, PathSettings())
     assert missing_share(whip, filtered(whip, 24.0)).max() > 0.5
-    assert missing_share(whip, calm).max() < 0.3
+    assert missing_share(whip, calm).max() < 0.35
+
+
+def test_shake_alone_is_taken_out_whole_though_it_uncovers_a_third_of_the_picture():
+    shaken = path_of(yaw(15 * np.sin(np.arange(150) * 1.1)))
+    assert missing_share(shaken, filtered(shaken, 24.0)).max() > 0.3
+    assert angle_deg(smooth(shaken, whole(shaken), RATE, PathSettings()), filtered(shaken, 24.0)).max() < 1e-3
+
+
+def test_a_shot_that_begins_in_a_pan_does_not_show_what_is_never_seen():
+    # 5 degrees a second, then 40: the line through the first second begins where the camera never looked.
+    pan = path_of(yaw(np.cumsum(np.where(np.arange(150) < 15, 1 / 6, np.where(np.arange(150) < 45, 4 / 3, 1 / 6)))))
+    before = np.arange(-30, 31, 5)
+    plain, calm = filtered(pan, 24.0), smooth(pan, whole(pan), RATE, PathSettings())
+    assert unseen_share(pan, plain, before).max() > 0.06
+    assert unseen_share(pan, calm, before).max() <= 0.03
+    assert angle_deg(plain, calm)[110:].max() < 1e-3
+
+
+def test_unseen_is_what_neither_the_frame_nor_those_around_it_cover():
+    # 640 pixels see 56 degrees; the second frame looks 0.25 of its width to the right, the third 0.5.
+    turn_deg = np.degrees(np.arctan2(320, 600)) - np.degrees(np.arctan2(160, 600))
+    measured = path_of(yaw([0.0, turn_deg, turn_deg]))
+    asked = path_of(yaw([turn_deg, turn_deg, 0.0]))
+    assert missing_share(measured, asked)[[0, 1]] == pytest.approx([0.25, 0.0], abs=0.05)
+    assert unseen_share(measured, asked, [1]) == pytest.approx([0.0, 0.0, missing_share(measured, asked)[2]], abs=0.01)
+    assert unseen_share(measured, asked, [-1, -2]) == pytest.approx([missing_share(measured, asked)[0], 0.0, 0.0], abs=0.01)
+    near = np.full(3, 2.0)
+    moved = path_of(yaw([0.0, 0.0, 0.0]), np.array([[0, 0, 0], [0.5, 0, 0], [1.0, 0, 0]]))
+    ahead = path_of(yaw([0.0, 0.0, 0.0]), np.array([[0.5, 0, 0], [0.5, 0, 0], [1.5, 0, 0]]))
+    # Half a unit sideways, two units away: 150 of 640 pixels.
+    assert missing_share(moved, ahead, near) == pytest.approx([150 / 640, 0.0, 150 / 640], abs=0.03)
+    assert unseen_share(moved, ahead, [1], near) == pytest.approx([0.0, 0.0, 150 / 640], abs=0.03)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])

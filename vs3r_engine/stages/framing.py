@@ -17,9 +17,29 @@ _GRID = 20
 
 def missing_share(measured: Trajectory, smoothed: Trajectory, plane_depth: np.ndarray | None = None) -> np.ndarray:
     """[n] share of each output picture that its own source frame does not cover, in [0, 1]."""
-    cells = (np.arange(_GRID) + 0.5) / _GRID
-    centres = np.stack(np.meshgrid(cells * measured.width, cells * measured.height), axis=-1).reshape(-1, 2)
-    return (_excess(measured, smoothed, plane_depth, centres) > 0).mean(axis=1)
+    return _missing(measured, smoothed, plane_depth).mean(axis=1)
+
+
+def unseen_share(measured: Trajectory, smoothed: Trajectory, offsets: Sequence[int], plane_depth: np.ndarray | None = None) -> np.ndarray:
+    """[n] share of each output picture that neither its own source frame covers nor any of those `offsets` frames away."""
+    frame, cell = np.nonzero(_missing(measured, smoothed, plane_depth))
+    points = np.concatenate([_cell_centres(measured)[cell], np.ones((len(cell), 1))], axis=1)
+    world_from_pixel = smoothed.world_from_camera[:, :3, :3] @ np.linalg.inv(smoothed.K)
+    pixel_from_world = measured.K @ np.swapaxes(measured.world_from_camera[:, :3, :3], 1, 2)
+    rays_world = np.einsum("kij,kj->ki", world_from_pixel[frame], points)
+    for offset in offsets:
+        there = frame + offset
+        is_left = np.ones(len(frame), bool)
+        asked = np.flatnonzero((there >= 0) & (there < len(measured)))
+        here, there = frame[asked], there[asked]
+        towards = rays_world[asked]
+        if plane_depth is not None:
+            step = smoothed.world_from_camera[here, :3, 3] - measured.world_from_camera[there, :3, 3]
+            towards = towards + step / plane_depth[here, None]
+        x, y, z = np.einsum("kij,kj->ik", pixel_from_world[there], towards)
+        is_left[asked] = (z <= 1e-6) | (x < 0) | (y < 0) | (x > measured.width * z) | (y > measured.height * z)
+        frame, rays_world = frame[is_left], rays_world[is_left]
+    return np.bincount(frame, minlength=len(measured)) / _GRID**2
 
 
 def framed(
@@ -70,6 +90,17 @@ def zoomed(path: Trajectory, zoom: np.ndarray) -> Trajectory:
     return replace(path, K=K)
 
 
+def _missing(measured: Trajectory, smoothed: Trajectory, plane_depth: np.ndarray | None) -> np.ndarray:
+    """[n, cells] bool: what of each output picture its own source frame does not cover."""
+    return _excess(measured, smoothed, plane_depth, _cell_centres(measured)) > 0
+
+
+def _cell_centres(path: Trajectory) -> np.ndarray:
+    """[cells, 2] the pixels that stand for the picture."""
+    cells = (np.arange(_GRID) + 0.5) / _GRID
+    return np.stack(np.meshgrid(cells * path.width, cells * path.height), axis=-1).reshape(-1, 2)
+
+
 def _needed_zoom(measured: Trajectory, smoothed: Trajectory, plane_depth: np.ndarray | None, limit: float) -> np.ndarray:
     """[n] smallest zoom in [1, limit] at which the whole border of the output is seen, by bisection."""
     across, down = np.linspace(0.5, measured.width - 0.5, 33), np.linspace(0.5, measured.height - 0.5, 33)
@@ -92,14 +123,12 @@ def _excess(measured: Trajectory, smoothed: Trajectory, plane_depth: np.ndarray 
     """[n, m] how far (px) output pixels' sources lie outside the measured frame; at most 0 inside."""
     n = len(measured)
     points = np.concatenate([pixels, np.ones((len(pixels), 1))], axis=1)
-    rays = np.einsum("nij,mj->nmi", np.linalg.inv(smoothed.K), points)
-    source_from_target = np.swapaxes(measured.world_from_camera[:, :3, :3], 1, 2) @ smoothed.world_from_camera[:, :3, :3]
-    seen = np.einsum("nij,nmj->nmi", source_from_target, rays)
+    source_from_world = measured.K @ np.swapaxes(measured.world_from_camera[:, :3, :3], 1, 2)
+    source_from_pixel = source_from_world @ smoothed.world_from_camera[:, :3, :3] @ np.linalg.inv(smoothed.K)
+    seen = np.matmul(points, np.swapaxes(source_from_pixel, 1, 2))
     if plane_depth is not None:
         step = smoothed.world_from_camera[:, :3, 3] - measured.world_from_camera[:, :3, 3]
-        step = np.einsum("nji,nj->ni", measured.world_from_camera[:, :3, :3], step)
-        seen = seen + (step / plane_depth[:, None])[:, None, :]
-    seen = np.einsum("nij,nmj->nmi", measured.K, seen)
+        seen += np.matmul(source_from_world, (step / plane_depth[:, None])[..., None])[:, None, :, 0]
     is_ahead = seen[..., 2] > 1e-6
     source = seen[..., :2] / np.where(is_ahead, seen[..., 2], 1.0)[..., None]
     if measured.residual_px is not None and smoothed.residual_px is not None:

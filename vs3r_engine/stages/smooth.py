@@ -13,16 +13,20 @@ import numpy as np
 
 from vs3r_engine.camera import Trajectory
 from vs3r_engine.settings import PathSettings, sigma_s
-from vs3r_engine.stages.framing import held, missing_share, softened
+from vs3r_engine.stages.framing import held, missing_share, softened, unseen_share
 from vs3r_engine.timeline import FrameRange
 
 LARGEST_MISSING_SHARE = 0.22
-"""Where following the smoothed path would leave more of the picture unseen than this, the path is smoothed less.
-
-Fast pans otherwise end outside the picture. Measured on the prototype's running and pan paths: plain smoothing stays
-below 0.19, so hand-held shots are never touched.
+"""Where following the smoothed path would leave more of the picture uncovered than this, the path is smoothed less: fast pans
+otherwise end outside the picture. Shake alone may reach LARGEST_MISSING_SHARE_SHAKEN, for the frames around cover what it uncovers:
+a camera shaken by 3 degrees needs a third of the picture filled for a moment, and can have that.
 """
-LARGEST_MISSING_SHARE_LOCKED = 0.5
+LARGEST_MISSING_SHARE_SHAKEN = 0.5
+LARGEST_UNSEEN_SHARE = 0.03
+"""The same for what no frame near enough to fill from has seen, as beyond the ends of a shot that begins or ends in a pan."""
+_LIGHTEST_UNSEEN = 4
+"""Where something is unseen the path is smoothed up to this many times lighter; a lighter filter yet would only shake more."""
+_SEEN_WITHIN_S, _SEEN_PER_S = 1, 6
 
 _ROWS = 128
 """Frames filtered at once: memory does not grow with the square of a shot's length."""
@@ -109,12 +113,17 @@ def _calmed(part: Trajectory, rate: Fraction, settings: PathSettings, plane_dept
     """The calmest path that still sees enough: the wanted one, locally eased towards lighter filters where it does not."""
     is_locked = settings.mode == "locked"
     sigma_frames = (2.0 if is_locked else sigma_s(settings.smoothness)) * float(rate)
-    limit = LARGEST_MISSING_SHARE_LOCKED if is_locked else LARGEST_MISSING_SHARE
     levels = [_stilled(part) if is_locked else filtered(part, sigma_frames)]
     lighter_frames = sigma_frames if is_locked else sigma_frames / 2
+    # What stays of the path without its fast shake: a pan, say.
+    meant = part if is_locked else filtered(part, sigma_frames / _LIGHTEST_UNSEEN)
     needed = np.zeros(len(part))
     while lighter_frames > 1.0:
-        too_far = missing_share(part, levels[-1], plane_depth) > limit
+        too_far = missing_share(part, levels[-1], plane_depth) > LARGEST_MISSING_SHARE_SHAKEN
+        if not is_locked:
+            too_far |= missing_share(meant, levels[-1], plane_depth) > LARGEST_MISSING_SHARE
+            if lighter_frames * _LIGHTEST_UNSEEN >= sigma_frames:
+                too_far |= unseen_share(part, levels[-1], _offsets_seen(rate), plane_depth) > LARGEST_UNSEEN_SHARE
         if not too_far.any():
             break
         needed[too_far] = len(levels)
@@ -131,6 +140,12 @@ def _calmed(part: Trajectory, rate: Fraction, settings: PathSettings, plane_dept
         if share.any():
             calm = blended(calm, levels[i], share)
     return calm
+
+
+def _offsets_seen(rate: Fraction) -> list[int]:
+    """How many frames away the frames are that may fill another, nearest first."""
+    every = max(1, round(rate / _SEEN_PER_S))
+    return [sign * away for away in range(every, round(_SEEN_WITHIN_S * rate) + 1, every) for sign in (1, -1)]
 
 
 def _stilled(part: Trajectory) -> Trajectory:
