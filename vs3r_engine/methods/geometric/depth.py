@@ -46,10 +46,10 @@ class DepthMap:
         x, y, z = rays_to_before @ self._centres - np.outer(to_from.T @ offset, self.inverse)
         nearness = focal_from / np.maximum(z, 1e-3)
         before = np.stack([x * nearness, y * nearness], axis=1)
-        shape = self.inverse.shape
-        self.inverse, *sums = (_sampled(part, before, self._size).reshape(shape) for part in (self.inverse, *self._sum))
-        is_inside = (np.abs(before[:, 0]) < 0.5 * self._size[0]) & (np.abs(before[:, 1]) < 0.5 * self._size[1])
-        self._sum = np.stack(sums) * is_inside.reshape(shape)
+        carried = _sampled(np.dstack([self.inverse, *self._sum]), before, self._size).T
+        self.inverse = carried[0].reshape(self.inverse.shape)
+        is_inside = (np.abs(before) < 0.5 * self._size).all(axis=1)
+        self._sum = (carried[1:] * is_inside).reshape(self._sum.shape)
 
     def learn(self, points: np.ndarray, inverse_depth: np.ndarray, agreement: np.ndarray) -> None:
         """Adds tracks of known depth [m] at centred points [m, 2]."""
@@ -87,8 +87,8 @@ class DepthMap:
 
 
 def _sampled(grid: np.ndarray, points: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """[m] a map of cell centres, sampled bilinearly at centred points."""
-    rows, columns = grid.shape
+    """[m] or [m, c] a map of cell centres, sampled bilinearly at centred points."""
+    rows, columns = grid.shape[:2]
     at = ((points / size + 0.5) * [columns, rows] - 0.5).astype(np.float32)
     return cv2.remap(grid.astype(np.float32), at[None, :, 0], at[None, :, 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0].astype(
         np.float64
