@@ -17,7 +17,7 @@ from vs3r_engine.lens import Lens
 from vs3r_engine.scene import PictureBounds, Reconstruction
 from vs3r_engine.timeline import FrameRange
 
-SCHEMA = 5
+SCHEMA = 6
 """Part of every analysis key: raise it whenever a method's results change, and old analyses are made again."""
 
 
@@ -112,7 +112,8 @@ class Analysis:
             world_from_camera.append(piece["world_from_camera"])
             if "residual_px" in piece:
                 residual_px.append(piece["residual_px"])
-            plane_depth.append([float(np.nanmedian(d)) if np.isfinite(d).any() else 1.0 for d in piece["depth"]])
+            known = (d[np.isfinite(d)] for d in piece["depth"])
+            plane_depth.append([float(np.median(d)) if len(d) else 1.0 for d in known])
             moving.append(piece["dynamic_mask"].mean(axis=(1, 2)))
             for key, values in piece.items():
                 if key.startswith("diagnostics."):

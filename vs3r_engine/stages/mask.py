@@ -2,6 +2,7 @@
 """Section 3.3, eq. 4-5: what moves by itself. The union of what the network says and what the flow contradicts."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Protocol
 
 import cv2
@@ -113,19 +114,23 @@ def explains_better(observed: np.ndarray, predicted: np.ndarray, frame: Frame, l
     clips this takes the overlap of mask and truth (IoU) from 0.45 to 0.70.
     """
     luma, later_luma = frame.luma8(), later.luma8()
-    columns, rows = np.arange(frame.width, dtype=np.float32), np.arange(frame.height, dtype=np.float32)[:, None]
     errors = []
     for motion in (predicted, observed):
-        x, y = columns + motion[..., 0], rows + motion[..., 1]
-        for at in (x, y):
-            cv2.patchNaNs(at, -1.0)
-        found = cv2.remap(later_luma, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        at = _pixel_indices(frame.width, frame.height) + motion
+        cv2.patchNaNs(at, -1.0)
+        found = cv2.remap(later_luma, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
         errors.append(cv2.absdiff(luma, found))
         if motion is predicted:
-            leaves = (x < 0) | (y < 0) | (x > frame.width - 1) | (y > frame.height - 1)
-    errors[0][leaves] = 0  # what would leave the picture cannot be missed in it
+            stays = cv2.inRange(at, (0.0, 0.0), (frame.width - 1.0, frame.height - 1.0))
+    errors[0] = cv2.bitwise_and(errors[0], stays)  # what would leave the picture cannot be missed in it
     advantage = cv2.boxFilter(cv2.subtract(errors[0], errors[1], dtype=cv2.CV_16S), -1, (3, 3), normalize=False)
     return advantage > 9 * LEAST_ADVANTAGE_LEVELS
+
+
+@lru_cache(maxsize=4)
+def _pixel_indices(width: int, height: int) -> np.ndarray:
+    """[h, w, 2] float32 column and row of every pixel."""
+    return (pixel_centres(width, height) - 0.5).astype(np.float32)
 
 
 def threshold_of_sensitivity(sensitivity: float, width: int) -> float:

@@ -5,6 +5,7 @@ import contextlib
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from typing import Protocol
 
@@ -114,10 +115,11 @@ def _no_programs() -> Iterator[None]:
 def _tiny(frame: Frame) -> np.ndarray:
     """[h, w, 3] uint8 BGR about 96 pixels wide, from a sparse sample of the frame's pixels."""
     stride = max(1, min(frame.width // (2 * _TINY_WIDTH_PX), frame.height // 32))
-    planes = tuple(np.ascontiguousarray(plane[::stride, ::stride]) for plane in frame.planes)
-    sparse = Frame(frame.frame_index, planes, frame.layout, frame.colour)
-    width = min(_TINY_WIDTH_PX, sparse.width)
-    rgb = sparse.resized(width, max(1, round(sparse.height * width / sparse.width))).to_rgb()
+    width = min(_TINY_WIDTH_PX, frame.width)
+    size = width, max(1, round(frame.height * width / frame.width))
+    sparse = (np.ascontiguousarray(plane[::stride, ::stride]) for plane in frame.planes)
+    planes = tuple(cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in sparse)
+    rgb = Frame(frame.frame_index, planes, replace(frame.layout, chroma_shift_x=0, chroma_shift_y=0), frame.colour).to_rgb()
     return np.ascontiguousarray(np.clip(rgb[..., ::-1] * 255.0, 0, 255).astype(np.uint8))
 
 

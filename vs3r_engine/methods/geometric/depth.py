@@ -12,6 +12,8 @@ _MEMORY = 0.9
 _BLURS_CELLS = (9.0, 3.0, 1.0)
 _TRUST_IN_COARSER = (0.003, 0.02, 0.08)
 """Tracks a cell (of full agreement) as which the next coarser blur counts."""
+_QUICKENING = 0.1
+"""How much faster a frame a map without relief gets to what is learnt: relief that comes at once is a jolt."""
 _FLATTENING = 0.01
 """Share by which the map loses its relief a frame, where no parallax is seen."""
 
@@ -23,6 +25,8 @@ class DepthMap:
         """size: width and height of the pictures in analysed pixels."""
         self._size = np.asarray(size, np.float64)
         self.inverse = np.ones((DEPTH_ROWS, DEPTH_COLUMNS))
+        self._pace = 1.0
+        """Share of the way to what is known now that the map goes in a frame."""
         self._sum = np.zeros((2, DEPTH_ROWS, DEPTH_COLUMNS))
         """Inverse depth times weight, and weight, of the tracks seen in each cell, of late."""
         y, x = np.meshgrid(
@@ -42,10 +46,10 @@ class DepthMap:
         x, y, z = rays_to_before @ self._centres - np.outer(to_from.T @ offset, self.inverse)
         nearness = focal_from / np.maximum(z, 1e-3)
         before = np.stack([x * nearness, y * nearness], axis=1)
-        shape = self.inverse.shape
-        self.inverse, *sums = (_sampled(part, before, self._size).reshape(shape) for part in (self.inverse, *self._sum))
-        is_inside = (np.abs(before[:, 0]) < 0.5 * self._size[0]) & (np.abs(before[:, 1]) < 0.5 * self._size[1])
-        self._sum = np.stack(sums) * is_inside.reshape(shape)
+        carried = _sampled(np.dstack([self.inverse, *self._sum]), before, self._size).T
+        self.inverse = carried[0].reshape(self.inverse.shape)
+        is_inside = (np.abs(before) < 0.5 * self._size).all(axis=1)
+        self._sum = (carried[1:] * is_inside).reshape(self._sum.shape)
 
     def learn(self, points: np.ndarray, inverse_depth: np.ndarray, agreement: np.ndarray) -> None:
         """Adds tracks of known depth [m] at centred points [m, 2]."""
@@ -66,7 +70,8 @@ class DepthMap:
             side = 2 * round(2.5 * blur) + 1
             near = cv2.GaussianBlur(known, (side, side), blur, borderType=cv2.BORDER_CONSTANT)
             filled = (near[..., 0] + trust * filled) / (near[..., 1] + trust)
-        self.inverse = filled
+        self._pace = min(self._pace + _QUICKENING, 1.0)
+        self.inverse += self._pace * (filled - self.inverse)
 
     @property
     def confidence(self) -> np.ndarray:
@@ -76,13 +81,14 @@ class DepthMap:
 
     def flatten(self) -> None:
         """Forgets a little relief: nothing was learnt this time."""
+        self._pace = 0.0
         self._sum *= _MEMORY
         self.inverse += _FLATTENING * (np.median(self.inverse) - self.inverse)
 
 
 def _sampled(grid: np.ndarray, points: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """[m] a map of cell centres, sampled bilinearly at centred points."""
-    rows, columns = grid.shape
+    """[m] or [m, c] a map of cell centres, sampled bilinearly at centred points."""
+    rows, columns = grid.shape[:2]
     at = ((points / size + 0.5) * [columns, rows] - 0.5).astype(np.float32)
     return cv2.remap(grid.astype(np.float32), at[None, :, 0], at[None, :, 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0].astype(
         np.float64

@@ -7,6 +7,7 @@ Points here are "centred": pixels of the analysed picture relative to its middle
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 _HYPOTHESES = 60
@@ -162,7 +163,8 @@ def motion_explaining(flow: np.ndarray, points: np.ndarray, weights: np.ndarray,
     """[4] turn (radians about x, y, z) and log zoom that explain flow [m, 2] at centred points best in least squares."""
     basis = flow_basis(points, focal_px)
     weighted = (basis * weights).reshape(4, -1)
-    return np.linalg.solve(weighted @ basis.reshape(4, -1).T + _RIDGE * focal_px**2, weighted @ flow.T.ravel())
+    normal = weighted @ basis.reshape(4, -1).T + _RIDGE * focal_px**2
+    return cv2.solve(normal, weighted @ flow.T.reshape(-1, 1), flags=cv2.DECOMP_CHOLESKY)[1].ravel()
 
 
 def _random_motions(flow: np.ndarray, basis: np.ndarray, votes: np.ndarray, focal_px: float, seed: int) -> np.ndarray:

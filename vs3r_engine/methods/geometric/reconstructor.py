@@ -24,6 +24,8 @@ _PIECE_FRAMES = 24
 _LONGEST_WAIT_FRAMES = 96
 """Frames that wait for a window to fill: a picture that stands still gives no new good frames."""
 _VERTEX_ROWS, _VERTEX_COLUMNS = 10, 17
+_FIELD_SCALE_PX = 0.3
+"""Least disagreement that quarters a vote about left-over motion: tracks of static points agree to a tenth of a pixel."""
 _LEAST_CONFIDENCE = 0.15
 _FALLBACK_FOCAL = 0.9
 """Focal length over the longer side where nothing better is known: a phone's or camera's usual video lens."""
@@ -261,7 +263,7 @@ class _Shot:
                 0.5 * (predicted + link.xy_to),
                 link.xy_to - predicted,
                 link.votes * (0.1 + link.weights),
-                max(2.0, 3 * link.spread_px),
+                max(_FIELD_SCALE_PX, 3 * link.spread_px),
             )
             field_px = field * self._px
             self._depth.carry(to_from, offset, *focal)
