@@ -13,7 +13,7 @@
 #include <immintrin.h>
 #define HAS_AVX2 __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
 #define AVX2 __attribute__((target("avx2,fma")))
-#define WIDE __attribute__((target_clones("avx2", "default")))
+#define WIDE __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define WIDE
 #endif
@@ -41,7 +41,8 @@ EXPORT int32_t kernels_version(void) { return 1; }
 
 // NaN becomes `low`: whatever is read, it lies within.
 static inline float held(float value, float low, float high) {
-    return value > low ? (value < high ? value : high) : low;
+    value = value > low ? value : low;
+    return value < high ? value : high;
 }
 
 // --- cubic resampling -------------------------------------------------------------------------------------------------
