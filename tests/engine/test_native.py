@@ -30,6 +30,8 @@ LAYOUTS = {
     "rgb-float": PixelLayout("rgb", 32),
 }
 
+FIELDS = ("shift_small_px", "gain", "bias", "mismatch")
+
 
 def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "is_available", False)
@@ -115,7 +117,8 @@ def test_a_filling_is_the_same_within_rounding(monkeypatch, name):
 
 
 @needs_kernels
-def test_alignment_is_the_same_to_a_hundredth_of_a_small_pixel(monkeypatch):
+@pytest.mark.parametrize("name", ["yuv420p", "rgb-float", "gray"])
+def test_alignment_is_the_same_in_place_and_exposure(monkeypatch, name):
     differences = []
 
     def both(*what):
@@ -123,12 +126,14 @@ def test_alignment_is_the_same_to_a_hundredth_of_a_small_pixel(monkeypatch):
         with pytest.MonkeyPatch.context() as patch:
             without_kernels(patch)
             slow = alignment.aligned(*what)
-        differences.append(float(np.abs(fast.shift_small_px - slow.shift_small_px).max()))
+        differences.append([float(np.abs(getattr(fast, field) - getattr(slow, field)).max()) for field in FIELDS])
+        assert all(np.ptp(getattr(slow, field)) > 0 for field in FIELDS)
         return fast
 
     monkeypatch.setattr(completer, "aligned", both)
-    completed(LAYOUTS["yuv420p"])
-    assert differences and max(differences) < 0.01
+    completed(LAYOUTS[name])
+    shift_small_px, gain, bias_levels, mismatch_levels = np.max(differences, axis=0)
+    assert shift_small_px < 1e-4 and gain < 3e-4 and bias_levels < 0.03 and mismatch_levels < 2e-3
 
 
 @needs_kernels

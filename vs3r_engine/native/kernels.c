@@ -37,7 +37,7 @@
 // Repeated border of a copied plane, in samples: a kernel of four taps at positions held within two samples of it.
 enum { BEFORE = 3, AFTER = 5 };
 
-EXPORT int32_t kernels_version(void) { return 1; }
+EXPORT int32_t kernels_version(void) { return 2; }
 
 // NaN becomes `low`: whatever is read, it lies within.
 static inline float held(float value, float low, float high) {
@@ -483,99 +483,153 @@ static inline float ratio(float wanted, float found, float known, float pedestal
     return held((wanted + pedestals) / (found + pedestals), 1 / most, most);
 }
 
-// The shift of one anchor; see alignment.aligned. tuning: pedestal, noise, least robust level, most gain, most shift,
-// moving evidence.
+// Where a template's pixels lie among the cells, and room to pool in: [cells][8] each.
+typedef struct {
+    int32_t rows, columns;
+    int64_t count, occupied_count;
+    const float *at_cells;
+    const int64_t *occupied, *starts;
+    float *sums, *local, *wide, *spare;
+} Band;
+
+INLINED int64_t end_of(const Band *band, int64_t m) { return m + 1 < band->occupied_count ? band->starts[m + 1] : band->count; }
+
+// values [cells][step], the first of each read at every pixel.
+INLINED void at_pixels(const Band *band, const float *values, int step, float *out) {
+    for (int64_t i = 0; i < band->count; i++)
+        out[i] = between_floats(values, band->columns, band->rows, step, band->at_cells[2 * i], band->at_cells[2 * i + 1]);
+}
+
+// band->sums becomes [cells][1 + count]: pooled sums of the weight, and of `count` values [n] times the weight.
+INLINED void weighted_sums(const Band *band, const float *weight, const float *const *values, const int count, const float pools[3]) {
+    const int terms = 1 + count;
+    memset(band->sums, 0, sizeof(float) * terms * band->rows * band->columns);
+    for (int64_t m = 0; m < band->occupied_count; m++) {
+        float *sum = band->sums + terms * band->occupied[m];
+        for (int64_t i = band->starts[m]; i < end_of(band, m); i++) {
+            sum[0] += weight[i];
+            for (int k = 0; k < count; k++) sum[1 + k] += values[k][i] * weight[i];
+        }
+    }
+    pooled(band->sums, band->local, band->wide, band->spare, band->rows, band->columns, terms, pools);
+}
+
+// Near the weight where pictures agree as well as most do, falling with the square of the disagreement.
+INLINED void trust(const float *difference, const float *weight, int64_t count, float least, float *trusted) {
+    double disagreement = 0, total = 0;
+    for (int64_t i = 0; i < count; i++) disagreement += fabsf(difference[i]) * weight[i];
+    for (int64_t i = 0; i < count; i++) total += weight[i];
+    float typical = (float)(2 * disagreement / (total + 1e-6)), per_level = 1 / (typical > least ? typical : least);
+    for (int64_t i = 0; i < count; i++) {
+        float relative = difference[i] * per_level;
+        trusted[i] = weight[i] / (1 + relative * relative);
+    }
+}
+
+// One anchor on the template; see alignment.aligned. tuning: pedestal, noise, least robust level, most gain, most shift, moving
+// evidence, what makes a shift worthwhile. planes: 1 or 3. found: [cells][planes] gain and bias, [cells] mismatch.
 WIDE EXPORT int32_t align(const float *vertices, int32_t rows, int32_t columns, int64_t count, const float *at_cells,
-                     const float *template_weight, const float *const template_levels[3], const float *const levels[3],
-                     const float *still, int32_t width, int32_t height, const float bounds[4], int64_t occupied_count,
-                     const int64_t *occupied, const int64_t *starts, const float pools[9], const float tuning[6],
-                     float *shift, float *expected, float *weight) {
-    enum { TERMS = 8 };
+                     const float *template_weight, const float *const template_levels[3], const float *picture,
+                     const float *const levels[3], const float *small, const float *still, int32_t width, int32_t height, int32_t planes,
+                     const uint8_t *is_chroma, const float bounds[4], int64_t occupied_count, const int64_t *occupied,
+                     const int64_t *starts, const float pools[9], const float tuning[7], float *shift, float *gain, float *bias,
+                     float *mismatch) {
+    enum { TERMS = 8, ROWS = 11 };
     const float pedestal = tuning[0], noise = tuning[1], least = tuning[2], most_gain = tuning[3], most = tuning[4], moving = tuning[5];
     const ptrdiff_t cells = (ptrdiff_t)rows * columns;
-    float *scratch = malloc(sizeof(float) * (5 * count + 4 * TERMS * cells + cells));
+    float *scratch = malloc(sizeof(float) * (ROWS * count + (4 * TERMS + 1) * cells));
     if (!scratch) return -1;
-    float *seen = scratch, *left = seen + count, *here_x = left + count, *here_y = here_x + count, *trusted = here_y + count;
-    float *sums = trusted + count, *local = sums + TERMS * cells, *wide = local + TERMS * cells, *spare = wide + TERMS * cells;
-    float *gain = spare + TERMS * cells;
-    double total = 0;
+    float *row[ROWS], *sums = scratch + ROWS * count, *luma_gain = sums + 4 * TERMS * cells;
+    for (int k = 0; k < ROWS; k++) row[k] = scratch + k * count;
+    float *x = row[0], *y = row[1], *weight = row[2], *here_x = row[3], *here_y = row[4], *left = row[5], *trusted = row[6], *gain_here = row[7];
+    float **seen = row + 8;
+    const Band band = {rows, columns, count, occupied_count, at_cells, occupied, starts,
+                       sums, sums + TERMS * cells, sums + 2 * TERMS * cells, sums + 3 * TERMS * cells};
     for (int64_t i = 0; i < count; i++) {
         float cx = at_cells[2 * i] + 1, cy = at_cells[2 * i + 1] + 1;
-        float x = between_floats(vertices, columns + 2, rows + 2, 2, cx, cy);
-        float y = between_floats(vertices + 1, columns + 2, rows + 2, 2, cx, cy);
-        int inside = (x >= bounds[0]) & (y >= bounds[1]) & (x <= bounds[2]) & (y <= bounds[3]);
+        x[i] = between_floats(vertices, columns + 2, rows + 2, 2, cx, cy);
+        y[i] = between_floats(vertices + 1, columns + 2, rows + 2, 2, cx, cy);
+        int inside = (x[i] >= bounds[0]) & (y[i] >= bounds[1]) & (x[i] <= bounds[2]) & (y[i] <= bounds[3]);
         weight[i] = inside ? template_weight[i] : 0;
-        expected[2 * i] = x;
-        expected[2 * i + 1] = y;
     }
     for (int64_t i = 0; still && i < count; i++) {
-        float s = between_floats(still, width, height, 1, expected[2 * i], expected[2 * i + 1]);
+        float s = between_floats(still, width, height, 1, x[i], y[i]);
         weight[i] *= s > moving ? s : moving;
     }
-    for (int64_t i = 0; i < count; i++) total += weight[i];
-    for (ptrdiff_t i = 0; i < cells; i++) gain[i] = 1;
     memset(shift, 0, sizeof(float) * 2 * cells);
     for (int level = 0; level < 3; level++) {
         const float *luma = template_levels[level], *gx = luma + count, *gy = gx + count, *pool = pools + 3 * level;
-        for (int64_t i = 0; i < count; i++) {
-            float cx = at_cells[2 * i], cy = at_cells[2 * i + 1];
-            here_x[i] = between_floats(shift, columns, rows, 2, cx, cy);
-            here_y[i] = between_floats(shift + 1, columns, rows, 2, cx, cy);
-        }
+        at_pixels(&band, shift, 2, here_x);
+        at_pixels(&band, shift + 1, 2, here_y);
         for (int64_t i = 0; i < count; i++)
-            seen[i] = between_floats(levels[level], width, height, 1, expected[2 * i] + here_x[i], expected[2 * i + 1] + here_y[i]);
+            seen[0][i] = between_floats(levels[level], width, height, 1, x[i] + here_x[i], y[i] + here_y[i]);
         if (level == 0) {
-            memset(sums, 0, sizeof(float) * 3 * cells);
-            for (int64_t m = 0; m < occupied_count; m++) {
-                float *sum = sums + 3 * occupied[m];
-                int64_t end = m + 1 < occupied_count ? starts[m + 1] : count;
-                for (int64_t i = starts[m]; i < end; i++) {
-                    sum[0] += luma[i] * weight[i];
-                    sum[1] += seen[i] * weight[i];
-                    sum[2] += weight[i];
-                }
-            }
-            pooled(sums, local, wide, spare, rows, columns, 3, pool);
-            for (ptrdiff_t i = 0; i < cells; i++) gain[i] = ratio(sums[3 * i], sums[3 * i + 1], sums[3 * i + 2], pedestal, most_gain);
+            weighted_sums(&band, weight, (const float *[]){luma, seen[0]}, 2, pool);
+            for (ptrdiff_t i = 0; i < cells; i++)
+                luma_gain[i] = ratio(sums[3 * i + 1], sums[3 * i + 2], sums[3 * i], pedestal, most_gain);
         }
-        for (int64_t i = 0; i < count; i++) {
-            float g = between_floats(gain, columns, rows, 1, at_cells[2 * i], at_cells[2 * i + 1]);
-            left[i] = luma[i] + pedestal - (seen[i] + pedestal) * g;
-        }
-        double disagreement = 0;
-        for (int64_t i = 0; i < count; i++) disagreement += fabsf(left[i]) * weight[i];
-        float typical = (float)(2 * disagreement / (total + 1e-6));
-        float per_level = 1 / (typical > least ? typical : least);
-        for (int64_t i = 0; i < count; i++) {
-            float relative = left[i] * per_level;
-            trusted[i] = weight[i] / (1 + relative * relative);
-            // What would be left to explain were the shift taken back: pooling acts on the whole shift, not its last step.
-            left[i] += gx[i] * here_x[i] + gy[i] * here_y[i];
-        }
+        at_pixels(&band, luma_gain, 1, gain_here);
+        for (int64_t i = 0; i < count; i++) left[i] = luma[i] + pedestal - (seen[0][i] + pedestal) * gain_here[i];
+        trust(left, weight, count, least, trusted);
+        // What would be left to explain were the shift taken back: pooling acts on the whole shift, not its last step.
+        for (int64_t i = 0; i < count; i++) left[i] += gx[i] * here_x[i] + gy[i] * here_y[i];
         memset(sums, 0, sizeof(float) * TERMS * cells);
         for (int64_t m = 0; m < occupied_count; m++) {
             float *sum = sums + TERMS * occupied[m];
-            int64_t end = m + 1 < occupied_count ? starts[m + 1] : count;
-            for (int64_t i = starts[m]; i < end; i++) {
-                float t = trusted[i], x = gx[i] * t, y = gy[i] * t;
-                sum[0] += x * gx[i];
-                sum[1] += x * gy[i];
-                sum[2] += y * gy[i];
-                sum[3] += x * left[i];
-                sum[4] += y * left[i];
+            for (int64_t i = starts[m]; i < end_of(&band, m); i++) {
+                float t = trusted[i], tx = gx[i] * t, ty = gy[i] * t;
+                sum[0] += tx * gx[i];
+                sum[1] += tx * gy[i];
+                sum[2] += ty * gy[i];
+                sum[3] += tx * left[i];
+                sum[4] += ty * left[i];
                 sum[5] += luma[i] * t;
-                sum[6] += seen[i] * t;
+                sum[6] += seen[0][i] * t;
                 sum[7] += t;
             }
         }
-        pooled(sums, local, wide, spare, rows, columns, TERMS, pool);
+        pooled(sums, band.local, band.wide, band.spare, rows, columns, TERMS, pool);
         for (ptrdiff_t i = 0; i < cells; i++) {
             const float *s = sums + TERMS * i;
             float xx = s[0] + noise, xy = s[1], yy = s[2] + noise, scale = 1 / (xx * yy - xy * xy);
             shift[2 * i] = held((yy * s[3] - xy * s[4]) * scale, -most, most);
             shift[2 * i + 1] = held((xx * s[4] - xy * s[3]) * scale, -most, most);
-            gain[i] = ratio(s[5], s[6], s[7], pedestal, most_gain);
+            luma_gain[i] = ratio(s[5], s[6], s[7], pedestal, most_gain);
         }
+    }
+    // Every plane's exposure with the shift found.
+    at_pixels(&band, shift, 2, here_x);
+    at_pixels(&band, shift + 1, 2, here_y);
+    for (int p = 0; p < planes; p++)
+        for (int64_t i = 0; i < count; i++)
+            seen[p][i] = between_floats(small + p, width, height, planes, x[i] + here_x[i], y[i] + here_y[i]);
+    for (int64_t i = 0; i < count; i++) left[i] = picture[i] - seen[0][i];
+    trust(left, weight, count, least, trusted);
+    if (planes == 1)
+        weighted_sums(&band, trusted, (const float *[]){picture, seen[0]}, 2, pools + 6);
+    else
+        weighted_sums(&band, trusted, (const float *[]){picture, picture + count, picture + 2 * count, seen[0], seen[1], seen[2]}, 6, pools + 6);
+    for (ptrdiff_t i = 0; i < cells; i++)
+        for (int p = 0; p < planes; p++) {
+            const float *s = sums + (1 + 2 * planes) * i;
+            float wanted = s[1 + p], found = s[1 + planes + p], own = is_chroma[p] ? 1 : ratio(wanted, found, s[0], pedestal, most_gain);
+            gain[planes * i + p] = own;
+            bias[planes * i + p] = is_chroma[p] ? (wanted - found) / (s[0] + 1e-9f) : pedestal * (own - 1);
+        }
+    // What differs even so, and without the shift: where geometry was right already, a shift is but noise.
+    at_pixels(&band, gain, planes, gain_here);
+    for (int64_t i = 0; i < count; i++) {
+        float unshifted = between_floats(levels[2], width, height, 1, x[i], y[i]), wanted = picture[i] + pedestal;
+        here_x[i] = fabsf(wanted - (seen[0][i] + pedestal) * gain_here[i]);
+        here_y[i] = fabsf(wanted - (unshifted + pedestal) * gain_here[i]);
+    }
+    weighted_sums(&band, weight, (const float *[]){here_x, here_y}, 2, pools + 6);
+    for (ptrdiff_t i = 0; i < cells; i++) {
+        float known = sums[3 * i], shifted = sums[3 * i + 1], geometric = sums[3 * i + 2];
+        float worth = held((1 - shifted / (geometric + 1e-9f)) / tuning[6], 0, 1);
+        mismatch[i] = (geometric + worth * (shifted - geometric)) / (known + 1e-9f);
+        shift[2 * i] *= worth;
+        shift[2 * i + 1] *= worth;
     }
     free(scratch);
     return 0;

@@ -29,6 +29,9 @@ WORTHWHILE = 0.2
 EXPOSURE_PEDESTAL = 24.0
 """8-bit levels added before brightness is compared as a ratio, so that black does not decide."""
 MAX_GAIN = 1.4
+_TUNING = np.array(
+    [EXPOSURE_PEDESTAL, CAMERA_NOISE, LEAST_ROBUST_LEVELS, MAX_GAIN, MAX_SHIFT_SMALL_PX, MOVING_EVIDENCE, WORTHWHILE], np.float32
+)
 _POOLS = np.array([POOLED_WIDE, POOLED_NEAR, POOLED_NEAR], np.float32)
 
 
@@ -118,35 +121,35 @@ def aligned(
     """
     vertices = [at / cells.small_px - 0.5 for at in positions]
     bounds = [np.concatenate([anchor.bounds[0], anchor.bounds[1] - cells.small_px]) / cells.small_px for anchor in anchors]
-    if native.is_available:
-        places = template.at_cells.reshape(-1, 2)
-        tuning = np.array([EXPOSURE_PEDESTAL, CAMERA_NOISE, LEAST_ROBUST_LEVELS, MAX_GAIN, MAX_SHIFT_SMALL_PX, MOVING_EVIDENCE], np.float32)
-        found = [
-            native.align(
-                at,
-                places,
-                template.weight,
-                template.levels,
-                anchor.levels,
-                anchor.still,
-                limits,
-                template.occupied,
-                template.starts,
-                _POOLS,
-                tuning,
-            )
-            for anchor, at, limits in zip(anchors, vertices, bounds, strict=True)
-        ]
-        shift, expected, weight = (np.stack(parts) for parts in zip(*found, strict=True))
-    else:
-        shift, expected, weight = _shifts(template, anchors, vertices, bounds, cells)
-    return _matched(template, anchors, expected, weight, shift, is_chroma)
+    if not native.is_available:
+        return _matched(template, anchors, *_shifts(template, anchors, vertices, bounds, cells), is_chroma)
+    places = template.at_cells.reshape(-1, 2)
+    found = [
+        native.align(
+            at,
+            places,
+            template.weight,
+            template.levels,
+            template.picture,
+            anchor.levels,
+            anchor.small,
+            anchor.still,
+            is_chroma,
+            limits,
+            template.occupied,
+            template.starts,
+            _POOLS,
+            _TUNING,
+        )
+        for anchor, at, limits in zip(anchors, vertices, bounds, strict=True)
+    ]
+    return Aligned(*(np.stack(parts) for parts in zip(*found, strict=True)))
 
 
 def _shifts(
     template: Template, anchors: Sequence[Anchor], vertices: Sequence[np.ndarray], bounds: Sequence[np.ndarray], cells: Cells
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(shift [anchors, rows, columns, 2], expected [anchors, n, 2], weight [anchors, n]): what native.align computes."""
+    """(shift [anchors, rows, columns, 2], expected [anchors, n, 2], weight [anchors, n]): the first half of what native.align computes."""
     shape, count = (cells.rows, cells.columns), len(anchors)
     height, width = cells.small_shape
     expected = np.stack([upsampled(at, width, height, SMALL_PER_CELL, SMALL_PER_CELL).reshape(-1, 2)[template.index] for at in vertices])
@@ -180,9 +183,10 @@ def _shifts(
 
 
 def _matched(
-    template: Template, anchors: Sequence[Anchor], expected: np.ndarray, weight: np.ndarray, shift: np.ndarray, is_chroma: tuple[bool, ...]
+    template: Template, anchors: Sequence[Anchor], shift: np.ndarray, expected: np.ndarray, weight: np.ndarray, is_chroma: tuple[bool, ...]
 ) -> Aligned:
-    """Every plane's exposure with the shift found, what differs even so, and the shift as far as it is worth it."""
+    """Every plane's exposure with the shift found, what differs even so, and the shift as far as it is worth it: the
+    second half of what native.align computes."""
     shape, planes = shift.shape[1:3], len(is_chroma)
     at = expected + np.stack([_read(s, template.at_cells) for s in shift])
     seen = np.stack([_read(a.small, p).reshape(-1, planes).T for a, p in zip(anchors, at, strict=True)], 1)
