@@ -13,7 +13,7 @@ from vs3r_engine import native
 from vs3r_engine.frame import Frame, PixelLayout
 from vs3r_engine.methods.tiles import Tiles, padded, plane_positions
 from vs3r_engine.scene import Rendered, Target, View
-from vs3r_engine.stages.render import is_identity, source_positions
+from vs3r_engine.stages.render import Surface, is_identity, source_positions
 
 CELL_PX = 16
 """Spacing of the vertices where the geometry is solved. Between them positions are bilinear, which for a rotation by 3
@@ -63,9 +63,9 @@ def vertices(width: int, height: int, cell_px: int) -> np.ndarray:
     return grid
 
 
-def found_positions(target: Target, view: View, pixels: np.ndarray) -> np.ndarray:
+def found_positions(target: Target, view: View, pixels: np.ndarray, surface: Surface | None = None) -> np.ndarray:
     """`source_positions`, far outside of the picture where a ray points away from the view's camera."""
-    positions = source_positions(target, view, pixels)
+    positions = source_positions(target, view, pixels, surface)
     return positions if np.isfinite(positions.sum()) else np.nan_to_num(positions, nan=LOST_PX)
 
 

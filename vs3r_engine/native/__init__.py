@@ -29,7 +29,7 @@ def _loaded() -> ctypes.CDLL | None:
         return None
     size = ctypes.c_ssize_t
     library.warp_plane.argtypes = [_P, size, _I, _I, _I, _P, _I, _I, _I, _F, _F, _P, _I, _I]
-    library.source_positions.argtypes = [_P, _L, _P, _P, _P, _P, _I, _I, _D, _I, _P, _I, _I, _D, _D, _P]
+    library.source_positions.argtypes = [_P, _L, _P, _P, _P, _P, _P, _I, _I, _D, _I, _P, _I, _I, _D, _D, _P]
     library.source_positions.restype = None
     library.add_layer.argtypes = [_P, size, _I, _I, _I, _P, _I, _I, _P, _P, _P, _L, _I, _I, _F, _P, _P]
     library.add_layer.restype = None
@@ -67,20 +67,21 @@ def warp_plane(plane: np.ndarray, indices: np.ndarray, cell: tuple[int, int], pe
 
 
 def source_positions(
-    pixels: np.ndarray, target_K: np.ndarray, source_K: np.ndarray, source_from_target: np.ndarray, size: tuple[int, int],
-    nearness: np.ndarray, start: float, iterations: int, change_px: np.ndarray | None,
+    pixels: np.ndarray, cameras: Sequence[np.ndarray], size: tuple[int, int], nearness: np.ndarray, start: float, iterations: int,
+    change_px: np.ndarray | None,
 ) -> np.ndarray:  # fmt: skip
     """[..., 2] float64: `stages.render.source_positions` for two cameras without a lens.
 
-    size: (width, height). nearness: [h, w] float64 inverse depth of the view, first taken to be `start` everywhere.
-    change_px: [rows, columns, 2] to add, on a grid that spans the picture corner to corner.
+    cameras: K and world_from_camera of the target, and of the view. size: (width, height) of the view. nearness: [h, w]
+    float64 its inverse depth, first taken to be `start` everywhere. change_px: [rows, columns, 2] to add, on a grid that
+    spans the picture corner to corner.
     """
     pixels, nearness = np.ascontiguousarray(pixels, np.float64), np.ascontiguousarray(nearness, np.float64)
-    matrices = [np.ascontiguousarray(m, np.float64) for m in (target_K, source_K, source_from_target)]
+    matrices = [np.ascontiguousarray(m, np.float64) for m in cameras]
     change = None if change_px is None else np.ascontiguousarray(change_px, np.float64)
     out = np.empty_like(pixels)
     _library.source_positions(  # type: ignore[union-attr]
-        pixels.ctypes.data, pixels.size // 2, *(m.ctypes.data for m in matrices), nearness.ctypes.data, *nearness.shape,
+        pixels.ctypes.data, pixels.size // 2, *[m.ctypes.data for m in matrices], nearness.ctypes.data, *nearness.shape,
         start, iterations, *((None, 0, 0) if change is None else (change.ctypes.data, *change.shape[:2])), *size,
         out.ctypes.data,
     )  # fmt: skip

@@ -320,13 +320,21 @@ INLINED double between_doubles(const double *samples, int rows, int columns, int
 }
 
 // Points are worked on in blocks, each step in a loop of its own, so that compilers use wide registers.
-WIDE EXPORT void source_positions(const double *pixels, int64_t count, const double *target_K, const double *source_K,
-                                  const double *source_from_target, const double *nearness, int32_t rows, int32_t columns,
+WIDE EXPORT void source_positions(const double *pixels, int64_t count, const double *target_K, const double *world_from_target,
+                                  const double *source_K, const double *world_from_source, const double *nearness, int32_t rows, int32_t columns,
                                   double start, int32_t iterations, const double *change, int32_t change_rows,
                                   int32_t change_columns, double width, double height, double *out) {
     enum { BLOCK = 64 };
     const Lens target = lens_of(target_K), source = lens_of(source_K);
-    const double *m = source_from_target, ox = m[3], oy = m[7], oz = m[11];
+    double m[12];  // source_from_target, its upper three rows
+    for (int row = 0; row < 3; row++)
+        for (int column = 0; column < 4; column++) {
+            double sum = 0;
+            for (int k = 0; k < 3; k++)
+                sum += world_from_source[4 * k + row] * (world_from_target[4 * k + column] - (column == 3 ? world_from_source[4 * k + 3] : 0));
+            m[4 * row + column] = sum;
+        }
+    const double ox = m[3], oy = m[7], oz = m[11];
     const double per_fx = 1 / target.fx, per_fy = 1 / target.fy, to_x = columns / width, to_y = rows / height;
     const double to_change_x = (change_columns - 1) / width, to_change_y = (change_rows - 1) / height;
     for (int64_t first = 0; first < count; first += BLOCK, pixels += 2 * BLOCK, out += 2 * BLOCK) {

@@ -29,9 +29,6 @@ WORTHWHILE = 0.2
 EXPOSURE_PEDESTAL = 24.0
 """8-bit levels added before brightness is compared as a ratio, so that black does not decide."""
 MAX_GAIN = 1.4
-_TUNING = np.array(
-    [EXPOSURE_PEDESTAL, CAMERA_NOISE, LEAST_ROBUST_LEVELS, MAX_GAIN, MAX_SHIFT_SMALL_PX, MOVING_EVIDENCE, WORTHWHILE], np.float32
-)
 _POOLS = np.array([POOLED_WIDE, POOLED_NEAR, POOLED_NEAR], np.float32)
 
 
@@ -124,6 +121,7 @@ def aligned(
     if not native.is_available:
         return _matched(template, anchors, *_shifts(template, anchors, vertices, bounds, cells), is_chroma)
     places = template.at_cells.reshape(-1, 2)
+    tuning = EXPOSURE_PEDESTAL, CAMERA_NOISE, LEAST_ROBUST_LEVELS, MAX_GAIN, MAX_SHIFT_SMALL_PX, MOVING_EVIDENCE, WORTHWHILE
     found = [
         native.align(
             at,
@@ -139,7 +137,7 @@ def aligned(
             template.occupied,
             template.starts,
             _POOLS,
-            _TUNING,
+            np.array(tuning, np.float32),
         )
         for anchor, at, limits in zip(anchors, vertices, bounds, strict=True)
     ]

@@ -114,7 +114,7 @@ class TemporalCompleter:
         x[columns == 0], y[rows == 0] = 0, 0
         x[columns == cells.columns - 1], y[rows == cells.rows - 1] = cells.width, cells.height
         places = np.stack([x, y], -1)
-        seen = np.stack([found_positions(target, anchor.view, places) for anchor in around])
+        seen = np.stack([anchor.positions(target, places) for anchor in around])
         bounds = np.stack([anchor.bounds for anchor in around])
         margin = np.minimum(seen - bounds[:, :1], bounds[:, 1:] - seen).min(axis=-1)
         reached = np.nan_to_num(np.clip(margin / feather_px(cells.width), 0, 1))
@@ -136,7 +136,7 @@ def _layers(
     chroma = is_chroma(item.frame.layout)
     anchors = [anchor for anchor, _ in candidates]
     pixels = vertices(cells.width, cells.height, cells.cell_px)
-    expected = [found_positions(item.target, anchor.view, pixels) for anchor in anchors]
+    expected = [anchor.positions(item.target, pixels) for anchor in anchors]
     if template is None:
         fit = unaligned(cells, len(anchors), len(chroma))
     else:
