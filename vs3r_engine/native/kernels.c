@@ -426,46 +426,63 @@ WIDE EXPORT void add_layer(const uint8_t *plane, ptrdiff_t stride, int32_t width
 
 // --- aligning an anchor with the frame being completed (methods/temporal/alignment.py) --------------------------------
 
-// [height][width] with `step` floats a sample between its indices; outside the border repeats.
-INLINED float between_floats(const float *image, int width, int height, int step, float x, float y) {
-    x = held(x, 0, width - 1.0f);
-    y = held(y, 0, height - 1.0f);
-    int left = (int)x, top = (int)y, last_left = width > 1 ? width - 2 : 0, last_top = height > 1 ? height - 2 : 0;
-    left = left < last_left ? left : last_left;
-    top = top < last_top ? top : last_top;
-    int right = width > 1 ? step : 0, down = height > 1 ? width * step : 0, at = (top * width + left) * step;
-    float across = x - left, upper = image[at] + (image[at + right] - image[at]) * across;
-    float lower = image[at + down] + (image[at + down + right] - image[at + down]) * across;
-    return upper + (lower - upper) * (y - top);
-}
+// Where to read an image [height][width] bilinearly: [count] samples left above, and the shares of those right of and below them.
+typedef struct {
+    int width, height;
+    int64_t count;
+    int32_t *corner;
+    float *across, *down;
+} Places;
 
-// to = sums of `count` values (at most 16) over windows of 2 * radius + 1 places along one axis, nothing outside: `places` of
-// them, `step` floats apart.
-INLINED void window_sums(const float *from, float *to, int places, ptrdiff_t step, const int count, int radius) {
-    float sum[16] = {0};
-    for (int i = -radius; i < places; i++) {
-        if (i + radius < places) {
-            const float *enters = from + (i + radius) * step;
-            for (int k = 0; k < count; k++) sum[k] += enters[k];
-        }
-        if (i < 0) continue;
-        if (i > radius) {
-            const float *leaves = from + (i - radius - 1) * step;
-            for (int k = 0; k < count; k++) sum[k] -= leaves[k];
-        }
-        float *here = to + i * step;
-        for (int k = 0; k < count; k++) here[k] = sum[k];
+// At indices x, y [count]; outside the border repeats.
+WIDE static void placed(const Places *places, const float *x, const float *y) {
+    const int last_left = places->width > 1 ? places->width - 2 : 0, last_top = places->height > 1 ? places->height - 2 : 0;
+    for (int64_t i = 0; i < places->count; i++) {
+        float at_x = held(x[i], 0, places->width - 1.0f), at_y = held(y[i], 0, places->height - 1.0f);
+        int left = (int)at_x, top = (int)at_y;
+        left = left < last_left ? left : last_left;
+        top = top < last_top ? top : last_top;
+        places->corner[i] = top * places->width + left;
+        places->across[i] = at_x - left;
+        places->down[i] = at_y - top;
     }
 }
 
-// Means of `count` values over windows of (2 * radius + 1) squared cells, nothing outside. scratch: as large as out.
-INLINED void box_mean(const float *in, float *out, float *scratch, int rows, int columns, const int count, int radius) {
-    const ptrdiff_t line = (ptrdiff_t)columns * count;
+// The first of the `step` floats of every sample. Not WIDE: eight loads are faster than a gather.
+static void read_at(const Places *places, const float *image, int step, float *out) {
+    const ptrdiff_t right = places->width > 1 ? step : 0, below = places->height > 1 ? (ptrdiff_t)places->width * step : 0;
+    for (int64_t i = 0; i < places->count; i++) {
+        const float *at = image + (ptrdiff_t)places->corner[i] * step, *under = at + below;
+        float upper = at[0] + (at[right] - at[0]) * places->across[i], lower = under[0] + (under[right] - under[0]) * places->across[i];
+        out[i] = upper + (lower - upper) * places->down[i];
+    }
+}
+
+enum { MOST_TERMS = 8, MOST_RADIUS = 5 };
+
+// Means of `count` values over windows of (2 * radius + 1) squared cells, nothing outside. scratch: as large as out, with
+// MOST_RADIUS cells more on all sides.
+INLINED void box_mean(const float *restrict in, float *restrict out, float *restrict scratch, int rows, int columns, const int count,
+                      const int radius) {
+    const ptrdiff_t line = (ptrdiff_t)columns * count, margin = radius * count;
     const float scale = 1.0f / ((2 * radius + 1) * (2 * radius + 1));
-    for (int row = 0; row < rows; row++) window_sums(in + row * line, scratch + row * line, columns, count, count, radius);
-    for (int column = 0; column < columns; column++)
-        window_sums(scratch + column * count, out + column * count, rows, line, count, radius);
-    for (ptrdiff_t k = 0; k < rows * line; k++) out[k] *= scale;
+    float *padded = scratch, *across = scratch + line + 2 * margin;
+    memset(scratch, 0, sizeof(float) * (line + 2 * margin + radius * line));
+    memset(across + (radius + rows) * line, 0, sizeof(float) * radius * line);
+    for (int row = 0; row < rows; row++) {
+        float *to = across + (radius + row) * line;
+        memcpy(padded + margin, in + row * line, sizeof(float) * line);
+        for (ptrdiff_t k = 0; k < line; k++) {
+            float sum = 0;
+            for (int i = 0; i <= 2 * radius; i++) sum += padded[i * count + k];
+            to[k] = sum * scale;
+        }
+    }
+    for (ptrdiff_t k = 0; k < rows * line; k++) {
+        float sum = 0;
+        for (int i = 0; i <= 2 * radius; i++) sum += across[i * line + k];
+        out[k] = sum;
+    }
 }
 
 // Inlined with a constant `count`, so that its loops become a few wide instructions.
@@ -473,12 +490,12 @@ INLINED void box_mean(const float *in, float *out, float *scratch, int rows, int
 INLINED void pooled(float *sums, float *local, float *wide, float *scratch, int rows, int columns, const int count,
                           const float pools[3]) {
     const ptrdiff_t cells = (ptrdiff_t)rows * columns;
-    double everything[16] = {0};
+    double everything[MOST_TERMS] = {0};
     for (ptrdiff_t i = 0; i < cells; i++)
         for (int k = 0; k < count; k++) everything[k] += sums[i * count + k];
     box_mean(sums, wide, scratch, rows, columns, count, 1);
     box_mean(wide, local, scratch, rows, columns, count, 1);
-    box_mean(local, wide, scratch, rows, columns, count, 5);
+    box_mean(local, wide, scratch, rows, columns, count, MOST_RADIUS);
     for (ptrdiff_t i = 0; i < cells; i++)
         for (int k = 0; k < count; k++) {
             ptrdiff_t at = i * count + k;
@@ -491,22 +508,15 @@ static inline float ratio(float wanted, float found, float known, float pedestal
     return held((wanted + pedestals) / (found + pedestals), 1 / most, most);
 }
 
-// Where a template's pixels lie among the cells, and room to pool in: [cells][8] each.
+// Where a template's pixels lie among the cells, and room to pool in: [cells][8] each, spare with a margin.
 typedef struct {
     int32_t rows, columns;
     int64_t count, occupied_count;
-    const float *at_cells;
     const int64_t *occupied, *starts;
     float *sums, *local, *wide, *spare;
 } Band;
 
 INLINED int64_t end_of(const Band *band, int64_t m) { return m + 1 < band->occupied_count ? band->starts[m + 1] : band->count; }
-
-// values [cells][step], the first of each read at every pixel.
-INLINED void at_pixels(const Band *band, const float *values, int step, float *out) {
-    for (int64_t i = 0; i < band->count; i++)
-        out[i] = between_floats(values, band->columns, band->rows, step, band->at_cells[2 * i], band->at_cells[2 * i + 1]);
-}
 
 // band->sums becomes [cells][1 + count]: pooled sums of the weight, and of `count` values [n] times the weight.
 INLINED void weighted_sums(const Band *band, const float *weight, const float *const *values, const int count, const float pools[3]) {
@@ -542,41 +552,54 @@ WIDE EXPORT int32_t align(const float *vertices, int32_t rows, int32_t columns, 
                      const uint8_t *is_chroma, const float bounds[4], int64_t occupied_count, const int64_t *occupied,
                      const int64_t *starts, const float pools[9], const float tuning[7], float *shift, float *gain, float *bias,
                      float *mismatch) {
-    enum { TERMS = 8, ROWS = 11 };
+    enum { TERMS = MOST_TERMS, ROWS = 19 };
     const float pedestal = tuning[0], noise = tuning[1], least = tuning[2], most_gain = tuning[3], most = tuning[4], moving = tuning[5];
     const ptrdiff_t cells = (ptrdiff_t)rows * columns;
-    float *scratch = malloc(sizeof(float) * (ROWS * count + (4 * TERMS + 1) * cells));
+    const size_t padded = sizeof(float) * TERMS * (rows + 2 * MOST_RADIUS + 1) * (columns + 2 * MOST_RADIUS);
+    float *scratch = malloc(sizeof(float) * (ROWS * count + (3 * TERMS + 1) * cells) + padded);
     if (!scratch) return -1;
-    float *row[ROWS], *sums = scratch + ROWS * count, *luma_gain = sums + 4 * TERMS * cells;
+    float *row[ROWS], *luma_gain = scratch + ROWS * count, *sums = luma_gain + cells;
     for (int k = 0; k < ROWS; k++) row[k] = scratch + k * count;
     float *x = row[0], *y = row[1], *weight = row[2], *here_x = row[3], *here_y = row[4], *left = row[5], *trusted = row[6], *gain_here = row[7];
-    float **seen = row + 8;
-    const Band band = {rows, columns, count, occupied_count, at_cells, occupied, starts,
+    float *at_x = row[8], *at_y = row[9], **seen = row + 10;
+    const Places among_cells = {columns, rows, count, (int32_t *)row[13], row[14], row[15]};
+    const Places in_anchor = {width, height, count, (int32_t *)row[16], row[17], row[18]};
+    const Band band = {rows, columns, count, occupied_count, occupied, starts,
                        sums, sums + TERMS * cells, sums + 2 * TERMS * cells, sums + 3 * TERMS * cells};
     for (int64_t i = 0; i < count; i++) {
-        float cx = at_cells[2 * i] + 1, cy = at_cells[2 * i + 1] + 1;
-        x[i] = between_floats(vertices, columns + 2, rows + 2, 2, cx, cy);
-        y[i] = between_floats(vertices + 1, columns + 2, rows + 2, 2, cx, cy);
+        at_x[i] = at_cells[2 * i];
+        at_y[i] = at_cells[2 * i + 1];
+        here_x[i] = at_x[i] + 1;
+        here_y[i] = at_y[i] + 1;
+    }
+    placed(&among_cells, at_x, at_y);
+    const Places among_vertices = {columns + 2, rows + 2, count, in_anchor.corner, in_anchor.across, in_anchor.down};
+    placed(&among_vertices, here_x, here_y);
+    read_at(&among_vertices, vertices, 2, x);
+    read_at(&among_vertices, vertices + 1, 2, y);
+    for (int64_t i = 0; i < count; i++) {
         int inside = (x[i] >= bounds[0]) & (y[i] >= bounds[1]) & (x[i] <= bounds[2]) & (y[i] <= bounds[3]);
         weight[i] = inside ? template_weight[i] : 0;
     }
-    for (int64_t i = 0; still && i < count; i++) {
-        float s = between_floats(still, width, height, 1, x[i], y[i]);
-        weight[i] *= s > moving ? s : moving;
+    if (still) {
+        placed(&in_anchor, x, y);
+        read_at(&in_anchor, still, 1, left);
+        for (int64_t i = 0; i < count; i++) weight[i] *= left[i] > moving ? left[i] : moving;
     }
     memset(shift, 0, sizeof(float) * 2 * cells);
     for (int level = 0; level < 3; level++) {
         const float *luma = template_levels[level], *gx = luma + count, *gy = gx + count, *pool = pools + 3 * level;
-        at_pixels(&band, shift, 2, here_x);
-        at_pixels(&band, shift + 1, 2, here_y);
-        for (int64_t i = 0; i < count; i++)
-            seen[0][i] = between_floats(levels[level], width, height, 1, x[i] + here_x[i], y[i] + here_y[i]);
+        read_at(&among_cells, shift, 2, here_x);
+        read_at(&among_cells, shift + 1, 2, here_y);
+        for (int64_t i = 0; i < count; i++) at_x[i] = x[i] + here_x[i], at_y[i] = y[i] + here_y[i];
+        placed(&in_anchor, at_x, at_y);
+        read_at(&in_anchor, levels[level], 1, seen[0]);
         if (level == 0) {
             weighted_sums(&band, weight, (const float *[]){luma, seen[0]}, 2, pool);
             for (ptrdiff_t i = 0; i < cells; i++)
                 luma_gain[i] = ratio(sums[3 * i + 1], sums[3 * i + 2], sums[3 * i], pedestal, most_gain);
         }
-        at_pixels(&band, luma_gain, 1, gain_here);
+        read_at(&among_cells, luma_gain, 1, gain_here);
         for (int64_t i = 0; i < count; i++) left[i] = luma[i] + pedestal - (seen[0][i] + pedestal) * gain_here[i];
         trust(left, weight, count, least, trusted);
         // What would be left to explain were the shift taken back: pooling acts on the whole shift, not its last step.
@@ -606,11 +629,11 @@ WIDE EXPORT int32_t align(const float *vertices, int32_t rows, int32_t columns, 
         }
     }
     // Every plane's exposure with the shift found.
-    at_pixels(&band, shift, 2, here_x);
-    at_pixels(&band, shift + 1, 2, here_y);
-    for (int p = 0; p < planes; p++)
-        for (int64_t i = 0; i < count; i++)
-            seen[p][i] = between_floats(small + p, width, height, planes, x[i] + here_x[i], y[i] + here_y[i]);
+    read_at(&among_cells, shift, 2, here_x);
+    read_at(&among_cells, shift + 1, 2, here_y);
+    for (int64_t i = 0; i < count; i++) at_x[i] = x[i] + here_x[i], at_y[i] = y[i] + here_y[i];
+    placed(&in_anchor, at_x, at_y);
+    for (int p = 0; p < planes; p++) read_at(&in_anchor, small + p, planes, seen[p]);
     for (int64_t i = 0; i < count; i++) left[i] = picture[i] - seen[0][i];
     trust(left, weight, count, least, trusted);
     if (planes == 1)
@@ -625,17 +648,20 @@ WIDE EXPORT int32_t align(const float *vertices, int32_t rows, int32_t columns, 
             bias[planes * i + p] = is_chroma[p] ? (wanted - found) / (s[0] + 1e-9f) : pedestal * (own - 1);
         }
     // What differs even so, and without the shift: where geometry was right already, a shift is but noise.
-    at_pixels(&band, gain, planes, gain_here);
+    read_at(&among_cells, gain, planes, gain_here);
+    float *shifted = here_x, *unshifted = here_y;
+    placed(&in_anchor, x, y);
+    read_at(&in_anchor, levels[2], 1, left);
     for (int64_t i = 0; i < count; i++) {
-        float unshifted = between_floats(levels[2], width, height, 1, x[i], y[i]), wanted = picture[i] + pedestal;
-        here_x[i] = fabsf(wanted - (seen[0][i] + pedestal) * gain_here[i]);
-        here_y[i] = fabsf(wanted - (unshifted + pedestal) * gain_here[i]);
+        float wanted = picture[i] + pedestal;
+        shifted[i] = fabsf(wanted - (seen[0][i] + pedestal) * gain_here[i]);
+        unshifted[i] = fabsf(wanted - (left[i] + pedestal) * gain_here[i]);
     }
-    weighted_sums(&band, weight, (const float *[]){here_x, here_y}, 2, pools + 6);
+    weighted_sums(&band, weight, (const float *[]){shifted, unshifted}, 2, pools + 6);
     for (ptrdiff_t i = 0; i < cells; i++) {
-        float known = sums[3 * i], shifted = sums[3 * i + 1], geometric = sums[3 * i + 2];
-        float worth = held((1 - shifted / (geometric + 1e-9f)) / tuning[6], 0, 1);
-        mismatch[i] = (geometric + worth * (shifted - geometric)) / (known + 1e-9f);
+        float known = sums[3 * i], moved = sums[3 * i + 1], geometric = sums[3 * i + 2];
+        float worth = held((1 - moved / (geometric + 1e-9f)) / tuning[6], 0, 1);
+        mismatch[i] = (geometric + worth * (moved - geometric)) / (known + 1e-9f);
         shift[2 * i] *= worth;
         shift[2 * i + 1] *= worth;
     }
