@@ -105,6 +105,12 @@ def picture_bounds(view: View) -> np.ndarray:
     return np.array([[left, top], [view.frame.width - right, view.frame.height - bottom]], np.float64)
 
 
+def margins_px(positions: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """[...]: how far positions [..., 2] lie within `picture_bounds`; negative outside."""
+    inner = np.minimum(positions - bounds[0], bounds[1] - positions)
+    return np.minimum(inner[..., 0], inner[..., 1])
+
+
 def _warped(frame: Frame, positions: np.ndarray) -> tuple[np.ndarray, ...]:
     """Every plane of a frame read where the positions at the picture's vertices say. Colour differences and alpha are not
     sharpened: in them nobody sees it."""
@@ -140,11 +146,11 @@ def _plane_indices(positions: np.ndarray, shift_x: int, shift_y: int) -> np.ndar
 def _uncovered(positions: np.ndarray, view: View) -> tuple[np.ndarray, Tiles]:
     """([h, w] bool, True where the view shows nothing; the cells in which that is so)."""
     frame = view.frame
-    (left, top), (right, bottom) = picture_bounds(view)
-    inside = ((positions > (left, top)) & (positions < (right, bottom))).all(axis=-1)
+    bounds = picture_bounds(view)
+    (left, top), (right, bottom) = bounds
     # Between vertices that are all inside, everything is: only the other cells are looked at pixel by pixel.
-    surely = cv2.erode(np.where(inside, np.uint8(1), np.uint8(0)), np.ones((3, 3), np.uint8))[1:-1, 1:-1] > 0
-    doubtful = Tiles(~surely, CELL_PX, frame.layout)
+    outside = (margins_px(positions, bounds) <= 0).view(np.uint8)
+    doubtful = Tiles(cv2.dilate(outside, np.ones((3, 3), np.uint8))[1:-1, 1:-1], CELL_PX, frame.layout)
     rows, columns = doubtful.shape
     hole_mask = np.zeros((rows * CELL_PX, columns * CELL_PX), bool)
     if len(doubtful):

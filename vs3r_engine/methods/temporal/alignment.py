@@ -3,7 +3,7 @@
 holes and carried smoothly into them. Gauss-Newton on the small pixels of a band, with the normal equations pooled over
 ever wider windows: texture decides where there is some, and its surroundings decide where there is none."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -65,45 +65,47 @@ class Aligned:
     mismatch: np.ndarray
 
 
-def template_of(picture: np.ndarray, holes: np.ndarray, still: np.ndarray | None, band_small_px: int, cells: Cells) -> Template | None:
+def template_of(
+    picture: np.ndarray, holes: np.ndarray, still_at: Callable[[np.ndarray], np.ndarray] | None, band_small_px: int, cells: Cells
+) -> Template | None:
     """None where there is nothing to compare with.
 
-    picture: [h, w, planes]. holes: [h, w] share of each small pixel that is missing. still: [h, w] in [0, 1], 0 on
-    what moves, or None.
+    picture: [h, w, planes]. holes: [h, w] bool, the small pixels that lack something. still_at: gives [n] in [0, 1], 0 on
+    what moves, at indices [n, 2]; None where nothing does.
     """
     size = 2 * band_small_px + 1
-    near = cv2.blur((holes > 0).astype(np.float32), (size, size), borderType=cv2.BORDER_CONSTANT)
-    whole = cv2.dilate((holes > 0).view(np.uint8), np.ones((3, 3), np.uint8)) == 0
-    weight = whole * np.minimum(near * np.float32(size), 1)
+    near = cv2.blur(holes.astype(np.float32), (size, size), borderType=cv2.BORDER_CONSTANT)
+    partly = cv2.dilate(holes.view(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    weight = np.minimum(near * np.float32(size), 1)
+    weight[partly] = 0
     weight[cells.height // cells.small_px :] = 0
     weight[:, cells.width // cells.small_px :] = 0
-    if still is not None:
-        weight *= np.maximum(still, MOVING_EVIDENCE)
-    luma = np.ascontiguousarray(picture[..., 0])
-    width = luma.shape[1]
     # Every other pixel, like the black fields of a chessboard, says as much as all of them.
     weight[::2, ::2] = weight[1::2, 1::2] = 0
-    y, x = np.divmod(np.flatnonzero(weight > 0.02), width)
-    if not len(y):
+    by_cell = weight.reshape(cells.rows, SMALL_PER_CELL, cells.columns, SMALL_PER_CELL).swapaxes(1, 2).ravel()
+    place = np.flatnonzero(by_cell > 0.02)
+    count = len(place)
+    if not count:
         return None
-    cell = y // SMALL_PER_CELL * cells.columns + x // SMALL_PER_CELL
-    order = np.argsort(cell, kind="stable")
-    count = len(order)
-    order = np.concatenate([order, np.full(-count % 64, order[-1])])
-    y, x, cell = y[order], x[order], cell[order]
-    index = y * width + x
-    starts = np.flatnonzero(np.diff(cell, prepend=-1))
-    at_cells = ((np.stack([x, y], -1) + 0.5) / SMALL_PER_CELL - 0.5).astype(np.float32)
-    weight = weight.ravel()[index]
+    place = np.concatenate([place, np.full(-count % 64, place[-1])])
+    weight = by_cell[place]
     weight[count:] = 0
-    pixels = np.ascontiguousarray(picture.reshape(-1, picture.shape[2])[index].T)
+    cell, within = np.divmod(place, SMALL_PER_CELL**2)
+    y = cell // cells.columns * SMALL_PER_CELL + within // SMALL_PER_CELL
+    x = cell % cells.columns * SMALL_PER_CELL + within % SMALL_PER_CELL
+    places = np.stack([x, y], -1)
+    if still_at is not None:
+        weight *= np.maximum(still_at(places), MOVING_EVIDENCE)
+    index = y * picture.shape[1] + x
+    starts = np.concatenate([[0], np.flatnonzero(cell[1:] != cell[:-1]) + 1])
+    luma = np.ascontiguousarray(picture[..., 0])
     return Template(
         index,
         cell[starts],
         starts,
-        at_cells.reshape(-1, 64, 2),
+        ((places + 0.5) / SMALL_PER_CELL - 0.5).astype(np.float32).reshape(-1, 64, 2),
         weight,
-        pixels,
+        np.ascontiguousarray(picture.reshape(-1, picture.shape[2])[index].T),
         tuple(_with_gradients(level, index) for level in blurred(luma)),
     )
 
@@ -155,17 +157,17 @@ def _shifts(
     weight = template.weight * ((expected >= limits[..., :2]) & (expected <= limits[..., 2:])).all(axis=-1)
     for i, anchor in enumerate(anchors):
         if anchor.still is not None:
-            weight[i] *= np.maximum(_read(anchor.still, expected[i]), MOVING_EVIDENCE)
+            weight[i] *= np.maximum(read_at(anchor.still, expected[i]), MOVING_EVIDENCE)
     shift, gain = np.zeros((count, *shape, 2), np.float32), np.ones((count, *shape), np.float32)
     terms = np.empty((8, *weight.shape), np.float32)
     for level, (luma, gradient_x, gradient_y) in enumerate(template.levels):
         pools = POOLED_NEAR if level else POOLED_WIDE
-        shift_here = np.stack([_read(s, template.at_cells) for s in shift]) if level else np.zeros_like(expected)
+        shift_here = np.stack([read_at(s, template.at_cells) for s in shift]) if level else np.zeros_like(expected)
         at = expected + shift_here
-        seen = np.stack([_read(a.levels[level], p) for a, p in zip(anchors, at, strict=True)])
+        seen = np.stack([read_at(a.levels[level], p) for a, p in zip(anchors, at, strict=True)])
         if level == 0:
             gain = _ratio(*_pooled(template, np.stack([luma * weight, seen * weight, weight]), shape, pools))
-        gain_here = np.stack([_read(g, template.at_cells) for g in gain])
+        gain_here = np.stack([read_at(g, template.at_cells) for g in gain])
         difference = luma + EXPOSURE_PEDESTAL - (seen + EXPOSURE_PEDESTAL) * gain_here
         trusted = np.multiply(weight, _robust(difference, weight), out=terms[7])
         # What would be left to explain were the shift taken back: pooling then acts on the whole shift, not on its last
@@ -186,8 +188,8 @@ def _matched(
     """Every plane's exposure with the shift found, what differs even so, and the shift as far as it is worth it: the
     second half of what native.align computes."""
     shape, planes = shift.shape[1:3], len(is_chroma)
-    at = expected + np.stack([_read(s, template.at_cells) for s in shift])
-    seen = np.stack([_read(a.small, p).reshape(-1, planes).T for a, p in zip(anchors, at, strict=True)], 1)
+    at = expected + np.stack([read_at(s, template.at_cells) for s in shift])
+    seen = np.stack([read_at(a.small, p).reshape(-1, planes).T for a, p in zip(anchors, at, strict=True)], 1)
     picture = template.picture[:, None]
     trusted = weight * _robust(picture[0] - seen[0], weight)
     pooled = _pooled(template, np.concatenate([trusted[None], picture * trusted, seen * trusted]), shape)
@@ -199,8 +201,8 @@ def _matched(
         else:
             gain[..., i] = _ratio(wanted[i], found[i], known)
             bias[..., i] = EXPOSURE_PEDESTAL * (gain[..., i] - 1)
-    gain_here = np.stack([_read(g, template.at_cells) for g in np.ascontiguousarray(gain[..., 0])])
-    unshifted = np.stack([_read(a.levels[-1], p) for a, p in zip(anchors, expected, strict=True)])
+    gain_here = np.stack([read_at(g, template.at_cells) for g in np.ascontiguousarray(gain[..., 0])])
+    unshifted = np.stack([read_at(a.levels[-1], p) for a, p in zip(anchors, expected, strict=True)])
     matched, unmoved = ((s + EXPOSURE_PEDESTAL) * gain_here - EXPOSURE_PEDESTAL for s in (seen[0], unshifted))
     terms = np.stack([np.abs(picture[0] - matched) * weight, np.abs(picture[0] - unmoved) * weight, weight])
     shifted, geometric, known = _pooled(template, terms, shape)
@@ -221,7 +223,7 @@ def unaligned(cells: Cells, anchor_count: int, plane_count: int) -> Aligned:
     )
 
 
-def _read(image: np.ndarray, at: np.ndarray) -> np.ndarray:
+def read_at(image: np.ndarray, at: np.ndarray) -> np.ndarray:
     """[n, ...]: an image at indices [..., 2], n of them in rows of 64 (cv2.remap takes no side beyond 32767)."""
     return remapped(image, at.reshape(-1, 64, 2), cv2.INTER_LINEAR).reshape(-1, *image.shape[2:])
 
