@@ -106,8 +106,8 @@ def picture_bounds(view: View) -> np.ndarray:
 
 
 def margins_px(positions: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    """[...]: how far positions [..., 2] lie within `picture_bounds`; negative outside."""
-    inner = np.minimum(positions - bounds[0], bounds[1] - positions)
+    """[...]: how far positions [..., n, 2] lie within `picture_bounds` [..., 2, 2]; negative outside."""
+    inner = np.minimum(positions - bounds[..., :1, :], bounds[..., 1:, :] - positions)
     return np.minimum(inner[..., 0], inner[..., 1])
 
 

@@ -29,7 +29,7 @@ def _loaded() -> ctypes.CDLL | None:
         return None
     size = ctypes.c_ssize_t
     library.warp_plane.argtypes = [_P, size, _I, _I, _I, _P, _I, _I, _I, _F, _F, _P, _I, _I]
-    library.source_positions.argtypes = [_P, _L, _P, _P, _P, _P, _P, _I, _I, _D, _I, _P, _I, _I, _D, _D, _P]
+    library.source_positions.argtypes = [_P, _L, _P, _P, _I, _I, _D, _I, _P, _I, _I, _D, _D, _P]
     library.source_positions.restype = None
     library.add_layer.argtypes = [_P, size, _I, _I, _I, _P, _I, _I, _P, _P, _P, _L, _I, _I, _F, _P, _P]
     library.add_layer.restype = None
@@ -77,11 +77,11 @@ def source_positions(
     spans the picture corner to corner.
     """
     pixels, nearness = np.ascontiguousarray(pixels, np.float64), np.ascontiguousarray(nearness, np.float64)
-    matrices = [np.ascontiguousarray(m, np.float64) for m in cameras]
+    matrices = np.concatenate([m.ravel() for m in cameras], dtype=np.float64)
     change = None if change_px is None else np.ascontiguousarray(change_px, np.float64)
     out = np.empty_like(pixels)
     _library.source_positions(  # type: ignore[union-attr]
-        pixels.ctypes.data, pixels.size // 2, *[m.ctypes.data for m in matrices], nearness.ctypes.data, *nearness.shape,
+        pixels.ctypes.data, pixels.size // 2, matrices.ctypes.data, nearness.ctypes.data, *nearness.shape,
         start, iterations, *((None, 0, 0) if change is None else (change.ctypes.data, *change.shape[:2])), *size,
         out.ctypes.data,
     )  # fmt: skip

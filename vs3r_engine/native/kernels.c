@@ -320,12 +320,13 @@ INLINED double between_doubles(const double *samples, int rows, int columns, int
 }
 
 // Points are worked on in blocks, each step in a loop of its own, so that compilers use wide registers.
-WIDE EXPORT void source_positions(const double *pixels, int64_t count, const double *target_K, const double *world_from_target,
-                                  const double *source_K, const double *world_from_source, const double *nearness, int32_t rows, int32_t columns,
-                                  double start, int32_t iterations, const double *change, int32_t change_rows,
-                                  int32_t change_columns, double width, double height, double *out) {
+WIDE EXPORT void source_positions(const double *pixels, int64_t count, const double cameras[50], const double *nearness,
+                                  int32_t rows, int32_t columns, double start, int32_t iterations, const double *change,
+                                  int32_t change_rows, int32_t change_columns, double width, double height, double *out) {
     enum { BLOCK = 64 };
-    const Lens target = lens_of(target_K), source = lens_of(source_K);
+    // K and world_from_camera of the target, then of the view.
+    const double *world_from_target = cameras + 9, *world_from_source = cameras + 34;
+    const Lens target = lens_of(cameras), source = lens_of(cameras + 25);
     double m[12];  // source_from_target, its upper three rows
     for (int row = 0; row < 3; row++)
         for (int column = 0; column < 4; column++) {

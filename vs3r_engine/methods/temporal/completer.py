@@ -114,8 +114,8 @@ class TemporalCompleter:
         x[columns == 0], y[rows == 0] = 0, 0
         x[columns == cells.columns - 1], y[rows == cells.rows - 1] = cells.width, cells.height
         places = np.stack([x, y], -1)
-        seen = [anchor.positions(target, places) for anchor in around]
-        margin = np.stack([margins_px(at, anchor.bounds) for at, anchor in zip(seen, around, strict=True)])
+        seen = np.stack([anchor.positions(target, places) for anchor in around])
+        margin = margins_px(seen, np.stack([anchor.bounds for anchor in around]))
         reached = np.clip(margin / feather_px(cells.width), 0, 1)
         distance = np.array([anchor.frame_index - target.frame_index for anchor in around])
         counts = prior_weight(distance, self._quarter_frames, self.reach_frames) * (1e-4 + reached.mean(axis=1) ** 4)
@@ -220,16 +220,18 @@ def _composed(
     """
     layout = frame.layout
     planes = [padded(plane, layout.plane_shape(i, *cells.full_shape[::-1])) for i, plane in enumerate(frame.planes)]
+    wanted = np.where(hole, np.float32(1), seam)
     pictures, missing = [], []
     for i, (plane, total, value) in enumerate(zip(planes, *_filling(layers, tiles), strict=True)):
-        here, hole_here, seam_here = tiles.read(plane, i), tiles.subsampled(hole, i), tiles.subsampled(seam, i)
-        covered = np.minimum(total, 1)
-        value /= np.maximum(total, 1e-6)
+        here, wanted_here = tiles.read(plane, i), tiles.subsampled(wanted, i)
+        share = wanted_here * np.minimum(total, 1)
+        missing.append(wanted_here - share)
+        np.copyto(share, total > 0, where=tiles.subsampled(hole, i))
+        value /= np.maximum(total, 1e-6, out=total)
         value -= here
-        value *= np.where(hole_here, total > 0, seam_here * covered)
+        value *= share
         value += here
         pictures.append(value)
-        missing.append(np.where(hole_here, 1, seam_here) * (1 - covered))
     if float((missing[0] * hole).max()) > NEGLIGIBLE:
         _continue(pictures, missing, tiles, small, cells)
     for i, (plane, picture) in enumerate(zip(planes, pictures, strict=True)):
