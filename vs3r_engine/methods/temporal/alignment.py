@@ -22,6 +22,8 @@ CAMERA_NOISE = 0.02
 """Mean squared gradient, in 8-bit levels per small pixel, that says nothing: geometry is trusted instead."""
 MOVING_EVIDENCE = 0.05
 """What a pixel says that is taken to move: masks reach too far, and what disagrees is discounted anyway."""
+LEAST_EVIDENCE = 0.02
+"""Pixels that say less than this are left out."""
 LEAST_ROBUST_LEVELS = 2.0
 MAX_SHIFT_SMALL_PX = 8.0
 WORTHWHILE = 0.2
@@ -36,9 +38,8 @@ _POOLS = np.array([POOLED_WIDE, POOLED_NEAR, POOLED_NEAR], np.float32)
 class Template:
     """The frame being completed, at the n small pixels of a band beside its holes where it can be compared with others.
 
-    index: [n] into the flattened small picture, grouped by cell; n is a multiple of 64, filled up with pixels of no
-    weight. occupied: [m] cells they lie in, flattened, and starts [m], where each one's pixels begin. at_cells:
-    [n / 64, 64, 2] float32 the same places as cell indices. weight: [n]. picture: [planes, n]. levels: [3, n] each,
+    index: [n] into the flattened small picture, grouped by cell. occupied: [m] cells they lie in, flattened, and starts
+    [m], where each one's pixels begin. at_cells: [n, 2] float32 the same places as cell indices. weight: [n]. picture: [planes, n]. levels: [3, n] each,
     luma and its two gradients per small pixel, as in `blurred`.
     """
 
@@ -83,28 +84,22 @@ def template_of(
     # Every other pixel, like the black fields of a chessboard, says as much as all of them.
     weight[::2, ::2] = weight[1::2, 1::2] = 0
     by_cell = weight.reshape(cells.rows, SMALL_PER_CELL, cells.columns, SMALL_PER_CELL).swapaxes(1, 2).ravel()
-    place = np.flatnonzero(by_cell > 0.02)
-    count = len(place)
-    if not count:
+    place = np.flatnonzero(by_cell > LEAST_EVIDENCE)
+    if still_at is not None and len(place):
+        by_cell[place] *= np.maximum(still_at(_small_pixels(place, cells)), MOVING_EVIDENCE)
+        place = np.flatnonzero(by_cell > LEAST_EVIDENCE)
+    if not len(place):
         return None
-    place = np.concatenate([place, np.full(-count % 64, place[-1])])
-    weight = by_cell[place]
-    weight[count:] = 0
-    cell, within = np.divmod(place, SMALL_PER_CELL**2)
-    y = cell // cells.columns * SMALL_PER_CELL + within // SMALL_PER_CELL
-    x = cell % cells.columns * SMALL_PER_CELL + within % SMALL_PER_CELL
-    places = np.stack([x, y], -1)
-    if still_at is not None:
-        weight *= np.maximum(still_at(places), MOVING_EVIDENCE)
-    index = y * picture.shape[1] + x
+    places, cell = _small_pixels(place, cells), place // SMALL_PER_CELL**2
+    index = places @ (1, picture.shape[1])
     starts = np.concatenate([[0], np.flatnonzero(cell[1:] != cell[:-1]) + 1])
     luma = np.ascontiguousarray(picture[..., 0])
     return Template(
         index,
         cell[starts],
         starts,
-        ((places + 0.5) / SMALL_PER_CELL - 0.5).astype(np.float32).reshape(-1, 64, 2),
-        weight,
+        ((places + 0.5) / SMALL_PER_CELL - 0.5).astype(np.float32),
+        by_cell[place],
         np.ascontiguousarray(picture.reshape(-1, picture.shape[2])[index].T),
         tuple(_with_gradients(level, index) for level in blurred(luma)),
     )
@@ -122,12 +117,11 @@ def aligned(
     bounds = [np.concatenate([anchor.bounds[0], anchor.bounds[1] - cells.small_px]) / cells.small_px for anchor in anchors]
     if not native.is_available:
         return _matched(template, anchors, *_shifts(template, anchors, vertices, bounds, cells), is_chroma)
-    places = template.at_cells.reshape(-1, 2)
     tuning = EXPOSURE_PEDESTAL, CAMERA_NOISE, LEAST_ROBUST_LEVELS, MAX_GAIN, MAX_SHIFT_SMALL_PX, MOVING_EVIDENCE, WORTHWHILE
     found = [
         native.align(
             at,
-            places,
+            template.at_cells,
             template.weight,
             template.levels,
             template.picture,
@@ -224,8 +218,18 @@ def unaligned(cells: Cells, anchor_count: int, plane_count: int) -> Aligned:
 
 
 def read_at(image: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """[n, ...]: an image at indices [..., 2], n of them in rows of 64 (cv2.remap takes no side beyond 32767)."""
-    return remapped(image, at.reshape(-1, 64, 2), cv2.INTER_LINEAR).reshape(-1, *image.shape[2:])
+    """[n, ...]: an image at indices [n, 2]."""
+    # In rows of 64, the last filled up: cv2.remap takes no side beyond 32767.
+    rows = np.concatenate([at, np.broadcast_to(at[-1:], (-len(at) % 64, 2))]).astype(np.float32, copy=False).reshape(-1, 64, 2)
+    return remapped(image, rows, cv2.INTER_LINEAR).reshape(-1, *image.shape[2:])[: len(at)]
+
+
+def _small_pixels(place: np.ndarray, cells: Cells) -> np.ndarray:
+    """[n, 2] (x, y) of the small pixels at places [n] in the list of all, cell by cell."""
+    cell, within = np.divmod(place, SMALL_PER_CELL**2)
+    row, column = np.divmod(cell, cells.columns)
+    y, x = np.divmod(within, SMALL_PER_CELL)
+    return np.stack([column * SMALL_PER_CELL + x, row * SMALL_PER_CELL + y], -1)
 
 
 def _with_gradients(image: np.ndarray, index: np.ndarray) -> np.ndarray:

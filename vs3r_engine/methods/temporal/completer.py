@@ -13,7 +13,7 @@ from vs3r_engine import native
 from vs3r_engine.frame import Frame
 from vs3r_engine.methods.temporal.alignment import Template, aligned, read_at, template_of, unaligned
 from vs3r_engine.methods.temporal.anchors import Anchor, Anchors, prior_weight
-from vs3r_engine.methods.temporal.cells import SMALL_WIDTH_PX, Cells, is_chroma
+from vs3r_engine.methods.temporal.cells import SMALL_PER_CELL, SMALL_WIDTH_PX, Cells, is_chroma
 from vs3r_engine.methods.temporal.extrapolation import extrapolated
 from vs3r_engine.methods.tiles import Tiles, cells_of, padded, plane_positions
 from vs3r_engine.methods.warp import found_positions, margins_px, remapped, resampled, vertices
@@ -193,15 +193,16 @@ def _ringed(at_cells: np.ndarray) -> np.ndarray:
 
 
 def _still_from(target: Target, current: View | None, cells: Cells) -> Callable[[np.ndarray], np.ndarray] | None:
-    """Gives [n] what stands still in the current frame, 0 on what moves, at small pixels [n, 2] seen from the target, n a
-    multiple of 64; None where everything does."""
+    """Gives [n] what stands still in the current frame, 0 on what moves, at small pixels [n, 2] seen from the target; None
+    where everything does."""
     still = None if current is None else cells.still(current.dynamic_mask)
     if current is None or still is None:
         return None
 
+    at_vertices = found_positions(target, current, vertices(cells.width, cells.height, cells.cell_px)) / cells.small_px - 0.5
+
     def still_at(places: np.ndarray) -> np.ndarray:
-        positions = found_positions(target, current, (places + 0.5) * cells.small_px)
-        return read_at(still, (positions / cells.small_px - 0.5).astype(np.float32))
+        return read_at(still, read_at(at_vertices.astype(np.float32), (places + 0.5) / SMALL_PER_CELL + 0.5))
 
     return still_at
 
