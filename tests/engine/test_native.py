@@ -79,7 +79,10 @@ def test_a_warp_is_the_same_within_rounding(monkeypatch, name, size):
 def test_source_positions_are_the_same_to_a_billionth_of_a_pixel(monkeypatch):
     view = deep_view(LAYOUTS["gray"], 160, 96)
     pixels = np.random.default_rng(1).uniform(-40, 200, (37, 11, 2))
-    target = turned(view.camera)
+    elsewhere = np.eye(4)
+    elsewhere[:3, 3] = -0.04, 0.03, 0.02
+    target = Target(0, replace(view.camera, world_from_camera=elsewhere), None)
+    view = replace(view, camera=turned(view.camera).camera)
     fast = source_positions(target, view, pixels)
     without_kernels(monkeypatch)
     slow = source_positions(target, view, pixels)
@@ -98,8 +101,11 @@ def test_rays_away_from_the_source_camera_are_nowhere_in_both(monkeypatch):
 
 
 def completed(layout: PixelLayout) -> list[Frame]:
-    """Frames 6 to 8 of a shaken panorama, with their holes filled."""
+    """Frames 6 to 8 of a shaken panorama, part of which is taken to move, with their holes filled."""
     views, targets, _ = panorama.shaken(14, layout=layout)
+    moving = np.zeros((9, 16), bool)
+    moving[2:5, 1:3] = True
+    views = {i: replace(view, dynamic_mask=moving) for i, view in views.items()}
     rendered = [WarpRenderer().render(targets[i], views[i], ()) for i in range(6, 9)]
     assert max(item.hole_mask.mean() for item in rendered) > 0.01
     return list(TemporalCompleter(FillSettings(), Fraction(30)).complete(rendered, panorama.Held(views)))

@@ -39,8 +39,8 @@ class Template:
     """The frame being completed, at the n small pixels of a band beside its holes where it can be compared with others.
 
     index: [n] into the flattened small picture, grouped by cell. occupied: [m] cells they lie in, flattened, and starts
-    [m], where each one's pixels begin. at_cells: [n, 2] float32 the same places as cell indices. weight: [n]. picture: [planes, n]. levels: [3, n] each,
-    luma and its two gradients per small pixel, as in `blurred`.
+    [m], where each one's pixels begin. at_cells: [n, 2] float32 the same places as cell indices. weight: [n]. picture:
+    [planes, n]. levels: [3, n] each, luma and its two gradients per small pixel, as in `blurred`.
     """
 
     index: np.ndarray
