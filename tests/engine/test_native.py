@@ -30,6 +30,8 @@ LAYOUTS = {
     "rgb-float": PixelLayout("rgb", 32),
 }
 
+FIELDS = ("shift_small_px", "gain", "bias", "mismatch")
+
 
 def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "is_available", False)
@@ -77,7 +79,10 @@ def test_a_warp_is_the_same_within_rounding(monkeypatch, name, size):
 def test_source_positions_are_the_same_to_a_billionth_of_a_pixel(monkeypatch):
     view = deep_view(LAYOUTS["gray"], 160, 96)
     pixels = np.random.default_rng(1).uniform(-40, 200, (37, 11, 2))
-    target = turned(view.camera)
+    elsewhere = np.eye(4)
+    elsewhere[:3, 3] = -0.04, 0.03, 0.02
+    target = Target(0, replace(view.camera, world_from_camera=elsewhere), None)
+    view = replace(view, camera=turned(view.camera).camera)
     fast = source_positions(target, view, pixels)
     without_kernels(monkeypatch)
     slow = source_positions(target, view, pixels)
@@ -96,8 +101,11 @@ def test_rays_away_from_the_source_camera_are_nowhere_in_both(monkeypatch):
 
 
 def completed(layout: PixelLayout) -> list[Frame]:
-    """Frames 6 to 8 of a shaken panorama, with their holes filled."""
+    """Frames 6 to 8 of a shaken panorama, part of which is taken to move, with their holes filled."""
     views, targets, _ = panorama.shaken(14, layout=layout)
+    moving = np.zeros((9, 16), bool)
+    moving[2:5, 1:3] = True
+    views = {i: replace(view, dynamic_mask=moving) for i, view in views.items()}
     rendered = [WarpRenderer().render(targets[i], views[i], ()) for i in range(6, 9)]
     assert max(item.hole_mask.mean() for item in rendered) > 0.01
     return list(TemporalCompleter(FillSettings(), Fraction(30)).complete(rendered, panorama.Held(views)))
@@ -115,7 +123,8 @@ def test_a_filling_is_the_same_within_rounding(monkeypatch, name):
 
 
 @needs_kernels
-def test_alignment_is_the_same_to_a_hundredth_of_a_small_pixel(monkeypatch):
+@pytest.mark.parametrize("name", ["yuv420p", "rgb-float", "gray"])
+def test_alignment_is_the_same_in_place_and_exposure(monkeypatch, name):
     differences = []
 
     def both(*what):
@@ -123,12 +132,14 @@ def test_alignment_is_the_same_to_a_hundredth_of_a_small_pixel(monkeypatch):
         with pytest.MonkeyPatch.context() as patch:
             without_kernels(patch)
             slow = alignment.aligned(*what)
-        differences.append(float(np.abs(fast.shift_small_px - slow.shift_small_px).max()))
+        differences.append([float(np.abs(getattr(fast, field) - getattr(slow, field)).max()) for field in FIELDS])
+        assert all(np.ptp(getattr(slow, field)) > 0 for field in FIELDS)
         return fast
 
     monkeypatch.setattr(completer, "aligned", both)
-    completed(LAYOUTS["yuv420p"])
-    assert differences and max(differences) < 0.01
+    completed(LAYOUTS[name])
+    shift_small_px, gain, bias_levels, mismatch_levels = np.max(differences, axis=0)
+    assert shift_small_px < 1e-4 and gain < 3e-4 and bias_levels < 0.03 and mismatch_levels < 2e-3
 
 
 @needs_kernels

@@ -3,6 +3,7 @@
 them and not to the picture. A tile array is [tiles, pixels]: one cell's pixels in a row, top row first."""
 
 import functools
+import math
 
 import cv2
 import numpy as np
@@ -92,12 +93,11 @@ def padded(plane: np.ndarray, shape: tuple[int, int], value: float | None = None
 
 
 def cells_of(mask: np.ndarray, cell_px: int) -> np.ndarray:
-    """[rows, columns] bool: the cells of a mask of whole cells, one byte a pixel, that hold a pixel that is not 0.
-    cell_px: a multiple of 8."""
+    """[rows, columns] bool: the cells of a mask of whole cells, one byte a pixel, that hold a pixel that is not 0."""
     height, width = mask.shape
-    # Eight pixels at once, as 64-bit words.
-    lines = np.bitwise_or.reduce(mask.view(np.uint64).reshape(height // cell_px, cell_px, -1), axis=1)
-    return lines.reshape(height // cell_px, width // cell_px, -1).any(axis=-1)
+    # Up to eight pixels at once, as words.
+    words = mask.view(f"u{math.gcd(cell_px, 8)}").reshape(height // cell_px, cell_px, -1)
+    return np.bitwise_or.reduce(words, axis=1).reshape(height // cell_px, width // cell_px, -1).any(axis=-1)
 
 
 def plane_positions(x: np.ndarray, y: np.ndarray, layout: PixelLayout, plane: int) -> tuple[np.ndarray, np.ndarray]:

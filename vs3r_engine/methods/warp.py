@@ -13,7 +13,7 @@ from vs3r_engine import native
 from vs3r_engine.frame import Frame, PixelLayout
 from vs3r_engine.methods.tiles import Tiles, padded, plane_positions
 from vs3r_engine.scene import Rendered, Target, View
-from vs3r_engine.stages.render import is_identity, source_positions
+from vs3r_engine.stages.render import Surface, is_identity, source_positions
 
 CELL_PX = 16
 """Spacing of the vertices where the geometry is solved. Between them positions are bilinear, which for a rotation by 3
@@ -63,9 +63,9 @@ def vertices(width: int, height: int, cell_px: int) -> np.ndarray:
     return grid
 
 
-def found_positions(target: Target, view: View, pixels: np.ndarray) -> np.ndarray:
+def found_positions(target: Target, view: View, pixels: np.ndarray, surface: Surface | None = None) -> np.ndarray:
     """`source_positions`, far outside of the picture where a ray points away from the view's camera."""
-    positions = source_positions(target, view, pixels)
+    positions = source_positions(target, view, pixels, surface)
     return positions if np.isfinite(positions.sum()) else np.nan_to_num(positions, nan=LOST_PX)
 
 
@@ -105,6 +105,12 @@ def picture_bounds(view: View) -> np.ndarray:
     return np.array([[left, top], [view.frame.width - right, view.frame.height - bottom]], np.float64)
 
 
+def margins_px(positions: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """[...]: how far positions [..., n, 2] lie within `picture_bounds` [..., 2, 2]; negative outside."""
+    inner = np.minimum(positions - bounds[..., :1, :], bounds[..., 1:, :] - positions)
+    return np.minimum(inner[..., 0], inner[..., 1])
+
+
 def _warped(frame: Frame, positions: np.ndarray) -> tuple[np.ndarray, ...]:
     """Every plane of a frame read where the positions at the picture's vertices say. Colour differences and alpha are not
     sharpened: in them nobody sees it."""
@@ -140,11 +146,11 @@ def _plane_indices(positions: np.ndarray, shift_x: int, shift_y: int) -> np.ndar
 def _uncovered(positions: np.ndarray, view: View) -> tuple[np.ndarray, Tiles]:
     """([h, w] bool, True where the view shows nothing; the cells in which that is so)."""
     frame = view.frame
-    (left, top), (right, bottom) = picture_bounds(view)
-    inside = ((positions > (left, top)) & (positions < (right, bottom))).all(axis=-1)
+    bounds = picture_bounds(view)
+    (left, top), (right, bottom) = bounds
     # Between vertices that are all inside, everything is: only the other cells are looked at pixel by pixel.
-    surely = cv2.erode(np.where(inside, np.uint8(1), np.uint8(0)), np.ones((3, 3), np.uint8))[1:-1, 1:-1] > 0
-    doubtful = Tiles(~surely, CELL_PX, frame.layout)
+    outside = (margins_px(positions, bounds) <= 0).view(np.uint8)
+    doubtful = Tiles(cv2.dilate(outside, np.ones((3, 3), np.uint8))[1:-1, 1:-1], CELL_PX, frame.layout)
     rows, columns = doubtful.shape
     hole_mask = np.zeros((rows * CELL_PX, columns * CELL_PX), bool)
     if len(doubtful):

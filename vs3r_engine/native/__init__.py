@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-VERSION = 1
+VERSION = 2
 """Of the signatures below; a library of another version is not used."""
 LIBRARY = Path(__file__).with_name("kernels.dll" if sys.platform == "win32" else "kernels.so")
 
@@ -29,11 +29,11 @@ def _loaded() -> ctypes.CDLL | None:
         return None
     size = ctypes.c_ssize_t
     library.warp_plane.argtypes = [_P, size, _I, _I, _I, _P, _I, _I, _I, _F, _F, _P, _I, _I]
-    library.source_positions.argtypes = [_P, _L, _P, _P, _P, _P, _I, _I, _D, _I, _P, _I, _I, _D, _D, _P]
+    library.source_positions.argtypes = [_P, _L, _P, _P, _I, _I, _D, _I, _P, _I, _I, _D, _D, _P]
     library.source_positions.restype = None
     library.add_layer.argtypes = [_P, size, _I, _I, _I, _P, _I, _I, _P, _P, _P, _L, _I, _I, _F, _P, _P]
     library.add_layer.restype = None
-    library.align.argtypes = [_P, _I, _I, _L, _P, _P, _P, _P, _P, _I, _I, _P, _L, _P, _P, _P, _P, _P, _P, _P]
+    library.align.argtypes = [_P, _I, _I, _L, *[_P] * 7, _I, _I, _I, _P, _P, _L, *[_P] * 8]
     return library
 
 
@@ -67,20 +67,21 @@ def warp_plane(plane: np.ndarray, indices: np.ndarray, cell: tuple[int, int], pe
 
 
 def source_positions(
-    pixels: np.ndarray, target_K: np.ndarray, source_K: np.ndarray, source_from_target: np.ndarray, size: tuple[int, int],
-    nearness: np.ndarray, start: float, iterations: int, change_px: np.ndarray | None,
+    pixels: np.ndarray, cameras: Sequence[np.ndarray], size: tuple[int, int], nearness: np.ndarray, start: float, iterations: int,
+    change_px: np.ndarray | None,
 ) -> np.ndarray:  # fmt: skip
     """[..., 2] float64: `stages.render.source_positions` for two cameras without a lens.
 
-    size: (width, height). nearness: [h, w] float64 inverse depth of the view, first taken to be `start` everywhere.
-    change_px: [rows, columns, 2] to add, on a grid that spans the picture corner to corner.
+    cameras: K and world_from_camera of the target, and of the view. size: (width, height) of the view. nearness: [h, w]
+    float64 its inverse depth, first taken to be `start` everywhere. change_px: [rows, columns, 2] to add, on a grid that
+    spans the picture corner to corner.
     """
     pixels, nearness = np.ascontiguousarray(pixels, np.float64), np.ascontiguousarray(nearness, np.float64)
-    matrices = [np.ascontiguousarray(m, np.float64) for m in (target_K, source_K, source_from_target)]
+    matrices = np.concatenate([m.ravel() for m in cameras], dtype=np.float64)
     change = None if change_px is None else np.ascontiguousarray(change_px, np.float64)
     out = np.empty_like(pixels)
     _library.source_positions(  # type: ignore[union-attr]
-        pixels.ctypes.data, pixels.size // 2, *(m.ctypes.data for m in matrices), nearness.ctypes.data, *nearness.shape,
+        pixels.ctypes.data, pixels.size // 2, matrices.ctypes.data, nearness.ctypes.data, *nearness.shape,
         start, iterations, *((None, 0, 0) if change is None else (change.ctypes.data, *change.shape[:2])), *size,
         out.ctypes.data,
     )  # fmt: skip
@@ -109,28 +110,31 @@ def add_layer(
 
 
 def align(
-    vertices: np.ndarray, at_cells: np.ndarray, weight: np.ndarray, template: Sequence[np.ndarray], anchor: Sequence[np.ndarray],
-    still: np.ndarray | None, bounds: np.ndarray, occupied: np.ndarray, starts: np.ndarray, pools: np.ndarray, tuning: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
-    """(shift [rows, columns, 2], expected [n, 2], weight [n]) of one anchor: the loop of `alignment.aligned`, all float32.
+    vertices: np.ndarray, at_cells: np.ndarray, weight: np.ndarray, template: Sequence[np.ndarray], picture: np.ndarray,
+    anchor: Sequence[np.ndarray], small: np.ndarray, still: np.ndarray | None, is_chroma: Sequence[bool], bounds: np.ndarray,
+    occupied: np.ndarray, starts: np.ndarray, pools: np.ndarray, tuning: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """(shift_small_px, gain, bias, mismatch) as in `alignment.Aligned`, of one anchor: its loop, all float32.
 
     vertices: [rows + 2, columns + 2, 2] where geometry expects the cells and a ring around them in the anchor's small
-    picture. at_cells [n, 2], weight [n], occupied, starts: as in Template; template: its levels [3, n]; anchor: its
-    levels [h, w]. bounds: left, top, right, bottom of its usable indices. pools: [levels, 3]. tuning: see kernels.c.
+    picture. at_cells [n, 2], weight [n], picture [planes, n], occupied, starts: as in Template; template: its levels [3, n].
+    anchor: its levels [h, w]; small: [h, w, planes], 1 or 3 of them. bounds: left, top, right, bottom of its usable indices.
+    pools: [levels, 3]. tuning: see kernels.c.
     """
-    rows, columns = vertices.shape[0] - 2, vertices.shape[1] - 2
+    rows, columns, planes = vertices.shape[0] - 2, vertices.shape[1] - 2, len(picture)
     vertices, bounds = (np.ascontiguousarray(a, np.float32) for a in (vertices, bounds))
-    shift, expected, own_weight = (np.empty(shape, np.float32) for shape in ((rows, columns, 2), (len(weight), 2), len(weight)))
+    shift, gain, bias = (np.empty((rows, columns, count), np.float32) for count in (2, planes, planes))
+    mismatch = np.empty((rows, columns), np.float32)
     height, width = anchor[0].shape
     failed = _library.align(  # type: ignore[union-attr]
         vertices.ctypes.data, rows, columns, len(weight), at_cells.ctypes.data, weight.ctypes.data, _addresses(template),
-        _addresses(anchor), None if still is None else still.ctypes.data, width, height, bounds.ctypes.data, len(occupied),
-        occupied.ctypes.data, starts.ctypes.data, pools.ctypes.data, tuning.ctypes.data, shift.ctypes.data,
-        expected.ctypes.data, own_weight.ctypes.data,
+        picture.ctypes.data, _addresses(anchor), small.ctypes.data, None if still is None else still.ctypes.data, width, height,
+        planes, bytes(is_chroma), bounds.ctypes.data, len(occupied), occupied.ctypes.data, starts.ctypes.data,
+        pools.ctypes.data, tuning.ctypes.data, *(found.ctypes.data for found in (shift, gain, bias, mismatch)),
     )  # fmt: skip
     if failed:
         raise MemoryError
-    return shift, expected, own_weight
+    return shift, gain, bias, mismatch
 
 
 def _addresses(arrays: Sequence[np.ndarray]) -> ctypes.Array:

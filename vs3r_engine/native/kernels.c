@@ -13,7 +13,7 @@
 #include <immintrin.h>
 #define HAS_AVX2 __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
 #define AVX2 __attribute__((target("avx2,fma")))
-#define WIDE __attribute__((target_clones("avx2", "default")))
+#define WIDE __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define WIDE
 #endif
@@ -37,11 +37,12 @@
 // Repeated border of a copied plane, in samples: a kernel of four taps at positions held within two samples of it.
 enum { BEFORE = 3, AFTER = 5 };
 
-EXPORT int32_t kernels_version(void) { return 1; }
+EXPORT int32_t kernels_version(void) { return 2; }
 
 // NaN becomes `low`: whatever is read, it lies within.
 static inline float held(float value, float low, float high) {
-    return value > low ? (value < high ? value : high) : low;
+    value = value > low ? value : low;
+    return value < high ? value : high;
 }
 
 // --- cubic resampling -------------------------------------------------------------------------------------------------
@@ -319,13 +320,22 @@ INLINED double between_doubles(const double *samples, int rows, int columns, int
 }
 
 // Points are worked on in blocks, each step in a loop of its own, so that compilers use wide registers.
-WIDE EXPORT void source_positions(const double *pixels, int64_t count, const double *target_K, const double *source_K,
-                                  const double *source_from_target, const double *nearness, int32_t rows, int32_t columns,
-                                  double start, int32_t iterations, const double *change, int32_t change_rows,
-                                  int32_t change_columns, double width, double height, double *out) {
+WIDE EXPORT void source_positions(const double *pixels, int64_t count, const double cameras[50], const double *nearness,
+                                  int32_t rows, int32_t columns, double start, int32_t iterations, const double *change,
+                                  int32_t change_rows, int32_t change_columns, double width, double height, double *out) {
     enum { BLOCK = 64 };
-    const Lens target = lens_of(target_K), source = lens_of(source_K);
-    const double *m = source_from_target, ox = m[3], oy = m[7], oz = m[11];
+    // K and world_from_camera of the target, then of the view.
+    const double *world_from_target = cameras + 9, *world_from_source = cameras + 34;
+    const Lens target = lens_of(cameras), source = lens_of(cameras + 25);
+    double m[12];  // source_from_target, its upper three rows
+    for (int row = 0; row < 3; row++)
+        for (int column = 0; column < 4; column++) {
+            double sum = 0;
+            for (int k = 0; k < 3; k++)
+                sum += world_from_source[4 * k + row] * (world_from_target[4 * k + column] - (column == 3 ? world_from_source[4 * k + 3] : 0));
+            m[4 * row + column] = sum;
+        }
+    const double ox = m[3], oy = m[7], oz = m[11];
     const double per_fx = 1 / target.fx, per_fy = 1 / target.fy, to_x = columns / width, to_y = rows / height;
     const double to_change_x = (change_columns - 1) / width, to_change_y = (change_rows - 1) / height;
     for (int64_t first = 0; first < count; first += BLOCK, pixels += 2 * BLOCK, out += 2 * BLOCK) {
@@ -417,46 +427,63 @@ WIDE EXPORT void add_layer(const uint8_t *plane, ptrdiff_t stride, int32_t width
 
 // --- aligning an anchor with the frame being completed (methods/temporal/alignment.py) --------------------------------
 
-// [height][width] with `step` floats a sample between its indices; outside the border repeats.
-INLINED float between_floats(const float *image, int width, int height, int step, float x, float y) {
-    x = held(x, 0, width - 1.0f);
-    y = held(y, 0, height - 1.0f);
-    int left = (int)x, top = (int)y, last_left = width > 1 ? width - 2 : 0, last_top = height > 1 ? height - 2 : 0;
-    left = left < last_left ? left : last_left;
-    top = top < last_top ? top : last_top;
-    int right = width > 1 ? step : 0, down = height > 1 ? width * step : 0, at = (top * width + left) * step;
-    float across = x - left, upper = image[at] + (image[at + right] - image[at]) * across;
-    float lower = image[at + down] + (image[at + down + right] - image[at + down]) * across;
-    return upper + (lower - upper) * (y - top);
-}
+// Where to read an image [height][width] bilinearly: [count] samples left above, and the shares of those right of and below them.
+typedef struct {
+    int width, height;
+    int64_t count;
+    int32_t *corner;
+    float *across, *down;
+} Places;
 
-// to = sums of `count` values (at most 16) over windows of 2 * radius + 1 places along one axis, nothing outside: `places` of
-// them, `step` floats apart.
-INLINED void window_sums(const float *from, float *to, int places, ptrdiff_t step, const int count, int radius) {
-    float sum[16] = {0};
-    for (int i = -radius; i < places; i++) {
-        if (i + radius < places) {
-            const float *enters = from + (i + radius) * step;
-            for (int k = 0; k < count; k++) sum[k] += enters[k];
-        }
-        if (i < 0) continue;
-        if (i > radius) {
-            const float *leaves = from + (i - radius - 1) * step;
-            for (int k = 0; k < count; k++) sum[k] -= leaves[k];
-        }
-        float *here = to + i * step;
-        for (int k = 0; k < count; k++) here[k] = sum[k];
+// At indices x, y [count]; outside the border repeats.
+WIDE static void placed(const Places *places, const float *x, const float *y) {
+    const int last_left = places->width > 1 ? places->width - 2 : 0, last_top = places->height > 1 ? places->height - 2 : 0;
+    for (int64_t i = 0; i < places->count; i++) {
+        float at_x = held(x[i], 0, places->width - 1.0f), at_y = held(y[i], 0, places->height - 1.0f);
+        int left = (int)at_x, top = (int)at_y;
+        left = left < last_left ? left : last_left;
+        top = top < last_top ? top : last_top;
+        places->corner[i] = top * places->width + left;
+        places->across[i] = at_x - left;
+        places->down[i] = at_y - top;
     }
 }
 
-// Means of `count` values over windows of (2 * radius + 1) squared cells, nothing outside. scratch: as large as out.
-INLINED void box_mean(const float *in, float *out, float *scratch, int rows, int columns, const int count, int radius) {
-    const ptrdiff_t line = (ptrdiff_t)columns * count;
+// The first of the `step` floats of every sample. Not WIDE: eight loads are faster than a gather.
+static void read_at(const Places *places, const float *image, int step, float *out) {
+    const ptrdiff_t right = places->width > 1 ? step : 0, below = places->height > 1 ? (ptrdiff_t)places->width * step : 0;
+    for (int64_t i = 0; i < places->count; i++) {
+        const float *at = image + (ptrdiff_t)places->corner[i] * step, *under = at + below;
+        float upper = at[0] + (at[right] - at[0]) * places->across[i], lower = under[0] + (under[right] - under[0]) * places->across[i];
+        out[i] = upper + (lower - upper) * places->down[i];
+    }
+}
+
+enum { MOST_TERMS = 8, MOST_RADIUS = 5 };
+
+// Means of `count` values over windows of (2 * radius + 1) squared cells, nothing outside. scratch: as large as out, with
+// MOST_RADIUS cells more on all sides.
+INLINED void box_mean(const float *restrict in, float *restrict out, float *restrict scratch, int rows, int columns, const int count,
+                      const int radius) {
+    const ptrdiff_t line = (ptrdiff_t)columns * count, margin = radius * count;
     const float scale = 1.0f / ((2 * radius + 1) * (2 * radius + 1));
-    for (int row = 0; row < rows; row++) window_sums(in + row * line, scratch + row * line, columns, count, count, radius);
-    for (int column = 0; column < columns; column++)
-        window_sums(scratch + column * count, out + column * count, rows, line, count, radius);
-    for (ptrdiff_t k = 0; k < rows * line; k++) out[k] *= scale;
+    float *padded = scratch, *across = scratch + line + 2 * margin;
+    memset(scratch, 0, sizeof(float) * (line + 2 * margin + radius * line));
+    memset(across + (radius + rows) * line, 0, sizeof(float) * radius * line);
+    for (int row = 0; row < rows; row++) {
+        float *to = across + (radius + row) * line;
+        memcpy(padded + margin, in + row * line, sizeof(float) * line);
+        for (ptrdiff_t k = 0; k < line; k++) {
+            float sum = 0;
+            for (int i = 0; i <= 2 * radius; i++) sum += padded[i * count + k];
+            to[k] = sum * scale;
+        }
+    }
+    for (ptrdiff_t k = 0; k < rows * line; k++) {
+        float sum = 0;
+        for (int i = 0; i <= 2 * radius; i++) sum += across[i * line + k];
+        out[k] = sum;
+    }
 }
 
 // Inlined with a constant `count`, so that its loops become a few wide instructions.
@@ -464,12 +491,12 @@ INLINED void box_mean(const float *in, float *out, float *scratch, int rows, int
 INLINED void pooled(float *sums, float *local, float *wide, float *scratch, int rows, int columns, const int count,
                           const float pools[3]) {
     const ptrdiff_t cells = (ptrdiff_t)rows * columns;
-    double everything[16] = {0};
+    double everything[MOST_TERMS] = {0};
     for (ptrdiff_t i = 0; i < cells; i++)
         for (int k = 0; k < count; k++) everything[k] += sums[i * count + k];
     box_mean(sums, wide, scratch, rows, columns, count, 1);
     box_mean(wide, local, scratch, rows, columns, count, 1);
-    box_mean(local, wide, scratch, rows, columns, count, 5);
+    box_mean(local, wide, scratch, rows, columns, count, MOST_RADIUS);
     for (ptrdiff_t i = 0; i < cells; i++)
         for (int k = 0; k < count; k++) {
             ptrdiff_t at = i * count + k;
@@ -482,99 +509,162 @@ static inline float ratio(float wanted, float found, float known, float pedestal
     return held((wanted + pedestals) / (found + pedestals), 1 / most, most);
 }
 
-// The shift of one anchor; see alignment.aligned. tuning: pedestal, noise, least robust level, most gain, most shift,
-// moving evidence.
+// Where a template's pixels lie among the cells, and room to pool in: [cells][8] each, spare with a margin.
+typedef struct {
+    int32_t rows, columns;
+    int64_t count, occupied_count;
+    const int64_t *occupied, *starts;
+    float *sums, *local, *wide, *spare;
+} Band;
+
+INLINED int64_t end_of(const Band *band, int64_t m) { return m + 1 < band->occupied_count ? band->starts[m + 1] : band->count; }
+
+// band->sums becomes [cells][1 + count]: pooled sums of the weight, and of `count` values [n] times the weight.
+INLINED void weighted_sums(const Band *band, const float *weight, const float *const *values, const int count, const float pools[3]) {
+    const int terms = 1 + count;
+    memset(band->sums, 0, sizeof(float) * terms * band->rows * band->columns);
+    for (int64_t m = 0; m < band->occupied_count; m++) {
+        float *sum = band->sums + terms * band->occupied[m];
+        for (int64_t i = band->starts[m]; i < end_of(band, m); i++) {
+            sum[0] += weight[i];
+            for (int k = 0; k < count; k++) sum[1 + k] += values[k][i] * weight[i];
+        }
+    }
+    pooled(band->sums, band->local, band->wide, band->spare, band->rows, band->columns, terms, pools);
+}
+
+// Near the weight where pictures agree as well as most do, falling with the square of the disagreement.
+INLINED void trust(const float *difference, const float *weight, int64_t count, float least, float *trusted) {
+    double disagreement = 0, total = 0;
+    for (int64_t i = 0; i < count; i++) disagreement += fabsf(difference[i]) * weight[i];
+    for (int64_t i = 0; i < count; i++) total += weight[i];
+    float typical = (float)(2 * disagreement / (total + 1e-6)), per_level = 1 / (typical > least ? typical : least);
+    for (int64_t i = 0; i < count; i++) {
+        float relative = difference[i] * per_level;
+        trusted[i] = weight[i] / (1 + relative * relative);
+    }
+}
+
+// One anchor on the template; see alignment.aligned. tuning: pedestal, noise, least robust level, most gain, most shift, moving
+// evidence, what makes a shift worthwhile. planes: 1 or 3. found: [cells][planes] gain and bias, [cells] mismatch.
 WIDE EXPORT int32_t align(const float *vertices, int32_t rows, int32_t columns, int64_t count, const float *at_cells,
-                     const float *template_weight, const float *const template_levels[3], const float *const levels[3],
-                     const float *still, int32_t width, int32_t height, const float bounds[4], int64_t occupied_count,
-                     const int64_t *occupied, const int64_t *starts, const float pools[9], const float tuning[6],
-                     float *shift, float *expected, float *weight) {
-    enum { TERMS = 8 };
+                     const float *template_weight, const float *const template_levels[3], const float *picture,
+                     const float *const levels[3], const float *small, const float *still, int32_t width, int32_t height, int32_t planes,
+                     const uint8_t *is_chroma, const float bounds[4], int64_t occupied_count, const int64_t *occupied,
+                     const int64_t *starts, const float pools[9], const float tuning[7], float *shift, float *gain, float *bias,
+                     float *mismatch) {
+    enum { TERMS = MOST_TERMS, ROWS = 19 };
     const float pedestal = tuning[0], noise = tuning[1], least = tuning[2], most_gain = tuning[3], most = tuning[4], moving = tuning[5];
     const ptrdiff_t cells = (ptrdiff_t)rows * columns;
-    float *scratch = malloc(sizeof(float) * (5 * count + 4 * TERMS * cells + cells));
+    const size_t padded = sizeof(float) * TERMS * (rows + 2 * MOST_RADIUS + 1) * (columns + 2 * MOST_RADIUS);
+    float *scratch = malloc(sizeof(float) * (ROWS * count + (3 * TERMS + 1) * cells) + padded);
     if (!scratch) return -1;
-    float *seen = scratch, *left = seen + count, *here_x = left + count, *here_y = here_x + count, *trusted = here_y + count;
-    float *sums = trusted + count, *local = sums + TERMS * cells, *wide = local + TERMS * cells, *spare = wide + TERMS * cells;
-    float *gain = spare + TERMS * cells;
-    double total = 0;
+    float *row[ROWS], *luma_gain = scratch + ROWS * count, *sums = luma_gain + cells;
+    for (int k = 0; k < ROWS; k++) row[k] = scratch + k * count;
+    float *x = row[0], *y = row[1], *weight = row[2], *here_x = row[3], *here_y = row[4], *left = row[5], *trusted = row[6], *gain_here = row[7];
+    float *at_x = row[8], *at_y = row[9], **seen = row + 10;
+    const Places among_cells = {columns, rows, count, (int32_t *)row[13], row[14], row[15]};
+    const Places in_anchor = {width, height, count, (int32_t *)row[16], row[17], row[18]};
+    const Band band = {rows, columns, count, occupied_count, occupied, starts,
+                       sums, sums + TERMS * cells, sums + 2 * TERMS * cells, sums + 3 * TERMS * cells};
     for (int64_t i = 0; i < count; i++) {
-        float cx = at_cells[2 * i] + 1, cy = at_cells[2 * i + 1] + 1;
-        float x = between_floats(vertices, columns + 2, rows + 2, 2, cx, cy);
-        float y = between_floats(vertices + 1, columns + 2, rows + 2, 2, cx, cy);
-        int inside = (x >= bounds[0]) & (y >= bounds[1]) & (x <= bounds[2]) & (y <= bounds[3]);
+        at_x[i] = at_cells[2 * i];
+        at_y[i] = at_cells[2 * i + 1];
+        here_x[i] = at_x[i] + 1;
+        here_y[i] = at_y[i] + 1;
+    }
+    placed(&among_cells, at_x, at_y);
+    const Places among_vertices = {columns + 2, rows + 2, count, in_anchor.corner, in_anchor.across, in_anchor.down};
+    placed(&among_vertices, here_x, here_y);
+    read_at(&among_vertices, vertices, 2, x);
+    read_at(&among_vertices, vertices + 1, 2, y);
+    for (int64_t i = 0; i < count; i++) {
+        int inside = (x[i] >= bounds[0]) & (y[i] >= bounds[1]) & (x[i] <= bounds[2]) & (y[i] <= bounds[3]);
         weight[i] = inside ? template_weight[i] : 0;
-        expected[2 * i] = x;
-        expected[2 * i + 1] = y;
     }
-    for (int64_t i = 0; still && i < count; i++) {
-        float s = between_floats(still, width, height, 1, expected[2 * i], expected[2 * i + 1]);
-        weight[i] *= s > moving ? s : moving;
+    if (still) {
+        placed(&in_anchor, x, y);
+        read_at(&in_anchor, still, 1, left);
+        for (int64_t i = 0; i < count; i++) weight[i] *= left[i] > moving ? left[i] : moving;
     }
-    for (int64_t i = 0; i < count; i++) total += weight[i];
-    for (ptrdiff_t i = 0; i < cells; i++) gain[i] = 1;
     memset(shift, 0, sizeof(float) * 2 * cells);
     for (int level = 0; level < 3; level++) {
         const float *luma = template_levels[level], *gx = luma + count, *gy = gx + count, *pool = pools + 3 * level;
-        for (int64_t i = 0; i < count; i++) {
-            float cx = at_cells[2 * i], cy = at_cells[2 * i + 1];
-            here_x[i] = between_floats(shift, columns, rows, 2, cx, cy);
-            here_y[i] = between_floats(shift + 1, columns, rows, 2, cx, cy);
-        }
-        for (int64_t i = 0; i < count; i++)
-            seen[i] = between_floats(levels[level], width, height, 1, expected[2 * i] + here_x[i], expected[2 * i + 1] + here_y[i]);
+        read_at(&among_cells, shift, 2, here_x);
+        read_at(&among_cells, shift + 1, 2, here_y);
+        for (int64_t i = 0; i < count; i++) at_x[i] = x[i] + here_x[i], at_y[i] = y[i] + here_y[i];
+        placed(&in_anchor, at_x, at_y);
+        read_at(&in_anchor, levels[level], 1, seen[0]);
         if (level == 0) {
-            memset(sums, 0, sizeof(float) * 3 * cells);
-            for (int64_t m = 0; m < occupied_count; m++) {
-                float *sum = sums + 3 * occupied[m];
-                int64_t end = m + 1 < occupied_count ? starts[m + 1] : count;
-                for (int64_t i = starts[m]; i < end; i++) {
-                    sum[0] += luma[i] * weight[i];
-                    sum[1] += seen[i] * weight[i];
-                    sum[2] += weight[i];
-                }
-            }
-            pooled(sums, local, wide, spare, rows, columns, 3, pool);
-            for (ptrdiff_t i = 0; i < cells; i++) gain[i] = ratio(sums[3 * i], sums[3 * i + 1], sums[3 * i + 2], pedestal, most_gain);
+            weighted_sums(&band, weight, (const float *[]){luma, seen[0]}, 2, pool);
+            for (ptrdiff_t i = 0; i < cells; i++)
+                luma_gain[i] = ratio(sums[3 * i + 1], sums[3 * i + 2], sums[3 * i], pedestal, most_gain);
         }
-        for (int64_t i = 0; i < count; i++) {
-            float g = between_floats(gain, columns, rows, 1, at_cells[2 * i], at_cells[2 * i + 1]);
-            left[i] = luma[i] + pedestal - (seen[i] + pedestal) * g;
-        }
-        double disagreement = 0;
-        for (int64_t i = 0; i < count; i++) disagreement += fabsf(left[i]) * weight[i];
-        float typical = (float)(2 * disagreement / (total + 1e-6));
-        float per_level = 1 / (typical > least ? typical : least);
-        for (int64_t i = 0; i < count; i++) {
-            float relative = left[i] * per_level;
-            trusted[i] = weight[i] / (1 + relative * relative);
-            // What would be left to explain were the shift taken back: pooling acts on the whole shift, not its last step.
-            left[i] += gx[i] * here_x[i] + gy[i] * here_y[i];
-        }
+        read_at(&among_cells, luma_gain, 1, gain_here);
+        for (int64_t i = 0; i < count; i++) left[i] = luma[i] + pedestal - (seen[0][i] + pedestal) * gain_here[i];
+        trust(left, weight, count, least, trusted);
+        // What would be left to explain were the shift taken back: pooling acts on the whole shift, not its last step.
+        for (int64_t i = 0; i < count; i++) left[i] += gx[i] * here_x[i] + gy[i] * here_y[i];
         memset(sums, 0, sizeof(float) * TERMS * cells);
         for (int64_t m = 0; m < occupied_count; m++) {
             float *sum = sums + TERMS * occupied[m];
-            int64_t end = m + 1 < occupied_count ? starts[m + 1] : count;
-            for (int64_t i = starts[m]; i < end; i++) {
-                float t = trusted[i], x = gx[i] * t, y = gy[i] * t;
-                sum[0] += x * gx[i];
-                sum[1] += x * gy[i];
-                sum[2] += y * gy[i];
-                sum[3] += x * left[i];
-                sum[4] += y * left[i];
+            for (int64_t i = starts[m]; i < end_of(&band, m); i++) {
+                float t = trusted[i], tx = gx[i] * t, ty = gy[i] * t;
+                sum[0] += tx * gx[i];
+                sum[1] += tx * gy[i];
+                sum[2] += ty * gy[i];
+                sum[3] += tx * left[i];
+                sum[4] += ty * left[i];
                 sum[5] += luma[i] * t;
-                sum[6] += seen[i] * t;
+                sum[6] += seen[0][i] * t;
                 sum[7] += t;
             }
         }
-        pooled(sums, local, wide, spare, rows, columns, TERMS, pool);
+        pooled(sums, band.local, band.wide, band.spare, rows, columns, TERMS, pool);
         for (ptrdiff_t i = 0; i < cells; i++) {
             const float *s = sums + TERMS * i;
             float xx = s[0] + noise, xy = s[1], yy = s[2] + noise, scale = 1 / (xx * yy - xy * xy);
             shift[2 * i] = held((yy * s[3] - xy * s[4]) * scale, -most, most);
             shift[2 * i + 1] = held((xx * s[4] - xy * s[3]) * scale, -most, most);
-            gain[i] = ratio(s[5], s[6], s[7], pedestal, most_gain);
+            luma_gain[i] = ratio(s[5], s[6], s[7], pedestal, most_gain);
         }
+    }
+    // Every plane's exposure with the shift found.
+    read_at(&among_cells, shift, 2, here_x);
+    read_at(&among_cells, shift + 1, 2, here_y);
+    for (int64_t i = 0; i < count; i++) at_x[i] = x[i] + here_x[i], at_y[i] = y[i] + here_y[i];
+    placed(&in_anchor, at_x, at_y);
+    for (int p = 0; p < planes; p++) read_at(&in_anchor, small + p, planes, seen[p]);
+    for (int64_t i = 0; i < count; i++) left[i] = picture[i] - seen[0][i];
+    trust(left, weight, count, least, trusted);
+    if (planes == 1)
+        weighted_sums(&band, trusted, (const float *[]){picture, seen[0]}, 2, pools + 6);
+    else
+        weighted_sums(&band, trusted, (const float *[]){picture, picture + count, picture + 2 * count, seen[0], seen[1], seen[2]}, 6, pools + 6);
+    for (ptrdiff_t i = 0; i < cells; i++)
+        for (int p = 0; p < planes; p++) {
+            const float *s = sums + (1 + 2 * planes) * i;
+            float wanted = s[1 + p], found = s[1 + planes + p], own = is_chroma[p] ? 1 : ratio(wanted, found, s[0], pedestal, most_gain);
+            gain[planes * i + p] = own;
+            bias[planes * i + p] = is_chroma[p] ? (wanted - found) / (s[0] + 1e-9f) : pedestal * (own - 1);
+        }
+    // What differs even so, and without the shift: where geometry was right already, a shift is but noise.
+    read_at(&among_cells, gain, planes, gain_here);
+    float *shifted = here_x, *unshifted = here_y;
+    placed(&in_anchor, x, y);
+    read_at(&in_anchor, levels[2], 1, left);
+    for (int64_t i = 0; i < count; i++) {
+        float wanted = picture[i] + pedestal;
+        shifted[i] = fabsf(wanted - (seen[0][i] + pedestal) * gain_here[i]);
+        unshifted[i] = fabsf(wanted - (left[i] + pedestal) * gain_here[i]);
+    }
+    weighted_sums(&band, weight, (const float *[]){shifted, unshifted}, 2, pools + 6);
+    for (ptrdiff_t i = 0; i < cells; i++) {
+        float known = sums[3 * i], moved = sums[3 * i + 1], geometric = sums[3 * i + 2];
+        float worth = held((1 - moved / (geometric + 1e-9f)) / tuning[6], 0, 1);
+        mismatch[i] = (geometric + worth * (moved - geometric)) / (known + 1e-9f);
+        shift[2 * i] *= worth;
+        shift[2 * i + 1] *= worth;
     }
     free(scratch);
     return 0;

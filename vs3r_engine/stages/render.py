@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Section 3.3, eq. 6-7: the hybrid reprojection of a frame onto its target camera, and the geometry renderers share."""
 
+import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -13,8 +14,24 @@ from vs3r_engine.scene import Rendered, Target, View
 
 NEGLIGIBLE_PX = 0.01
 """Displacements below this are not worth an iteration: a third of the 1/32 px step of the resampling that follows."""
-_FLAT = np.ones((1, 1))
-"""Depth that is not looked at: between cameras in one place, none counts."""
+
+
+class Surface(NamedTuple):
+    """A view's depth as it is looked up: nearness [h, w], see `inverse_depth`; its mean; and how much of it there is between
+    the nearest and the furthest."""
+
+    nearness: np.ndarray
+    mean: float
+    range: float
+
+    @classmethod
+    def of(cls, view: View) -> "Surface":
+        nearness = inverse_depth(view.depth)
+        return cls(nearness, float(nearness.mean()), float(nearness.max() - nearness.min()))
+
+
+_FLAT = Surface(np.ones((1, 1)), 1.0, 0.0)
+"""Where depth is not looked at: between cameras in one place, none counts."""
 
 
 class Renderer(Protocol):
@@ -44,11 +61,12 @@ def is_identity(target: Target, view: View) -> bool:
     return np.array_equal(target.residual_px, view.residual_px)
 
 
-def source_positions(target: Target, view: View, pixels: np.ndarray) -> np.ndarray:
+def source_positions(target: Target, view: View, pixels: np.ndarray, surface: Surface | None = None) -> np.ndarray:
     """Where in a view's picture the target's pixels are found.
 
     Args:
         pixels: [..., 2] corner-origin (x, y) in the target's picture, outside of it too.
+        surface: the view's own, from callers that ask again and again.
 
     Returns:
         [..., 2] float64 corner-origin positions in the view's picture, possibly outside of it; NaN where the ray
@@ -57,18 +75,15 @@ def source_positions(target: Target, view: View, pixels: np.ndarray) -> np.ndarr
     Source: eq. 7 turned round (target to source), plus how far the residual path moved the picture there.
     """
     camera, source = target.camera, view.camera
-    source_from_target = inverse(source.world_from_camera) @ camera.world_from_camera
-    offset = source_from_target[:3, 3]
-    nearness, usual, iterations = _FLAT, 1.0, 0
-    if np.any(offset):
-        nearness = inverse_depth(view.depth)
-        usual = float(nearness.mean())
-        parallax_px = source.K[0, 0] * float(np.linalg.norm(offset)) * float(nearness.max() - nearness.min())
-        iterations = 3 if parallax_px > NEGLIGIBLE_PX else 0
+    distance = math.dist(camera.world_from_camera[:3, 3], source.world_from_camera[:3, 3])
+    nearness, usual, between = (surface or Surface.of(view)) if distance else _FLAT
+    iterations = 3 if source.K[0, 0] * distance * between > NEGLIGIBLE_PX else 0
     change_px = _residual_change(target.residual_px, view.residual_px)
     if native.is_available and camera.lens is None and source.lens is None:
-        size = source.width, source.height
-        return native.source_positions(pixels, camera.K, source.K, source_from_target, size, nearness, usual, iterations, change_px)
+        cameras = camera.K, camera.world_from_camera, source.K, source.world_from_camera
+        return native.source_positions(pixels, cameras, (source.width, source.height), nearness, usual, iterations, change_px)
+    source_from_target = inverse(source.world_from_camera) @ camera.world_from_camera
+    offset = source_from_target[:3, 3]
     directions = rays_of_pixels(pixels, camera.K, camera.lens) @ source_from_target[:3, :3].T
     seen = pixels_of_points(displaced(directions, offset, usual), source.K, source.lens)
     per_pixel = np.array([nearness.shape[1] / source.width, nearness.shape[0] / source.height])

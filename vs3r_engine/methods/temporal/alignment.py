@@ -3,7 +3,7 @@
 holes and carried smoothly into them. Gauss-Newton on the small pixels of a band, with the normal equations pooled over
 ever wider windows: texture decides where there is some, and its surroundings decide where there is none."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -22,6 +22,8 @@ CAMERA_NOISE = 0.02
 """Mean squared gradient, in 8-bit levels per small pixel, that says nothing: geometry is trusted instead."""
 MOVING_EVIDENCE = 0.05
 """What a pixel says that is taken to move: masks reach too far, and what disagrees is discounted anyway."""
+LEAST_EVIDENCE = 0.02
+"""Pixels that say less than this are left out."""
 LEAST_ROBUST_LEVELS = 2.0
 MAX_SHIFT_SMALL_PX = 8.0
 WORTHWHILE = 0.2
@@ -36,10 +38,9 @@ _POOLS = np.array([POOLED_WIDE, POOLED_NEAR, POOLED_NEAR], np.float32)
 class Template:
     """The frame being completed, at the n small pixels of a band beside its holes where it can be compared with others.
 
-    index: [n] into the flattened small picture, grouped by cell; n is a multiple of 64, filled up with pixels of no
-    weight. occupied: [m] cells they lie in, flattened, and starts [m], where each one's pixels begin. at_cells:
-    [n / 64, 64, 2] float32 the same places as cell indices. weight: [n]. picture: [planes, n]. levels: [3, n] each,
-    luma and its two gradients per small pixel, as in `blurred`.
+    index: [n] into the flattened small picture, grouped by cell. occupied: [m] cells they lie in, flattened, and starts
+    [m], where each one's pixels begin. at_cells: [n, 2] float32 the same places as cell indices. weight: [n]. picture:
+    [planes, n]. levels: [3, n] each, luma and its two gradients per small pixel, as in `blurred`.
     """
 
     index: np.ndarray
@@ -65,45 +66,41 @@ class Aligned:
     mismatch: np.ndarray
 
 
-def template_of(picture: np.ndarray, holes: np.ndarray, still: np.ndarray | None, band_small_px: int, cells: Cells) -> Template | None:
+def template_of(
+    picture: np.ndarray, holes: np.ndarray, still_at: Callable[[np.ndarray], np.ndarray] | None, band_small_px: int, cells: Cells
+) -> Template | None:
     """None where there is nothing to compare with.
 
-    picture: [h, w, planes]. holes: [h, w] share of each small pixel that is missing. still: [h, w] in [0, 1], 0 on
-    what moves, or None.
+    picture: [h, w, planes]. holes: [h, w] bool, the small pixels that lack something. still_at: gives [n] in [0, 1], 0 on
+    what moves, at indices [n, 2]; None where nothing does.
     """
     size = 2 * band_small_px + 1
-    near = cv2.blur((holes > 0).astype(np.float32), (size, size), borderType=cv2.BORDER_CONSTANT)
-    whole = cv2.dilate((holes > 0).view(np.uint8), np.ones((3, 3), np.uint8)) == 0
-    weight = whole * np.minimum(near * np.float32(size), 1)
+    near = cv2.blur(holes.astype(np.float32), (size, size), borderType=cv2.BORDER_CONSTANT)
+    partly = cv2.dilate(holes.view(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    weight = np.minimum(near * np.float32(size), 1)
+    weight[partly] = 0
     weight[cells.height // cells.small_px :] = 0
     weight[:, cells.width // cells.small_px :] = 0
-    if still is not None:
-        weight *= np.maximum(still, MOVING_EVIDENCE)
-    luma = np.ascontiguousarray(picture[..., 0])
-    width = luma.shape[1]
     # Every other pixel, like the black fields of a chessboard, says as much as all of them.
     weight[::2, ::2] = weight[1::2, 1::2] = 0
-    y, x = np.divmod(np.flatnonzero(weight > 0.02), width)
-    if not len(y):
+    by_cell = weight.reshape(cells.rows, SMALL_PER_CELL, cells.columns, SMALL_PER_CELL).swapaxes(1, 2).ravel()
+    place = np.flatnonzero(by_cell > LEAST_EVIDENCE)
+    if still_at is not None and len(place):
+        by_cell[place] *= np.maximum(still_at(_small_pixels(place, cells)), MOVING_EVIDENCE)
+        place = np.flatnonzero(by_cell > LEAST_EVIDENCE)
+    if not len(place):
         return None
-    cell = y // SMALL_PER_CELL * cells.columns + x // SMALL_PER_CELL
-    order = np.argsort(cell, kind="stable")
-    count = len(order)
-    order = np.concatenate([order, np.full(-count % 64, order[-1])])
-    y, x, cell = y[order], x[order], cell[order]
-    index = y * width + x
-    starts = np.flatnonzero(np.diff(cell, prepend=-1))
-    at_cells = ((np.stack([x, y], -1) + 0.5) / SMALL_PER_CELL - 0.5).astype(np.float32)
-    weight = weight.ravel()[index]
-    weight[count:] = 0
-    pixels = np.ascontiguousarray(picture.reshape(-1, picture.shape[2])[index].T)
+    places, cell = _small_pixels(place, cells), place // SMALL_PER_CELL**2
+    index = places @ (1, picture.shape[1])
+    starts = np.concatenate([[0], np.flatnonzero(cell[1:] != cell[:-1]) + 1])
+    luma = np.ascontiguousarray(picture[..., 0])
     return Template(
         index,
         cell[starts],
         starts,
-        at_cells.reshape(-1, 64, 2),
-        weight,
-        pixels,
+        ((places + 0.5) / SMALL_PER_CELL - 0.5).astype(np.float32),
+        by_cell[place],
+        np.ascontiguousarray(picture.reshape(-1, picture.shape[2])[index].T),
         tuple(_with_gradients(level, index) for level in blurred(luma)),
     )
 
@@ -118,35 +115,35 @@ def aligned(
     """
     vertices = [at / cells.small_px - 0.5 for at in positions]
     bounds = [np.concatenate([anchor.bounds[0], anchor.bounds[1] - cells.small_px]) / cells.small_px for anchor in anchors]
-    if native.is_available:
-        places = template.at_cells.reshape(-1, 2)
-        tuning = np.array([EXPOSURE_PEDESTAL, CAMERA_NOISE, LEAST_ROBUST_LEVELS, MAX_GAIN, MAX_SHIFT_SMALL_PX, MOVING_EVIDENCE], np.float32)
-        found = [
-            native.align(
-                at,
-                places,
-                template.weight,
-                template.levels,
-                anchor.levels,
-                anchor.still,
-                limits,
-                template.occupied,
-                template.starts,
-                _POOLS,
-                tuning,
-            )
-            for anchor, at, limits in zip(anchors, vertices, bounds, strict=True)
-        ]
-        shift, expected, weight = (np.stack(parts) for parts in zip(*found, strict=True))
-    else:
-        shift, expected, weight = _shifts(template, anchors, vertices, bounds, cells)
-    return _matched(template, anchors, expected, weight, shift, is_chroma)
+    if not native.is_available:
+        return _matched(template, anchors, *_shifts(template, anchors, vertices, bounds, cells), is_chroma)
+    tuning = EXPOSURE_PEDESTAL, CAMERA_NOISE, LEAST_ROBUST_LEVELS, MAX_GAIN, MAX_SHIFT_SMALL_PX, MOVING_EVIDENCE, WORTHWHILE
+    found = [
+        native.align(
+            at,
+            template.at_cells,
+            template.weight,
+            template.levels,
+            template.picture,
+            anchor.levels,
+            anchor.small,
+            anchor.still,
+            is_chroma,
+            limits,
+            template.occupied,
+            template.starts,
+            _POOLS,
+            np.array(tuning, np.float32),
+        )
+        for anchor, at, limits in zip(anchors, vertices, bounds, strict=True)
+    ]
+    return Aligned(*(np.stack(parts) for parts in zip(*found, strict=True)))
 
 
 def _shifts(
     template: Template, anchors: Sequence[Anchor], vertices: Sequence[np.ndarray], bounds: Sequence[np.ndarray], cells: Cells
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(shift [anchors, rows, columns, 2], expected [anchors, n, 2], weight [anchors, n]): what native.align computes."""
+    """(shift [anchors, rows, columns, 2], expected [anchors, n, 2], weight [anchors, n]): the first half of what native.align computes."""
     shape, count = (cells.rows, cells.columns), len(anchors)
     height, width = cells.small_shape
     expected = np.stack([upsampled(at, width, height, SMALL_PER_CELL, SMALL_PER_CELL).reshape(-1, 2)[template.index] for at in vertices])
@@ -154,17 +151,17 @@ def _shifts(
     weight = template.weight * ((expected >= limits[..., :2]) & (expected <= limits[..., 2:])).all(axis=-1)
     for i, anchor in enumerate(anchors):
         if anchor.still is not None:
-            weight[i] *= np.maximum(_read(anchor.still, expected[i]), MOVING_EVIDENCE)
+            weight[i] *= np.maximum(read_at(anchor.still, expected[i]), MOVING_EVIDENCE)
     shift, gain = np.zeros((count, *shape, 2), np.float32), np.ones((count, *shape), np.float32)
     terms = np.empty((8, *weight.shape), np.float32)
     for level, (luma, gradient_x, gradient_y) in enumerate(template.levels):
         pools = POOLED_NEAR if level else POOLED_WIDE
-        shift_here = np.stack([_read(s, template.at_cells) for s in shift]) if level else np.zeros_like(expected)
+        shift_here = np.stack([read_at(s, template.at_cells) for s in shift]) if level else np.zeros_like(expected)
         at = expected + shift_here
-        seen = np.stack([_read(a.levels[level], p) for a, p in zip(anchors, at, strict=True)])
+        seen = np.stack([read_at(a.levels[level], p) for a, p in zip(anchors, at, strict=True)])
         if level == 0:
             gain = _ratio(*_pooled(template, np.stack([luma * weight, seen * weight, weight]), shape, pools))
-        gain_here = np.stack([_read(g, template.at_cells) for g in gain])
+        gain_here = np.stack([read_at(g, template.at_cells) for g in gain])
         difference = luma + EXPOSURE_PEDESTAL - (seen + EXPOSURE_PEDESTAL) * gain_here
         trusted = np.multiply(weight, _robust(difference, weight), out=terms[7])
         # What would be left to explain were the shift taken back: pooling then acts on the whole shift, not on its last
@@ -180,12 +177,13 @@ def _shifts(
 
 
 def _matched(
-    template: Template, anchors: Sequence[Anchor], expected: np.ndarray, weight: np.ndarray, shift: np.ndarray, is_chroma: tuple[bool, ...]
+    template: Template, anchors: Sequence[Anchor], shift: np.ndarray, expected: np.ndarray, weight: np.ndarray, is_chroma: tuple[bool, ...]
 ) -> Aligned:
-    """Every plane's exposure with the shift found, what differs even so, and the shift as far as it is worth it."""
+    """Every plane's exposure with the shift found, what differs even so, and the shift as far as it is worth it: the
+    second half of what native.align computes."""
     shape, planes = shift.shape[1:3], len(is_chroma)
-    at = expected + np.stack([_read(s, template.at_cells) for s in shift])
-    seen = np.stack([_read(a.small, p).reshape(-1, planes).T for a, p in zip(anchors, at, strict=True)], 1)
+    at = expected + np.stack([read_at(s, template.at_cells) for s in shift])
+    seen = np.stack([read_at(a.small, p).reshape(-1, planes).T for a, p in zip(anchors, at, strict=True)], 1)
     picture = template.picture[:, None]
     trusted = weight * _robust(picture[0] - seen[0], weight)
     pooled = _pooled(template, np.concatenate([trusted[None], picture * trusted, seen * trusted]), shape)
@@ -197,8 +195,8 @@ def _matched(
         else:
             gain[..., i] = _ratio(wanted[i], found[i], known)
             bias[..., i] = EXPOSURE_PEDESTAL * (gain[..., i] - 1)
-    gain_here = np.stack([_read(g, template.at_cells) for g in np.ascontiguousarray(gain[..., 0])])
-    unshifted = np.stack([_read(a.levels[-1], p) for a, p in zip(anchors, expected, strict=True)])
+    gain_here = np.stack([read_at(g, template.at_cells) for g in np.ascontiguousarray(gain[..., 0])])
+    unshifted = np.stack([read_at(a.levels[-1], p) for a, p in zip(anchors, expected, strict=True)])
     matched, unmoved = ((s + EXPOSURE_PEDESTAL) * gain_here - EXPOSURE_PEDESTAL for s in (seen[0], unshifted))
     terms = np.stack([np.abs(picture[0] - matched) * weight, np.abs(picture[0] - unmoved) * weight, weight])
     shifted, geometric, known = _pooled(template, terms, shape)
@@ -219,9 +217,19 @@ def unaligned(cells: Cells, anchor_count: int, plane_count: int) -> Aligned:
     )
 
 
-def _read(image: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """[n, ...]: an image at indices [..., 2], n of them in rows of 64 (cv2.remap takes no side beyond 32767)."""
-    return remapped(image, at.reshape(-1, 64, 2), cv2.INTER_LINEAR).reshape(-1, *image.shape[2:])
+def read_at(image: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """[n, ...]: an image at indices [n, 2]."""
+    # In rows of 64, the last filled up: cv2.remap takes no side beyond 32767.
+    rows = np.concatenate([at, np.broadcast_to(at[-1:], (-len(at) % 64, 2))]).astype(np.float32, copy=False).reshape(-1, 64, 2)
+    return remapped(image, rows, cv2.INTER_LINEAR).reshape(-1, *image.shape[2:])[: len(at)]
+
+
+def _small_pixels(place: np.ndarray, cells: Cells) -> np.ndarray:
+    """[n, 2] (x, y) of the small pixels at places [n] in the list of all, cell by cell."""
+    cell, within = np.divmod(place, SMALL_PER_CELL**2)
+    row, column = np.divmod(cell, cells.columns)
+    y, x = np.divmod(within, SMALL_PER_CELL)
+    return np.stack([column * SMALL_PER_CELL + x, row * SMALL_PER_CELL + y], -1)
 
 
 def _with_gradients(image: np.ndarray, index: np.ndarray) -> np.ndarray:

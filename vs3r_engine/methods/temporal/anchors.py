@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from vs3r_engine.methods.temporal.cells import Cells, blurred
-from vs3r_engine.methods.warp import picture_bounds
-from vs3r_engine.scene import View
+from vs3r_engine.methods.warp import found_positions, picture_bounds
+from vs3r_engine.scene import Target, View
 from vs3r_engine.stages.complete import Views
+from vs3r_engine.stages.render import Surface
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -17,7 +18,7 @@ class Anchor:
     """A source frame and what is asked of it again and again.
 
     small: [h, w, planes] its small picture. levels: its first plane, as in `blurred`. still: [h, w] small, 0 on and
-    close to what moves by itself, or None where nothing does. bounds: `picture_bounds`.
+    close to what moves by itself, or None where nothing does. bounds: `picture_bounds`. surface: its depth.
     """
 
     view: View
@@ -25,10 +26,15 @@ class Anchor:
     levels: tuple[np.ndarray, ...]
     still: np.ndarray | None
     bounds: np.ndarray
+    surface: Surface
 
     @property
     def frame_index(self) -> int:
         return self.view.frame.frame_index
+
+    def positions(self, target: Target, pixels: np.ndarray) -> np.ndarray:
+        """See `found_positions`."""
+        return found_positions(target, self.view, pixels, self.surface)
 
 
 class Anchors:
@@ -71,7 +77,7 @@ class Anchors:
 def _made(view: View, cells: Cells) -> Anchor:
     small = cells.small_picture(view.frame)
     levels = blurred(np.ascontiguousarray(small[..., 0]))
-    return Anchor(view, small, levels, cells.still(view.dynamic_mask), picture_bounds(view))
+    return Anchor(view, small, levels, cells.still(view.dynamic_mask), picture_bounds(view), Surface.of(view))
 
 
 def prior_weight(distance_frames: np.ndarray, quarter_frames: int, reach_frames: int) -> np.ndarray:

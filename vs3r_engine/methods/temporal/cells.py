@@ -56,7 +56,7 @@ class Cells:
         picture's edge its last pixels are repeated."""
         layout = frame.layout
         planes = [self.small_plane(plane, layout, i) for i, plane in enumerate(frame.planes[: picture_planes(layout)])]
-        return np.dstack(planes).astype(np.float32) * np.float32(255.0 / layout.peak)
+        return cv2.merge(planes).reshape(*self.small_shape, -1) * np.float32(255.0 / layout.peak)
 
     def small_plane(self, plane: np.ndarray, layout: PixelLayout, number: int) -> np.ndarray:
         rows, columns = layout.plane_shape(number, self.columns * self.cell_px, self.rows * self.cell_px)
@@ -68,11 +68,6 @@ class Cells:
             # Halves come cheap, and what follows has a quarter left to do.
             plane = cv2.resize(plane, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
         return cv2.resize(plane, self.small_shape[::-1], interpolation=cv2.INTER_AREA)
-
-    def small_mask(self, full_mask: np.ndarray) -> np.ndarray:
-        """[h, w] float32 share in [0, 1] of a mask of all cells, uint8 0 or 255."""
-        share = cv2.resize(full_mask, self.small_shape[::-1], interpolation=cv2.INTER_AREA)
-        return share.astype(np.float32) * np.float32(1 / 255)
 
     def still(self, dynamic_mask: np.ndarray) -> np.ndarray | None:
         """[h, w] float32 in [0, 1]: 0 on and close to what a dynamic mask of any size marks; None if nothing."""

@@ -2,7 +2,7 @@
 """The default Completer: holes are filled from aligned, exposure-matched anchors, their seams feathered, and what no
 anchor shows is continued smoothly. Every frame stands by itself: nothing is carried over from the one before."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -11,12 +11,12 @@ import numpy as np
 
 from vs3r_engine import native
 from vs3r_engine.frame import Frame
-from vs3r_engine.methods.temporal.alignment import Template, aligned, template_of, unaligned
+from vs3r_engine.methods.temporal.alignment import Template, aligned, read_at, template_of, unaligned
 from vs3r_engine.methods.temporal.anchors import Anchor, Anchors, prior_weight
 from vs3r_engine.methods.temporal.cells import SMALL_PER_CELL, SMALL_WIDTH_PX, Cells, is_chroma
 from vs3r_engine.methods.temporal.extrapolation import extrapolated
 from vs3r_engine.methods.tiles import Tiles, cells_of, padded, plane_positions
-from vs3r_engine.methods.warp import found_positions, remapped, resampled, upsampled, vertices
+from vs3r_engine.methods.warp import found_positions, margins_px, remapped, resampled, vertices
 from vs3r_engine.scene import Rendered, Target, View
 from vs3r_engine.settings import FillSettings
 from vs3r_engine.stages.complete import Views
@@ -88,7 +88,7 @@ class TemporalCompleter:
         near_mask = cv2.blur(hole_mask, (size, size), borderType=cv2.BORDER_REPLICATE)
         tiles = Tiles(cells_of(near_mask, cells.cell_px), cells.cell_px, item.frame.layout)
         hole, near = tiles.read(hole_mask, 0) > 0, tiles.read(near_mask, 0)
-        small, holes = cells.small_picture(item.frame), cells.small_mask(hole_mask)
+        small = cells.small_picture(item.frame)
         current = views.view(frame_index)
         hole_cells = np.zeros(tiles.shape, bool)
         hole_cells[tiles.rows, tiles.columns] = hole.any(axis=1)
@@ -98,8 +98,8 @@ class TemporalCompleter:
         candidates = [] if is_bad else self._candidates(item.target, around, hole_cells, cells)
         layers: list[Layer] = []
         if candidates:
-            still = _still_at(item.target, current, cells)
-            template = template_of(small, holes, still, BAND_SMALL_PX, cells)
+            holes = cells_of(hole_mask, cells.small_px)
+            template = template_of(small, holes, _still_from(item.target, current, cells), BAND_SMALL_PX, cells)
             layers = _layers(item, candidates, template, tiles, cells)
         seam = np.minimum(near * np.float32(2 / 255), 1)
         return _composed(item.frame, layers, tiles, hole, seam, small, cells)
@@ -114,10 +114,9 @@ class TemporalCompleter:
         x[columns == 0], y[rows == 0] = 0, 0
         x[columns == cells.columns - 1], y[rows == cells.rows - 1] = cells.width, cells.height
         places = np.stack([x, y], -1)
-        seen = np.stack([found_positions(target, anchor.view, places) for anchor in around])
-        bounds = np.stack([anchor.bounds for anchor in around])
-        margin = np.minimum(seen - bounds[:, :1], bounds[:, 1:] - seen).min(axis=-1)
-        reached = np.nan_to_num(np.clip(margin / feather_px(cells.width), 0, 1))
+        seen = np.stack([anchor.positions(target, places) for anchor in around])
+        margin = margins_px(seen, np.stack([anchor.bounds for anchor in around]))
+        reached = np.clip(margin / feather_px(cells.width), 0, 1)
         distance = np.array([anchor.frame_index - target.frame_index for anchor in around])
         counts = prior_weight(distance, self._quarter_frames, self.reach_frames) * (1e-4 + reached.mean(axis=1) ** 4)
         parts = _shares(counts[:, None] * reached).sum(axis=1)
@@ -136,17 +135,14 @@ def _layers(
     chroma = is_chroma(item.frame.layout)
     anchors = [anchor for anchor, _ in candidates]
     pixels = vertices(cells.width, cells.height, cells.cell_px)
-    expected = [found_positions(item.target, anchor.view, pixels) for anchor in anchors]
+    expected = [anchor.positions(item.target, pixels) for anchor in anchors]
     if template is None:
         fit = unaligned(cells, len(anchors), len(chroma))
     else:
         fit = aligned(template, anchors, expected, cells, chroma)
     positions = [at + _ringed(shift) * cells.small_px for at, shift in zip(expected, fit.shift_small_px, strict=True)]
     feather = np.float32(feather_px(cells.width))
-    margins = [
-        np.minimum(at - anchor.bounds[0], anchor.bounds[1] - at).min(axis=-1).astype(np.float32) / feather
-        for anchor, at in zip(anchors, positions, strict=True)
-    ]
+    margins = [margins_px(at, anchor.bounds).astype(np.float32) / feather for anchor, at in zip(anchors, positions, strict=True)]
     shares = _shares(
         np.stack(
             [
@@ -162,7 +158,9 @@ def _layers(
         chosen = np.flatnonzero(given[tiles.rows, tiles.columns])
         if len(chosen):
             gain, bias = (_ringed(m[i]).transpose(2, 0, 1) for m in (fit.gain, fit.bias))
-            layers.append(Layer(anchor, chosen, at.transpose(2, 0, 1), np.stack([margins[i], share]), gain, bias))
+            layers.append(
+                Layer(anchor, chosen, np.ascontiguousarray(at.transpose(2, 0, 1), np.float32), np.stack([margins[i], share]), gain, bias)
+            )
     return layers
 
 
@@ -194,19 +192,19 @@ def _ringed(at_cells: np.ndarray) -> np.ndarray:
     return ringed.reshape(rows + 2, columns + 2, *at_cells.shape[2:])
 
 
-def _at_small(positions: np.ndarray, cells: Cells) -> np.ndarray:
-    """[h, w, 2] float32 indices into small pictures: full-size positions at the vertices, at every small pixel."""
-    height, width = cells.small_shape
-    return upsampled(positions / cells.small_px - 0.5, width, height, SMALL_PER_CELL, SMALL_PER_CELL)
-
-
-def _still_at(target: Target, current: View | None, cells: Cells) -> np.ndarray | None:
-    """[h, w] small: what stands still in the current frame, seen from the target; None where everything does."""
+def _still_from(target: Target, current: View | None, cells: Cells) -> Callable[[np.ndarray], np.ndarray] | None:
+    """Gives [n] what stands still in the current frame, 0 on what moves, at small pixels [n, 2] seen from the target; None
+    where everything does."""
     still = None if current is None else cells.still(current.dynamic_mask)
     if current is None or still is None:
         return None
-    at = _at_small(found_positions(target, current, vertices(cells.width, cells.height, cells.cell_px)), cells)
-    return remapped(still, np.ascontiguousarray(at), cv2.INTER_LINEAR)
+
+    at_vertices = found_positions(target, current, vertices(cells.width, cells.height, cells.cell_px)) / cells.small_px - 0.5
+
+    def still_at(places: np.ndarray) -> np.ndarray:
+        return read_at(still, read_at(at_vertices.astype(np.float32), (places + 0.5) / SMALL_PER_CELL + 0.5))
+
+    return still_at
 
 
 def feather_px(width: int) -> int:
@@ -223,16 +221,18 @@ def _composed(
     """
     layout = frame.layout
     planes = [padded(plane, layout.plane_shape(i, *cells.full_shape[::-1])) for i, plane in enumerate(frame.planes)]
+    wanted = np.where(hole, np.float32(1), seam)
     pictures, missing = [], []
     for i, (plane, total, value) in enumerate(zip(planes, *_filling(layers, tiles), strict=True)):
-        here, hole_here, seam_here = tiles.read(plane, i), tiles.subsampled(hole, i), tiles.subsampled(seam, i)
-        covered = np.minimum(total, 1)
-        value /= np.maximum(total, 1e-6)
+        here, wanted_here = tiles.read(plane, i), tiles.subsampled(wanted, i)
+        share = wanted_here * np.minimum(total, 1)
+        missing.append(wanted_here - share)
+        np.copyto(share, total > 0, where=tiles.subsampled(hole, i))
+        value /= np.maximum(total, 1e-6, out=total)
         value -= here
-        value *= np.where(hole_here, total > 0, seam_here * covered)
+        value *= share
         value += here
         pictures.append(value)
-        missing.append(np.where(hole_here, 1, seam_here) * (1 - covered))
     if float((missing[0] * hole).max()) > NEGLIGIBLE:
         _continue(pictures, missing, tiles, small, cells)
     for i, (plane, picture) in enumerate(zip(planes, pictures, strict=True)):
@@ -283,7 +283,7 @@ def _continue(pictures: Sequence[np.ndarray], missing: Sequence[np.ndarray], til
     for i in range(coarse.shape[2]):
         filled = tiles.averaged(pictures[i], i, COARSE_PER_CELL)
         _in_cells(coarse[..., i], cells)[at] = filled * np.float32(255 / layout.peak)
-    beyond = np.pad(extrapolated(coarse, known), ((1, 1), (1, 1), (0, 0)), mode="edge").transpose(2, 0, 1)
+    beyond = _ringed(extrapolated(coarse, known)).transpose(2, 0, 1)
     lacking = np.flatnonzero(missing[0].max(axis=1) > NEGLIGIBLE)
     part = tiles.only(lacking)
     for i, picture in enumerate(pictures):
