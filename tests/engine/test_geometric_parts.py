@@ -31,6 +31,7 @@ from vs3r_engine.methods.geometric.motion import (
 from vs3r_engine.methods.geometric.residual import SmoothField
 from vs3r_engine.methods.geometric.shutter import skew_at
 from vs3r_engine.methods.geometric.tracks import Tracker
+from vs3r_engine.methods.geometric.windows import Windows
 from vs3r_engine.scene import Reconstruction
 from vs3r_engine.settings import AnalysisSettings
 
@@ -138,19 +139,61 @@ def test_a_jump_of_a_quarter_of_the_picture_is_found_again():
     assert not column(pieces, "is_bridged").any()
 
 
-def test_a_jump_is_found_though_a_banner_on_the_picture_agrees_to_have_none():
-    scene, banner = texture(900, 300, seed=5), texture(420, 90, seed=6)
-    turn_deg = np.arange(24) * 0.3 + np.where(np.arange(24) % 8 > 3, 12.0, 0.0)
-    to_scene, to_picture = (np.array([[378.0, 0, width / 2 - 0.5], [0, 378, 149.5], [0, 0, 1]]) for width in (900, 420))
+def turned_views(scene: np.ndarray, turn_deg: np.ndarray, width: int) -> list[np.ndarray]:
+    """What a camera of focal length 378 sees of a wide scene as it pans and rolls; turn_deg: [n, 2] yaw and roll."""
+    height = scene.shape[0]
+    to_scene, to_picture = (np.array([[378.0, 0, w / 2 - 0.5], [0, 378, height / 2 - 0.5], [0, 0, 1]]) for w in (scene.shape[1], width))
     pictures = []
-    for angle in np.radians(turn_deg):
-        H = to_scene @ rotation_from_vector(np.array([0.0, angle, 0.0])) @ np.linalg.inv(to_picture)
-        pictures.append(cv2.warpPerspective(scene, H, (420, 300), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP))
-        pictures[-1][210:] = banner
-    pieces = checked(analysed(pictures), 24)
+    for yaw, roll in np.radians(turn_deg):
+        turn = rotation_from_vector(np.array([0.0, yaw, 0.0])) @ rotation_from_vector(np.array([0.0, 0.0, roll]))
+        H = to_scene @ turn @ np.linalg.inv(to_picture)
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        pictures.append(cv2.warpPerspective(scene, H, (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT))
+    return pictures
+
+
+def yaw_and_roll_deg(pieces: list[Reconstruction]) -> np.ndarray:
     path = np.concatenate([piece.trajectory.world_from_camera for piece in pieces])
-    found_deg = np.degrees(np.arctan2(path[:, 0, 2], path[:, 2, 2]))
-    assert np.allclose(np.diff(found_deg), np.diff(turn_deg), atol=0.3)
+    return np.degrees(np.stack([np.arctan2(path[:, 0, 2], path[:, 2, 2]), np.arctan2(path[:, 1, 0], path[:, 1, 1])], axis=1))
+
+
+@pytest.mark.parametrize(("blurred", "away"), [([13], slice(13, 14)), ([13, 14, 15, 16], slice(13, None))])
+def test_frames_too_blurred_for_tracks_stand_where_the_whole_picture_shows_them(blurred, away):
+    # The second: too many to go on from, so that the chain begins anew, where the camera has gone meanwhile.
+    patches = cv2.resize(texture(45, 15, seed=7), (900, 300), interpolation=cv2.INTER_CUBIC)
+    turn_deg = np.stack([np.arange(24) * 0.3, np.zeros(24)], axis=1)
+    turn_deg[away] += 5.0, 3.0
+    pictures = turned_views(cv2.addWeighted(texture(900, 300, seed=5), 0.5, patches, 0.5, 0), turn_deg, 420)
+    for i in blurred:
+        pictures[i] = cv2.GaussianBlur(pictures[i], (0, 0), 7)
+    pieces = checked(analysed(pictures, focal_mm=36 * 378 / 420), 24)
+    assert column(pieces, "is_bridged")[13]
+    assert np.abs(yaw_and_roll_deg(pieces) - turn_deg).max() < 0.6
+
+
+def test_a_window_whose_cameras_turn_otherwise_than_the_tracks_say_is_not_believed(monkeypatch):
+    clip = make_clip("parallax", frames=40, width=320, height=180, seed=1)
+    refined = Windows._refined
+
+    def strayed(self, *arguments):
+        solved = refined(self, *arguments)
+        rotation = solved.rotation.copy()
+        rotation[7] = rotation_from_vector(np.radians([0.0, 0.0, 2.0])) @ rotation[7]
+        return replace(solved, rotation=rotation)
+
+    assert column(list(GeometricReconstructor(AnalysisSettings()).reconstruct(iter(clip.frames), RATE)), "has_parallax").any()
+    monkeypatch.setattr(Windows, "_refined", strayed)
+    assert not column(list(GeometricReconstructor(AnalysisSettings()).reconstruct(iter(clip.frames), RATE)), "has_parallax").any()
+
+
+def test_a_jump_is_found_though_a_banner_on_the_picture_agrees_to_have_none():
+    turn_deg = np.stack([np.arange(24) * 0.3 + np.where(np.arange(24) % 8 > 3, 12.0, 0.0), np.zeros(24)], axis=1)
+    pictures = turned_views(texture(900, 300, seed=5), turn_deg, 420)
+    banner = texture(420, 90, seed=6)
+    for picture in pictures:
+        picture[210:] = banner
+    pieces = checked(analysed(pictures), 24)
+    assert np.allclose(np.diff(yaw_and_roll_deg(pieces), axis=0), np.diff(turn_deg, axis=0), atol=0.3)
 
 
 def test_analysis_runs_ahead_of_its_pieces_by_a_bounded_number_of_frames():

@@ -2,7 +2,8 @@
 """The chain of a shot: frame by frame, which tracks arrived from the last good picture and how the camera turned, and
 which frames are no good (black, blurred, textureless, repeated)."""
 
-from dataclasses import dataclass, field
+import contextlib
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -26,6 +27,10 @@ _LOWEST_INLIER_SHARE = 0.25
 _DOUBTFUL_SUPPORT, _CLEARLY_MORE = 0.5, 1.5
 """Share of the tracks that agree with the motion found: under this they are looked for elsewhere, too, and what is found there has
 to have so many times the support."""
+_LEAST_AGREEMENT = 0.8
+"""Correlation of two pictures laid on each other from which the turn that does it is believed."""
+_JUMP_WIDTH_PX = 160
+_ECC_STEPS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 1e-3)
 _RESTART_AFTER_FRAMES = 3
 """Bad frames in a row after which a textured picture is the new start; the motion across the gap stays unknown."""
 _LONGEST_GAP_FRAMES = 12
@@ -35,8 +40,9 @@ _LONGEST_GAP_FRAMES = 12
 class Link:
     """One frame's place in the chain.
 
-    kind: "linked" to the last good frame; "start" of a chain (the first frame, or unknown motion before it);
-    "repeated" (the same picture as the last good one); "bad" (no motion could be found).
+    kind: "linked" to the last good frame; "start" of a chain (the first frame, or no tracks across what lies before it);
+    "repeated" (the same picture as the last good one); "bad" (no tracks could be followed to it).
+    glimpse: [3, 3] of the last two kinds and of a start, the turn since the last good frame that the whole picture shows, if it does.
     ids, xy_from, xy_to: tracks from the last good frame, centred analysed pixels [m, 2]. to_from, log_zoom, weights:
     see PairMotion. votes: [m] sum 1. span_frames: frames since the last good one. pace: [2, 4] see Shutter.
     """
@@ -54,6 +60,7 @@ class Link:
     spread_px: float
     span_frames: int = 1
     pace: np.ndarray = field(default_factory=lambda: np.zeros((2, 4)))
+    glimpse: np.ndarray | None = None
 
 
 class Chain:
@@ -85,7 +92,7 @@ class Chain:
             return self._without_motion(index, "start")
         if np.array_equal(picture, self._tracker.picture):
             return self._without_motion(index, "repeated")
-        link = self._linked(index, picture)
+        link, glimpse = self._linked(index, picture)
         if link is not None:
             link.span_frames, self._last_index = index - self._last_index, index
             self._bad_in_a_row = 0
@@ -95,8 +102,8 @@ class Chain:
             found = self._tracker.begin(picture)
             if found >= FEWEST_TRACKS or self._bad_in_a_row >= _LONGEST_GAP_FRAMES:
                 self._bad_in_a_row, self._expected, self._last_index = 0, (np.eye(3), 0.0), index
-                return self._without_motion(index, "start")
-        return self._without_motion(index, "bad")
+                return self._without_motion(index, "start", glimpse)
+        return self._without_motion(index, "bad", glimpse)
 
     def refocus(self, focal_px: float, links: list[Link]) -> None:
         """From now on with another focal length (of the clip's pixels); `links` so far are changed to agree."""
@@ -110,20 +117,24 @@ class Chain:
                 )
                 self._expected = link.to_from, link.log_zoom
 
-    def _linked(self, index: int, picture: np.ndarray) -> Link | None:
+    def _linked(self, index: int, picture: np.ndarray) -> tuple[Link | None, np.ndarray | None]:
+        """The link by tracks, or None; and if the whole picture had to be asked where it went, what it said (see Link.glimpse)."""
         pair, link, support = self._followed(index, picture, self._expected)
+        glimpse = None
         if support < _DOUBTFUL_SUPPORT and len(self._tracker.xy) >= FEWEST_TRACKS:
-            # Perhaps too far from where the tracks were looked for: ask the whole picture where it went.
-            other = self._followed(index, picture, (self._jumped(picture), 0.0))
+            # Perhaps too far from where the tracks were looked for.
+            turn, is_seen = self._jumped(picture)
+            glimpse = turn if is_seen else None
+            other = self._followed(index, picture, (turn, 0.0))
             if other[2] > _CLEARLY_MORE * support:
                 pair, link, support = other
         if link is None or link.inlier_share < _LOWEST_INLIER_SHARE:
-            return None
+            return None, glimpse
         self._trust = 0.8 * self._trusted(link.ids) + 0.2 * link.weights
         self._trust_ids = link.ids
         self._expected = link.to_from, link.log_zoom
         self._tracker.accept(picture, pair)
-        return link
+        return link, None
 
     def _followed(self, index: int, picture: np.ndarray, expected: tuple[np.ndarray, float]) -> tuple[PairTracks, Link | None, float]:
         """The tracks that are found where `expected` takes them, what they say, and the share of all tracks that agrees with it."""
@@ -149,19 +160,32 @@ class Chain:
         )
         return pair, link, motion.inlier_share * len(pair) / len(self._tracker.xy)
 
-    def _jumped(self, picture: np.ndarray) -> np.ndarray:
-        """[3, 3] the turn that a shift of the whole picture since the last good one amounts to (phase correlation)."""
+    def _jumped(self, picture: np.ndarray) -> tuple[np.ndarray, bool]:
+        """(the turn [3, 3] since the last good picture that lays it best on this one as a whole, whether they then agree).
+
+        A shift by phase correlation; where the pictures agree so far that ECC refines it, with the roll. Blur that leaves no corner
+        to follow leaves this.
+        """
         last = self._tracker.picture
         assert last is not None
-        size = max(8, self._small[0] // 4), max(8, self._small[1] // 4)
+        shrink = max(1.0, self._small[0] / _JUMP_WIDTH_PX)
+        size = max(8, round(self._small[0] / shrink)), max(8, round(self._small[1] / shrink))
         before, after = (cv2.resize(p, size, interpolation=cv2.INTER_AREA).astype(np.float32) for p in (last, picture))
-        (x, y), _ = cv2.phaseCorrelate(before, after, cv2.createHanningWindow(size, cv2.CV_32F))
-        shift = np.array([x * self._small[0] / size[0], y * self._small[1] / size[1]]) / self._focal
-        return rotation_from_vector(np.array([-shift[1], shift[0], 0.0]))
+        # Copies: OpenCV 5.0.0 puts its window on the pictures it is given.
+        (x, y), _ = cv2.phaseCorrelate(before.copy(), after.copy(), cv2.createHanningWindow(size, cv2.CV_32F))
+        motion, agreement = np.array([[1, 0, x], [0, 1, y]], np.float32), 0.0
+        with contextlib.suppress(cv2.error):  # pictures that have nothing in common
+            agreement, refined = cv2.findTransformECC(before, after, motion.copy(), cv2.MOTION_EUCLIDEAN, _ECC_STEPS, None, 5)  # type: ignore[call-overload]
+        if agreement > _LEAST_AGREEMENT:
+            motion = refined
+        middle = (np.array(size) - 1) / 2
+        moved = (motion[:, :2] @ middle + motion[:, 2] - middle) * self.extent / size / self._focal
+        return rotation_from_vector(np.array([-moved[1], moved[0], np.arctan2(motion[1, 0], motion[0, 0])])), agreement > _LEAST_AGREEMENT
 
-    def _without_motion(self, index: int, kind: str) -> Link:
+    def _without_motion(self, index: int, kind: str, glimpse: np.ndarray | None = None) -> Link:
         nothing = np.zeros((0, 2))
-        return Link(index, kind, np.zeros(0, np.int64), nothing, nothing, np.zeros(0), np.zeros(0), np.eye(3), 0.0, 0.0, 0.0)
+        link = Link(index, kind, np.zeros(0, np.int64), nothing, nothing, np.zeros(0), np.zeros(0), np.eye(3), 0.0, 0.0, 0.0)
+        return replace(link, glimpse=glimpse)
 
     def _centred(self, xy: np.ndarray) -> np.ndarray:
         return (xy - 0.5 * np.array(self._small)) * self._square

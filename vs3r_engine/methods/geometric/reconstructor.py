@@ -281,6 +281,8 @@ class _Shot:
             state.world_from_camera[:3, 3] += share * (node.centre - self._node.centre)
             state.focal_px *= float(np.exp(share * (node.log_zoom - self._node.log_zoom)))
             state.residual_px += (share * field_px).astype(np.float32)
+        if link.glimpse is not None and self._node is not None:
+            state.world_from_camera[:3, :3] = self._node.rotation @ link.glimpse.T
         return state
 
     def _standing(self, link: Link, rms_px: float = 0.0) -> _State:
