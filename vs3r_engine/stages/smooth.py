@@ -16,10 +16,10 @@ from vs3r_engine.settings import PathSettings, sigma_s
 from vs3r_engine.stages.framing import held, missing_share, softened, unseen_share
 from vs3r_engine.timeline import FrameRange
 
-LARGEST_MISSING_SHARE = 0.22
-"""Where following the smoothed path would leave more of the picture uncovered than this, the path is smoothed less: fast pans
-otherwise end outside the picture. Shake alone may reach LARGEST_MISSING_SHARE_SHAKEN, for the frames around cover what it uncovers:
-a camera shaken by 3 degrees needs a third of the picture filled for a moment, and can have that.
+LARGEST_MISSING_SHARE = 0.18
+"""Where a pan, taken without its fast shake, would leave more of the picture uncovered than this, the path is smoothed less: it would
+end outside the picture. Shake may reach LARGEST_MISSING_SHARE_SHAKEN, for the frames around cover what it uncovers: a camera shaken by
+3 degrees needs a third of the picture filled for a moment, and can have that.
 """
 LARGEST_MISSING_SHARE_SHAKEN = 0.5
 LARGEST_UNSEEN_SHARE = 0.03
