@@ -34,9 +34,8 @@ _NOISE_PX = 0.35
 a richer model has to be larger."""
 _SIGHTINGS_PER_TRACK = 6
 """Independent sightings that a track is worth."""
-_DEPTH_SPREAD, _DEPTH_SPREAD_STAYING = 0.2, 0.12
-"""Standard deviation of log depth under which a translation is not told apart from a rotation; less where the window
-before has one."""
+_DEPTH_SPREAD = 0.2
+"""Standard deviation of log depth under which a translation is not told apart from a rotation."""
 _WORST_COST = 5.4
 _STAYING = 0.85
 """What a model's criterion is worth where the window before has it already: each change of model bends the path."""
@@ -225,8 +224,7 @@ class Windows:
                 criterion[model] *= _STAYING
             if model == ROTATION_ZOOM:
                 criterion[model] *= _RELUCTANCE_TO_ZOOM
-            least_spread = _DEPTH_SPREAD_STAYING if self._last_model == ROTATION_TRANSLATION else _DEPTH_SPREAD
-            if model == ROTATION_TRANSLATION and (cost > _WORST_COST or depth_spread(found[model].inverse_depth) < least_spread):
+            if model == ROTATION_TRANSLATION and (cost > _WORST_COST or depth_spread(found[model].inverse_depth) < _DEPTH_SPREAD):
                 criterion[model] = np.inf
             if model == ROTATION_ZOOM and criterion[ROTATION_TRANSLATION] < criterion[ROTATION_ZOOM]:
                 break
