@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The path filter of eq. 2-3: what it keeps, what it removes, where it ends."""
 
+import tracemalloc
 from dataclasses import replace
 from fractions import Fraction
 
@@ -146,6 +147,16 @@ def test_a_shot_that_begins_in_a_pan_does_not_show_what_is_never_seen():
     assert unseen_share(pan, plain, before).max() > 0.06
     assert unseen_share(pan, calm, before).max() <= 0.03
     assert angle_deg(plain, calm)[110:].max() < 1e-3
+
+
+def test_judging_a_long_path_takes_little_memory():
+    n = 20_000
+    path = path_of(yaw(np.sin(np.arange(n) * 0.3)))
+    tracemalloc.start()
+    unseen_share(path, path_of(yaw(np.zeros(n))), [5, -5])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60e6
 
 
 def test_unseen_is_what_neither_the_frame_nor_those_around_it_cover():

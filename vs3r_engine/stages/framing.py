@@ -13,6 +13,8 @@ from vs3r_engine.timeline import FrameRange
 
 _GRID = 20
 """Cells per side whose centres stand for the picture when coverage is judged; no decision made of it is finer than 5 %."""
+_ROWS = 256
+"""Frames looked at at once, so that a long shot takes no more memory than a byte a cell."""
 
 
 def missing_share(measured: Trajectory, smoothed: Trajectory, plane_depth: np.ndarray | None = None) -> np.ndarray:
@@ -92,7 +94,13 @@ def zoomed(path: Trajectory, zoom: np.ndarray) -> Trajectory:
 
 def _missing(measured: Trajectory, smoothed: Trajectory, plane_depth: np.ndarray | None) -> np.ndarray:
     """[n, cells] bool: what of each output picture its own source frame does not cover."""
-    return _excess(measured, smoothed, plane_depth, _cell_centres(measured)) > 0
+    missing = np.empty((len(measured), _GRID**2), bool)
+    for first in range(0, len(measured), _ROWS):
+        rows, start = slice(first, first + _ROWS), measured.first_frame + first
+        end = min(start + _ROWS, measured.first_frame + len(measured))
+        depth = None if plane_depth is None else plane_depth[rows]
+        missing[rows] = _excess(measured.sliced(start, end), smoothed.sliced(start, end), depth, _cell_centres(measured)) > 0
+    return missing
 
 
 def _cell_centres(path: Trajectory) -> np.ndarray:
