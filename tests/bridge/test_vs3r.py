@@ -181,7 +181,7 @@ def test_ctrl_c_cancels_the_job_and_says_how_to_go_on(vs3r, environment, engine,
     with engine.client() as client:
         assert next(job for job in client.jobs() if job.job_id == event["job_id"]).state == "cancelled"
     assert not (tmp_path / "clip_vs3r.json").exists()
-    make_media(tmp_path / "clip.json", frames=150)
+    make_media(tmp_path / "clip.json", step_s=0.02, frames=150)
     first = next(
         json.loads(line)
         for line in vs3r("stabilize", "clip.json", "--json", check=0).stdout.splitlines()
