@@ -160,6 +160,15 @@ def test_images_become_a_movie_of_the_rate_named_and_a_movie_keeps_its_own(tmp_p
     assert refused.returncode == 4 and "[rate-of-file]" in refused.stderr and not (tmp_path / "again.mp4").exists()
 
 
+@pytest.fixture
+def ctrl_c():
+    """What a test run in the background has ignored, the programs that it starts would ignore, too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_cancels_the_job_and_says_how_to_go_on(vs3r, environment, engine, tmp_path):
     make_media(tmp_path / "clip.json", step_s=0.1, frames=150)
     with subprocess.Popen(
