@@ -142,10 +142,10 @@ def test_shake_alone_is_taken_out_whole_though_it_uncovers_a_third_of_the_pictur
 def test_a_shot_that_begins_in_a_pan_does_not_show_what_is_never_seen():
     # 5 degrees a second, then 40: the line through the first second begins where the camera never looked.
     pan = path_of(yaw(np.cumsum(np.where(np.arange(150) < 15, 1 / 6, np.where(np.arange(150) < 45, 4 / 3, 1 / 6)))))
-    before = np.arange(-30, 31, 5)
+    around = np.arange(-30, 31, 5)
     plain, calm = filtered(pan, 24.0), smooth(pan, whole(pan), RATE, PathSettings())
-    assert unseen_share(pan, plain, before).max() > 0.06
-    assert unseen_share(pan, calm, before).max() <= 0.03
+    assert unseen_share(pan, plain, around).max() > 0.06
+    assert unseen_share(pan, calm, around).max() <= 0.03
     assert angle_deg(plain, calm)[110:].max() < 1e-3
 
 

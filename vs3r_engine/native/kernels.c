@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The loops that numpy and OpenCV cannot run fast enough: one pass over the pixels each, no allocation that outlives a
 // call, no state. __init__.py has their signatures, shapes and units. Compiled by hatch_build.py; portable C11, with
-// AVX2 where the processor has it.
+// AVX2 and AVX-512 where the processor has them.
 
 #include <math.h>
 #include <stddef.h>

@@ -24,6 +24,8 @@ end outside the picture. Shake may reach LARGEST_MISSING_SHARE_SHAKEN, for the f
 LARGEST_MISSING_SHARE_SHAKEN = 0.5
 LARGEST_UNSEEN_SHARE = 0.03
 """The same for what no frame near enough to fill from has seen, as beyond the ends of a shot that begins or ends in a pan."""
+_MEANT_LIGHTER = 4
+"""A filter so many times lighter takes fast shake out of a path and leaves pans in: what the camera was meant to do."""
 _LIGHTEST_UNSEEN = 4
 """Where something is unseen the path is smoothed up to this many times lighter; a lighter filter yet would only shake more."""
 _SEEN_WITHIN_S, _SEEN_PER_S = 1, 6
@@ -115,12 +117,11 @@ def _calmed(part: Trajectory, rate: Fraction, settings: PathSettings, plane_dept
     sigma_frames = (2.0 if is_locked else sigma_s(settings.smoothness)) * float(rate)
     levels = [_stilled(part) if is_locked else filtered(part, sigma_frames)]
     lighter_frames = sigma_frames if is_locked else sigma_frames / 2
-    # What stays of the path without its fast shake: a pan, say.
-    meant = part if is_locked else filtered(part, sigma_frames / _LIGHTEST_UNSEEN)
+    meant = None if is_locked else filtered(part, sigma_frames / _MEANT_LIGHTER)
     needed = np.zeros(len(part))
     while lighter_frames > 1.0:
         too_far = missing_share(part, levels[-1], plane_depth) > LARGEST_MISSING_SHARE_SHAKEN
-        if not is_locked:
+        if meant is not None:
             too_far |= missing_share(meant, levels[-1], plane_depth) > LARGEST_MISSING_SHARE
             if lighter_frames * _LIGHTEST_UNSEEN >= sigma_frames:
                 too_far |= unseen_share(part, levels[-1], _offsets_seen(rate), plane_depth) > LARGEST_UNSEEN_SHARE

@@ -3,7 +3,7 @@
 which frames are no good (black, blurred, textureless, repeated)."""
 
 import contextlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -32,7 +32,7 @@ _LEAST_AGREEMENT = 0.8
 _JUMP_WIDTH_PX = 160
 _ECC_STEPS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 1e-3)
 _RESTART_AFTER_FRAMES = 3
-"""Bad frames in a row after which a textured picture is the new start; the motion across the gap stays unknown."""
+"""Bad frames in a row after which a textured picture is the new start; of the motion across the gap only a glimpse is known."""
 _LONGEST_GAP_FRAMES = 12
 
 
@@ -42,7 +42,7 @@ class Link:
 
     kind: "linked" to the last good frame; "start" of a chain (the first frame, or no tracks across what lies before it);
     "repeated" (the same picture as the last good one); "bad" (no tracks could be followed to it).
-    glimpse: [3, 3] of the last two kinds and of a start, the turn since the last good frame that the whole picture shows, if it does.
+    glimpse: [3, 3] of a bad link and of a start, the turn since the last good frame that the whole picture shows, if it does.
     ids, xy_from, xy_to: tracks from the last good frame, centred analysed pixels [m, 2]. to_from, log_zoom, weights:
     see PairMotion. votes: [m] sum 1. span_frames: frames since the last good one. pace: [2, 4] see Shutter.
     """
@@ -184,8 +184,8 @@ class Chain:
 
     def _without_motion(self, index: int, kind: str, glimpse: np.ndarray | None = None) -> Link:
         nothing = np.zeros((0, 2))
-        link = Link(index, kind, np.zeros(0, np.int64), nothing, nothing, np.zeros(0), np.zeros(0), np.eye(3), 0.0, 0.0, 0.0)
-        return replace(link, glimpse=glimpse)
+        none = np.zeros(0)
+        return Link(index, kind, np.zeros(0, np.int64), nothing, nothing, none, none, np.eye(3), 0.0, 0.0, 0.0, glimpse=glimpse)
 
     def _centred(self, xy: np.ndarray) -> np.ndarray:
         return (xy - 0.5 * np.array(self._small)) * self._square

@@ -43,7 +43,7 @@ _RELUCTANCE_TO_ZOOM = 1.08
 """A lens that seems to breathe a little is parallax or a moving crowd."""
 _MOST_TURNED_APART_RAD = 0.025
 """A window whose cameras turn otherwise from one frame to the next than the tracks of those two frames say has gone astray. Windows
-that were right stayed within 0.014 on real and heavily shaken clips, those that were not began at 0.035."""
+that were right stayed within 0.014 on real clips and just within this on heavily shaken ones; the others began at 0.035."""
 _PER_FRAME = {ROTATION: 3, ROTATION_ZOOM: 4, ROTATION_TRANSLATION: 6}
 _PER_TRACK = {ROTATION: 2, ROTATION_ZOOM: 2, ROTATION_TRANSLATION: 3}
 
@@ -65,7 +65,7 @@ class Node:
 
 
 class Windows:
-    """Takes links in order, gives nodes in order. A link of kind "start" begins anew from the last camera."""
+    """Takes links in order, gives nodes in order. A link of kind "start" begins anew from the last camera, turned by its glimpse."""
 
     def __init__(self, focal_px: float) -> None:
         """focal_px: of analysed pixels."""
