@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sound, data, subtitles and chapters beside the picture: copied whole, or cut and moved with a range."""
 
+import subprocess
+import sys
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -50,6 +53,21 @@ def test_all_tracks_are_copied(tmp_path, clip, container):
         assert container_file.metadata["title"] == "Dawn"
         assert {key.lower(): value for key, value in container_file.metadata.items()}["com.apple.quicktime.make"] == "ACME"
         assert container_file.streams.audio[0].language == "eng"
+
+
+@pytest.mark.parametrize("container", ["mov", "mp4", "mkv"])
+def test_sound_whose_speakers_stand_in_an_order_of_their_own(tmp_path, container):
+    clip = make_clip(tmp_path / "in.mov", sounds=[{"layout": "7.1"}])
+    native = b"chan" + bytes.fromhex("00000000 00010000 0000063f")
+    its_own = b"chan" + bytes.fromhex("00000000 00800008 00000000")  # L R C LFE Ls Rs Rls Rrs, as QuickTime writes it
+    assert native in clip.read_bytes()
+    clip.write_bytes(clip.read_bytes().replace(native, its_own))
+    output = tmp_path / f"out.{container}"
+    # In a process of its own: PyAV used to abort it.
+    words = [sys.executable, "-c", "import sys; from media_clips import pass_through; print(pass_through(*sys.argv[1:]))", clip, output]
+    told = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True)
+    assert (told.returncode, told.stdout.strip()) == (0, "[]"), told.stderr
+    assert probe(str(output)).streams[0].channels == 8
 
 
 @pytest.mark.parametrize("container", ["mov", "mp4", "mkv"])

@@ -13,6 +13,7 @@ import av
 from vs3r_engine.errors import MediaError
 from vs3r_engine.media.codecs import Encoding
 from vs3r_engine.media.info import MediaInfo
+from vs3r_engine.media.metadata import speakers
 from vs3r_engine.timeline import FrameRange
 
 _BEGIN_INSIDE_PACKETS = ("mp4", "mov")
@@ -42,6 +43,7 @@ class Companions:
         if render_range.end_exclusive < info.frame_count:
             self._end_s = info.time_s(render_range.end_exclusive)
         self._chosen: list[Any] = []
+        self._pcm_frame_bytes: dict[int, int] = {}
         self._next_sample: dict[int, int] = {}
         self._copies: dict[int, Any] = {}
         if source is not None:
@@ -56,6 +58,7 @@ class Companions:
             what = f"Stream {stream.index} ({stream.type}, {_name(stream)})"
             if _can_hold(encoding.container, stream):
                 self._chosen.append(stream)
+                self._pcm_frame_bytes[stream.index] = _pcm_frame_bytes(stream)
                 continue
             stream.discard = av.stream.Discard.all
             if stream.type == "audio":
@@ -116,7 +119,7 @@ class Companions:
         """The part of a packet inside the range: cut to the sample where it is PCM, else whole; None if nothing is."""
         begin, length = packet.pts * packet.time_base, (packet.duration or 0) * packet.time_base
         start_s = self._start_s if self._begins_inside else max(self._start_s, self._begin_s)
-        if frame_bytes := _pcm_frame_bytes(stream):
+        if frame_bytes := self._pcm_frame_bytes[stream.index]:
             return self._samples_within(packet, stream, frame_bytes, start_s)
         starts_early, ends_late = begin < start_s, begin + length > self._end_s
         if (starts_early and begin + length <= start_s) or begin >= self._end_s:
@@ -167,7 +170,7 @@ def _says_its_exact_time(stream: Any) -> bool:
 def _pcm_frame_bytes(stream: Any) -> int:
     """Bytes of one moment of an interleaved PCM stream; 0 for other codecs."""
     match = _PCM.match(stream.codec_context.name) if stream.type == "audio" else None
-    return int(match["bits"] or 8) // 8 * stream.codec_context.layout.nb_channels if match else 0
+    return int(match["bits"] or 8) // 8 * speakers(stream.codec_context)[0] if match else 0
 
 
 def _is_timecode(stream: Any) -> bool:
@@ -187,9 +190,9 @@ def _add_copy(container: av.container.OutputContainer, stream: Any) -> Any:
     copy: Any = container.add_stream_from_template(stream, opaque=True)
     if _pcm_frame_bytes(stream):
         copy.time_base = Fraction(1, stream.codec_context.sample_rate)
-        layout = stream.codec_context.layout
-        if layout.name.endswith("channels") and layout.nb_channels in _USUAL_LAYOUTS:
-            copy.codec_context.layout = _USUAL_LAYOUTS[layout.nb_channels]
+        channels, layout = speakers(stream.codec_context)
+        if layout.endswith("channels") and channels in _USUAL_LAYOUTS:
+            copy.codec_context.layout = _USUAL_LAYOUTS[channels]
     return copy
 
 
