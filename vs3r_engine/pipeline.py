@@ -302,6 +302,8 @@ def _rendered(
     is_there = [segment.exists() and report.exists() for segment, report in zip(segments, reports, strict=True)]
     done = (*is_there, False).index(False)
     holes: list[float] = [share for report in reports[:done] for share in json.loads(report.read_text())]
+    if len(holes) == job.render_range.duration:
+        return segments, holes  # what was interrupted, or failed, was joining them
     rest = FrameRange.between(job.render_range.start + len(holes), job.render_range.end_exclusive)
     shares: dict[int, float] = {}
     frames = ahead(render_frames(job, analysis, path, rest, source, methods, shares), RENDERED_AHEAD_FRAMES)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from tests.synthetic import make_clip
 from vs3r_engine import pipeline
 from vs3r_engine.app.cli import app
-from vs3r_engine.errors import InputError, MediaError, RangeError
+from vs3r_engine.errors import DiskFull, InputError, MediaError, RangeError
 from vs3r_engine.job import Progress, RenderResult
 from vs3r_engine.media.decode import open_source, probe
 from vs3r_engine.methods.choice import choose_methods
@@ -131,6 +131,19 @@ def test_an_interrupted_job_goes_on_and_ends_the_same(shaky_clip, store, tmp_pat
     assert sum(step.stage == "render" for step in progress) == 70 - 25
     assert all(np.array_equal(a, b) for a, b in zip(decoded(tmp_path / "a.mp4"), decoded(result.output), strict=True))
     assert len(json.loads(Path(result.sidecar).read_text())["hole_percent"]) == 70
+
+
+def test_a_job_that_lacked_only_its_joining_goes_on_with_that(shaky_clip, store, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise DiskFull("disk-full", "The disk is full.")
+
+    job = pipeline.plan(str(shaky_clip), str(tmp_path / "out.mp4"), Settings(), range_text="10..40")
+    with monkeypatch.context() as patched, pytest.raises(DiskFull):
+        patched.setattr(pipeline, "assemble", full)
+        run(job, store)
+    progress, result = run(job, store)
+    assert not any(step.stage == "render" for step in progress)
+    assert len(decoded(result.output)) == len(json.loads(Path(result.sidecar).read_text())["hole_percent"]) == 30
 
 
 def test_a_range_is_rendered_with_handles_and_equals_that_part_of_the_whole(shaky_clip, store, tmp_path):
