@@ -26,6 +26,7 @@ CLIPS = {
     "variable.mkv": {"times_ms": TIMES_MS, "options": {"g": "12"}},
     "mpeg2.mpg": {"codec": "mpeg2video", "options": {"g": "9", "bf": "2"}},
     "mpeg2.mxf": {"codec": "mpeg2video", "pixel_format": "yuv422p", "options": {"g": "9", "bf": "2"}},
+    "reordered.mxf": {"pixel_format": "yuv422p10le", "options": {"g": "9", "bf": "2"}},
     "reordered.avi": {"options": {"g": "9", "bf": "2"}},
     "no-times.h264": {"options": {"g": "9", "bf": "2"}},
     "vp9.webm": {"codec": "libvpx-vp9", "options": {"g": "12", "lag-in-frames": "10", "deadline": "realtime"}},
@@ -46,6 +47,25 @@ def test_any_frame_asked_for_is_the_frame_given(tmp_path, name):
             assert number_of(next(source.frames(FrameRange(index, 1)))) == index
         for start in (20, 5, 14, 31):
             assert [number_of(frame) for frame in source.frames(FrameRange(start, 9))] == list(range(start, start + 9))
+
+
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [
+        ("libx264", {"x264-params": "open-gop=1:keyint=9:min-keyint=9:bframes=3:b-adapt=0:scenecut=0"}),
+        ("libx265", {"x265-params": "keyint=9:min-keyint=9:open-gop=1:bframes=4:b-adapt=0:scenecut=0"}),
+        ("mpeg2video", {"g": "9", "bf": "2"}),
+    ],
+)
+def test_a_recording_that_began_in_the_middle_of_a_group_begins_with_its_first_whole_picture(tmp_path, codec, options):
+    path = make_clip(tmp_path / "in.ts", codec=codec, count=COUNT, options=options)
+    content = path.read_bytes()
+    path.write_bytes(content[len(content) // 3 // 188 * 188 :])
+    with open_source(str(path)) as source:
+        numbers = [number_of(frame) for frame in source.frames(source.info.clip.available_range)]
+        assert 9 < numbers[0] < 30
+        assert numbers == list(range(numbers[0], COUNT))
+        assert number_of(next(source.frames(FrameRange(5, 1)))) == numbers[5]
 
 
 def test_two_ranges_can_be_read_at_the_same_time(tmp_path):

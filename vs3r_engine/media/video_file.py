@@ -62,6 +62,7 @@ class FileSource(VideoSource):
             self._idle = _Decoder(path, index)
             first = self._idle.first_picture()
             self._index = index.from_pts(first.pts) if first.pts is not None and not index.counts_frames else index
+            self._idle.count_by(self._index)
             self.info = _describe(path, container, stream, self._index, first)
         except BaseException:
             self.close()
@@ -117,6 +118,10 @@ class _Decoder:
         if self._container is not None:
             self._container.close()
             self._container = None
+
+    def count_by(self, index: PacketIndex) -> None:
+        """Frames are those of `index` from now on."""
+        self._index = index
 
     def first_picture(self) -> av.VideoFrame:
         """The first picture the decoder can produce. Raises: MediaError `media-truncated` when there is none."""
@@ -174,7 +179,7 @@ class _Decoder:
             self._container.seek(target, stream=self._stream)
             # The seek flushes the decoder, which forgets how far pictures are out of order.
             self._stream.codec_context.reorder_depth = depth
-        self._pictures = _pictures(self._container, self._stream)
+        self._pictures = _pictures(self._container, self._stream, awaits_key=len(self._index.key_pts) > 0)
         self._next_index = 0 if target is None else None
 
     def _advance_to(self, frame_index: int) -> av.VideoFrame | None:
@@ -206,9 +211,12 @@ class _Decoder:
             ) from error
 
 
-def _pictures(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+def _pictures(container: av.container.InputContainer, stream: av.VideoStream, awaits_key: bool) -> Iterator[av.VideoFrame]:
+    """awaits_key: packets before the first key frame, of a recording that began in the middle of a group, are passed over."""
     for packet in container.demux(stream):
-        yield from stream.decode(packet)
+        awaits_key = awaits_key and not packet.is_keyframe and packet.size > 0
+        if not awaits_key:
+            yield from stream.decode(packet)
 
 
 def _refuse_unreadable(path: str) -> None:
@@ -297,7 +305,7 @@ def _counted_index(container: av.container.InputContainer, stream: av.VideoStrea
     shown: list[int] = []
     keys: list[tuple[int, int]] = []
     ends = -(1 << 62)
-    no_pts, packets = False, 0
+    no_pts, has_order, packets = False, False, 0
     try:
         for packet in container.demux(stream):
             if packet.size == 0 or packet.is_corrupt:
@@ -307,7 +315,10 @@ def _counted_index(container: av.container.InputContainer, stream: av.VideoStrea
             if pts is None:
                 no_pts = True
                 pts = packet.dts if packet.dts is not None else len(shown)
+            has_order |= pts != packet.dts
             if packet.is_keyframe:
+                if not keys:
+                    shown.clear()  # see `_pictures`
                 keys.append((pts, packet.dts if packet.dts is not None else pts))
             if not packet.is_discard:
                 shown.append(pts)
@@ -330,8 +341,10 @@ def _counted_index(container: av.container.InputContainer, stream: av.VideoStrea
     if ends <= pts_array[-1]:
         step = int(np.median(np.diff(pts_array))) if len(pts_array) > 1 else 0
         ends = int(pts_array[-1]) + step
-    # AVI has no presentation times; FFmpeg's guesses for reordered pictures are wrong.
+    # AVI has no presentation times, MXF only those of an index that knows the order; FFmpeg's guesses for reordered
+    # pictures are wrong.
     no_pts |= container.format.name == "avi" and len(keys) < packets
+    no_pts |= container.format.name == "mxf" and not has_order and stream.codec_context.reorder_depth > 0
     keys.sort()
     return PacketIndex(pts_array, int(ends), np.array([k[0] for k in keys], np.int64), np.array([k[1] for k in keys], np.int64), no_pts)
 
