@@ -341,6 +341,8 @@ def test_shutdown_when_idle_lets_the_job_finish_and_takes_no_more(tmp_path):
             client.shutdown(when_idle=True)
             with pytest.raises(ResourceError, match="engine-stopping"):
                 client.submit(p.Stabilize(job.source, str(tmp_path / "other")))
+            with pytest.raises(ResourceError, match="engine-stopping"):
+                client.frame(p.FrameRequest(p.Source(path=make_media(tmp_path / "new.json")), 3, wait_s=5))
         assert engine.process.wait(15) == 0
     assert (tmp_path / "out").exists()
 

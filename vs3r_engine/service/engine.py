@@ -181,8 +181,7 @@ class Engine:
         return self._submit("stabilize", body, body.output, body.overwrite, session)
 
     def _submit(self, kind: p.JobKind, body: Any, output: str | None, overwrite: bool, session: str) -> p.JobReport:
-        if self._is_stopping:
-            raise ResourceError("engine-stopping", "The engine is stopping.", "Start another when it is gone.")
+        self._refuse_while_stopping()
         body.settings.settings()
         source = self._uploads.resolved(session, body.source)
         record = self._jobs.submit(kind, body.job_id, source, body.source, body.settings, output, overwrite, session, body.detached)
@@ -381,10 +380,16 @@ class Engine:
                 if record.owners is not None:
                     record.owners.add(session)
                 return record
+        self._refuse_while_stopping()
         record = self._jobs.submit("analyze", None, source, source, settings, None, False, session, False)
         self._announce(record)
         self._start_job()
         return record
+
+    def _refuse_while_stopping(self) -> None:
+        """Raises: ResourceError `engine-stopping`."""
+        if self._is_stopping:
+            raise ResourceError("engine-stopping", "The engine is stopping.", "Start another when it is gone.")
 
 
 def _memory_bytes(pid: int) -> int:

@@ -4,11 +4,12 @@
 No sockets, no processes: `ask` gives an answer or None for "later", and `due` tells what has become of the later ones.
 """
 
+import contextlib
 import hashlib
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,7 @@ from vs3r_engine.service.protocol import (
     SettingsChoice,
     Source,
     encode,
+    error_of,
     exception_of,
 )
 from vs3r_engine.service.worker import FrameDone, FrameFailed, FrameKey, FrameOrder
@@ -120,15 +122,15 @@ class FrameDesk:
             self._rendered.move_to_end(key)
             self._look_ahead(key, request.prefetch, session)
             return self._ready(self._rendered[key])
-        self._raise_failures(clip, key, now)
+        self._raise_failures(clip, key, now, request.analyze)
+        if request.wait_s > 0:
+            self._refuse_too_many(self._waiters, sum(waiter.session == session for waiter in self._waiters), "requests are held back")
         if clip.analysis is None or clip.analysis.is_final:
             self._want(key, session, now, request.analyze)
         elif clip.analysis.owners is not None:
             clip.analysis.owners.add(session)
         self._look_ahead(key, request.prefetch, session)
         if request.wait_s > 0:
-            if len(self._waiters) >= self._limits.frames_waiting:
-                raise ResourceError("queue-full", f"{len(self._waiters)} requests are held back already.", "Ask again later.")
             self._waiters.append(Waiter(key, session, now + request.wait_s, request.analyze, reply_to))
             return None
         return self._pending(clip, key)
@@ -151,7 +153,7 @@ class FrameDesk:
                 elif clip is None:
                     yield reply_to, InputError("unknown-source", "The source is gone.", "Ask again.")
                 else:
-                    self._raise_failures(clip, waiter.key, now)
+                    self._raise_failures(clip, waiter.key, now, waiter.may_analyze)
                     if waiter.deadline_s <= now:
                         yield reply_to, self._pending(clip, waiter.key)
                     else:
@@ -200,7 +202,8 @@ class FrameDesk:
         for waiter in self._waiters:
             asked = self._clips.get(waiter.key.clip)
             if asked is not None and asked.analysis is record and asked.error is None:
-                self._want(waiter.key, waiter.session, now, waiter.may_analyze)
+                with contextlib.suppress(ResourceError):  # too many are in line: the reply is then that it is pending
+                    self._want(waiter.key, waiter.session, now, waiter.may_analyze)
         self.dispatch()
 
     def worker_lost(self) -> None:
@@ -223,7 +226,7 @@ class FrameDesk:
         self._waiters = [waiter for waiter in self._waiters if waiter.session != session]
         for key, want in list(self._wants.items()):
             want.sessions.pop(session, None)
-            if not want.sessions and key not in self._at_work:
+            if not want.sessions:
                 del self._wants[key]
         for key in [key for key, owner in self._ahead.items() if owner == session]:
             del self._ahead[key]
@@ -277,16 +280,17 @@ class FrameDesk:
         want = self._wants.get(key)
         if want is None:
             mine = sum(session in want.sessions for want in self._wants.values())
-            if len(self._wants) >= self._limits.frames_waiting or mine >= self._limits.frames_waiting_per_session:
-                raise ResourceError(
-                    "queue-full",
-                    f"{len(self._wants)} frames are waiting already, {mine} of them for this host.",
-                    "Ask again later.",
-                )
+            self._refuse_too_many(self._wants, mine, "frames are waiting")
             want = self._wants[key] = Want(key, {})
         want.sessions[session] = now
         want.may_analyze |= may_analyze
         self.dispatch()
+
+    def _refuse_too_many(self, all_of_them: Sized, mine: int, what: str) -> None:
+        """Raises: ResourceError `queue-full` where one more would pass the engine's limit or the session's."""
+        if len(all_of_them) >= self._limits.frames_waiting or mine >= self._limits.frames_waiting_per_session:
+            text = f"{len(all_of_them)} {what} already, {mine} of them for this host."
+            raise ResourceError("queue-full", text, "Ask again later.")
 
     def _look_ahead(self, key: FrameKey, count: int, session: str) -> None:
         """The `count` frames after `key` are in line behind all that was asked for; this session's old ones are not."""
@@ -304,17 +308,17 @@ class FrameDesk:
             clip.analysis = self._analyze(clip.source, clip.settings, session)
             clip.error = None
         except VS3RError as error:
-            clip.error = Error(error.code, error.message, error.hint)
+            clip.error = error_of(error)
             clip.error_until_s = time.monotonic() + REPEAT_ERROR_S
 
-    def _raise_failures(self, clip: Clip, key: FrameKey, now: float) -> None:
+    def _raise_failures(self, clip: Clip, key: FrameKey, now: float, may_analyze: bool) -> None:
         if clip.error is not None:
             if now < clip.error_until_s:
                 raise exception_of(clip.error)
             clip.error = clip.analysis = None
         if key in self._failed:
             error, until_s = self._failed[key]
-            if now < until_s:
+            if now < until_s and not (may_analyze and error.code == "not-analyzed"):
                 raise exception_of(error)
             del self._failed[key]
 
