@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine as the plug-in meets it: absent, started by it, killed, of another version, refusing; and Analyze."""
 
+import contextlib
 import gc
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -72,6 +74,30 @@ def test_an_engine_that_will_not_talk_is_explained(spec_host, running_engine, pl
     (places[0] / "engine.json").write_text(json.dumps(connection | change))
     instance = effect(spec_host, make_media(tmp_path / "a.json"))
     assert instance.render(Arguments(1))[0] == FAILED and said in instance.messages[-1]
+
+
+def test_an_engine_that_accepts_nobody_any_more_does_not_hang_the_host(spec_host, places):
+    """One that is stopped, say, while its line of connections fills up."""
+    line = socket.socket(socket.AF_UNIX)
+    line.bind(str(places[0] / "full"))
+    line.listen(0)
+    waiting = []
+    with contextlib.suppress(BlockingIOError):
+        while len(waiting) < 5000:
+            waiting.append(socket.socket(socket.AF_UNIX))
+            waiting[-1].setblocking(False)
+            waiting[-1].connect(str(places[0] / "full"))
+    endpoint = f"ipc://{places[0] / 'full'}"
+    connection = {"protocol": "1.0", "engine": "e", "pid": os.getpid(), "request": endpoint, "control": endpoint, "token": "t"}
+    (places[0] / "engine.json").write_text(json.dumps(connection))
+    instance = effect(spec_host, "/media/a.mov")
+    rendered = []
+    thread = threading.Thread(target=lambda: rendered.append(instance.render(Arguments(1, interactive=True))), daemon=True)
+    thread.start()
+    thread.join(5)
+    for each in (line, *waiting):
+        each.close()
+    assert rendered and rendered[0][0] == OK
 
 
 def test_the_engine_is_started_and_after_its_death_started_again(spec_host, places, tmp_path, monkeypatch):

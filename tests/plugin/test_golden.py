@@ -58,6 +58,25 @@ def test_what_is_understood(build, name, understood):
     assert run(build, "decode", GOLDEN / f"{name}.msg").startswith(understood)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"row_bytes": 2**62}, {"row_bytes": 15}, {"width": 2**61}, {"width": 0}, {"height": 65537}, {"height": -1}, {"format": "half4"}],
+)
+def test_a_frame_that_its_buffer_cannot_hold_is_refused(build, tmp_path, changes):
+    data = (GOLDEN / "reply-frame-ready.msg").read_bytes()
+    size = int.from_bytes(data[:4], "little")
+    reply = json.loads(data[4 : 4 + size])
+    reply["body"] |= {"height": 5} | changes
+    text = json.dumps(reply).encode()
+    file = tmp_path / "frame.msg"
+    file.write_bytes(len(text).to_bytes(4, "little") + text + (80).to_bytes(4, "little") + bytes(80))
+    assert not run(build, "decode", file).splitlines()[1].startswith("ready ")
+    reply["body"] = json.loads(data[4 : 4 + size])["body"] | {"height": 5}
+    text = json.dumps(reply).encode()
+    file.write_bytes(len(text).to_bytes(4, "little") + text + (80).to_bytes(4, "little") + bytes(80))
+    assert run(build, "decode", file).splitlines()[1] == "ready 2 5 half 16"
+
+
 @pytest.mark.parametrize("text", ["", "{", "[1,]", '{"a":1}x', '"\\ud800"', "01", "1.", "nul", '{"a" 1}', "[" * 100 + "]" * 100, '"\x01"'])
 def test_what_is_no_json_is_refused(build, tmp_path, text):
     file = tmp_path / "bad.msg"

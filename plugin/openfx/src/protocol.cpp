@@ -196,9 +196,10 @@ bool parse_frame(const Json& body, size_t buffer_size, FrameReply* out) {
   out->height = body["height"].integer();
   out->format = body["format"].text();
   out->row_bytes = body["row_bytes"].integer();
-  int64_t packed = out->width * 4 * sample_bytes(out->format);
-  return state == "ready" && out->width > 0 && out->height > 0 && out->width <= 65536 && out->height <= 65536 && packed > 0 &&
-         out->row_bytes >= packed && buffer_size >= static_cast<size_t>(out->row_bytes) * static_cast<size_t>(out->height - 1) + static_cast<size_t>(packed);
+  if (state != "ready" || out->width <= 0 || out->height <= 0 || out->width > 65536 || out->height > 65536) return false;
+  const int64_t packed = out->width * 4 * sample_bytes(out->format);
+  return packed > 0 && out->row_bytes >= packed && static_cast<uint64_t>(out->row_bytes) <= buffer_size &&
+         buffer_size >= static_cast<size_t>(out->row_bytes) * static_cast<size_t>(out->height - 1) + static_cast<size_t>(packed);
 }
 
 }  // namespace vs3r::protocol

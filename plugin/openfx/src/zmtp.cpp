@@ -102,8 +102,9 @@ std::intptr_t connecting_socket(const std::string& endpoint) {
   int quiet = 1;
   setsockopt(static_cast<Native>(s), SOL_SOCKET, SO_NOSIGPIPE, &quiet, sizeof quiet);
 #endif
-  if (!make_nonblocking(s) ||
-      (::connect(static_cast<Native>(s), reinterpret_cast<sockaddr*>(&address), size) != 0 && !would_block(last_error()))) {
+  // A local socket that cannot be connected at once, because too many wait to be accepted, never will be.
+  if (!make_nonblocking(s) || (::connect(static_cast<Native>(s), reinterpret_cast<sockaddr*>(&address), size) != 0 &&
+                               (address.ss_family != AF_INET || !would_block(last_error())))) {
     close_socket(s);
     return -1;
   }
@@ -269,7 +270,7 @@ WireState Dealer::read(void* data, size_t size, const Deadline& deadline) {
       size -= static_cast<size_t>(got);
     } else if (got == 0 || !would_block(last_error())) {
       return WireState::kClosed;
-    } else if (!wait(true, deadline)) {
+    } else if (!wait(true, deadline) || deadline.is_over()) {
       return WireState::kTimedOut;
     }
   }
@@ -285,11 +286,11 @@ WireState Dealer::write(const void* data, size_t size, const Deadline& deadline)
       size -= static_cast<size_t>(sent);
 #if !defined(_WIN32)
     } else if (last_error() == ENOTCONN) {
-      if (!wait(false, deadline)) return WireState::kTimedOut;
+      if (!wait(false, deadline) || deadline.is_over()) return WireState::kTimedOut;
 #endif
     } else if (!would_block(last_error())) {
       return WireState::kClosed;
-    } else if (!wait(false, deadline)) {
+    } else if (!wait(false, deadline) || deadline.is_over()) {
       return WireState::kTimedOut;
     }
   }
