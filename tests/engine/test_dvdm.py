@@ -238,6 +238,20 @@ def test_tiles_blend_into_one_picture():
     assert torch.cat(list(autoencoder.decode_stream(vae, tiled[0], autoencoder.Tiling(32, 16)))).shape == (5, 3, 48, 80)
 
 
+@pytest.mark.parametrize("tiling", [None, autoencoder.Tiling(32, 8)])
+def test_the_autoencoder_runs_on_a_device_of_its_own(tiling):
+    """On a device that only pretends: tensors have its name and no numbers, and mixing devices is an error as on a GPU."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        with torch.device("lazy"):
+            vae = random_weights.autoencoder(3)
+        latents = autoencoder.encode(vae, [torch.zeros(1, 3, 48, 64)] * 9, tiling)
+        pictures = list(autoencoder.decode_stream(vae, latents[0], tiling))
+    assert latents.shape == (1, 16, 3, 6, 8) and [len(part) for part in pictures] == [1, 4, 4]
+    assert latents.device.type == pictures[-1].device.type == "cpu"
+
+
 def test_a_shot_ends_at_a_cut_and_at_a_jump(monkeypatch):
     monkeypatch.setitem(sampling.PRESETS, "vs3r", dataclasses.replace(sampling.PRESETS["vs3r"], steps=2))
     both = [*rendered_frames(6), *rendered_frames(7, first=6)]

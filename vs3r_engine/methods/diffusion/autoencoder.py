@@ -67,6 +67,7 @@ def encode_stream(vae: Any, pictures: Iterable[torch.Tensor], tiling: Tiling | N
         for tile, cache in zip(tiles, caches, strict=True):
             rows, columns = tile.of_cells(STRIDE_PX)
             part = video[..., rows, columns].to(device, dtype)
+            _fetch(cache, device)
             moments = vae.quant_conv(vae.encoder(part, feat_cache=cache, feat_idx=[0]))
             latent[..., tile.rows, tile.columns] += tile.share * moments[:, : vae.config.z_dim].float().cpu()
             _park(cache, len(tiles))
@@ -90,6 +91,7 @@ def decode_stream(vae: Any, latents: torch.Tensor, tiling: Tiling | None = None)
         for tile, cache in zip(tiles, caches, strict=True):
             rows, columns = tile.of_cells(STRIDE_PX)
             part = vae.post_quant_conv(latent[..., tile.rows, tile.columns].to(device, dtype))
+            _fetch(cache, device)
             video[..., rows, columns] += tile.share * vae.decoder(part, feat_cache=cache, feat_idx=[0], first_chunk=i == 0).float().cpu()
             _park(cache, len(tiles))
         yield video[0].clamp(-1.0, 1.0).transpose(0, 1)
@@ -137,6 +139,11 @@ def _park(cache: list[Any], tile_count: int) -> None:
     """With several tiles, keep what a tile remembers in main memory: the point of tiles is device memory."""
     if tile_count > 1:
         cache[:] = [kept.cpu() if isinstance(kept, torch.Tensor) else kept for kept in cache]
+
+
+def _fetch(cache: list[Any], device: torch.device) -> None:
+    """Bring back what was parked: the networks join it to what is on the device."""
+    cache[:] = [kept.to(device) if isinstance(kept, torch.Tensor) else kept for kept in cache]
 
 
 def _where(vae: Any) -> tuple[torch.device, torch.dtype]:
