@@ -52,6 +52,14 @@ def test_fast_cues_equal_the_literal_formulas():
     assert (fast_cue(q, k) - literal_cue(q, k)).abs().max() < 1e-4
 
 
+def test_cues_are_as_exact_where_the_layers_run_in_half_precision():
+    generator = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(7, 24, 4, 30, 16, generator=generator) + 0.2 for _ in range(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = fast_cue(q, k)
+    assert torch.equal(found, fast_cue(q, k))
+
+
 def test_fast_cues_equal_the_reference_map():
     q, k = (torch.from_numpy(x) for x in cue_queries_keys())
     with np.load(GOLDEN / "vggt_small.npz") as data:

@@ -32,7 +32,12 @@ class MotionCues:
 
     @torch.no_grad()
     def __call__(self, layer: int, q: Tensor, k: Tensor) -> None:
-        """q, k: [heads, frames, patches, head_dim]."""
+        """q, k: [heads, frames, patches, head_dim]. In full precision also where the layers run in less: m1, m2 and m3 are
+        small differences of large products, of which bfloat16 leaves about ten levels."""
+        with torch.autocast(q.device.type, enabled=False):
+            self._observe(layer, q, k)
+
+    def _observe(self, layer: int, q: Tensor, k: Tensor) -> None:
         if layer == self._zero:
             self._maps["m3"] = self._mean_product(k, k)
             self._maps["v3"] = self._spread([q], [k])
