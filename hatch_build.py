@@ -30,9 +30,13 @@ def compiled() -> Path | None:
     made = library.with_suffix(".part")
     command = [*found, "-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared", "-fvisibility=hidden",
                str(NATIVE / "kernels.c"), "-o", str(made), *([] if sys.platform == "win32" else ["-lm"])]  # fmt: skip
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    if ran.returncode:
-        print(f"VS3R: {found[0]} cannot compile the kernels; they will run in numpy, slower.\n{ran.stderr}", file=sys.stderr)
+    try:
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        failure = ran.stderr if ran.returncode else None
+    except OSError as error:  # CC names what is not there, or no program
+        failure = str(error)
+    if failure is not None:
+        print(f"VS3R: {found[0]} cannot compile the kernels; they will run in numpy, slower.\n{failure}", file=sys.stderr)
         return None
     made.replace(library)
     return library

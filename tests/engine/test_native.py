@@ -177,6 +177,7 @@ def test_without_a_compiler_the_build_says_so_and_goes_on(monkeypatch, capsys):
     monkeypatch.setattr(hatch_build.shutil, "which", lambda name: None)
     assert hatch_build.compiled() is None
     assert "no C compiler" in capsys.readouterr().err
-    monkeypatch.setenv("CC", f"{sys.executable} -c raise(SystemExit('broken'))")
-    assert hatch_build.compiled() is None
-    assert "cannot compile" in capsys.readouterr().err
+    for useless in (f"{sys.executable} -c raise(SystemExit('broken'))", "/no/such/compiler"):
+        monkeypatch.setenv("CC", useless)
+        assert hatch_build.compiled() is None
+        assert "cannot compile" in capsys.readouterr().err
