@@ -4,6 +4,7 @@
 import dataclasses
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,7 +14,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 from vs3r_engine.camera import Camera  # noqa: E402
-from vs3r_engine.errors import InputError, SettingsError, SetupError, WeightsMissing  # noqa: E402
+from vs3r_engine.errors import InputError, OutOfMemory, SettingsError, SetupError, WeightsMissing  # noqa: E402
 from vs3r_engine.frame import ColourTags, Frame, PixelLayout  # noqa: E402
 from vs3r_engine.methods import dvdm, vace, weights  # noqa: E402
 from vs3r_engine.methods.diffusion import autoencoder, memory, random_weights, sampling, shots, wan  # noqa: E402
@@ -377,7 +378,7 @@ def test_a_window_that_does_not_fit_is_refused():
             "dvdm",
             [
                 "wan2.2-i2v-a14b",
-                "66 GiB",
+                "118 GiB",
                 "Apache-2.0",
                 "huggingface.co/Wan-AI/Wan2.2-I2V-A14B-Diffusers",
                 "dvdm-lora",
@@ -451,6 +452,88 @@ def test_memory_policies_follow_what_is_free():
     assert memory.choose("auto", memory.Machine("cuda", 24, 128), needs, 22).tile_px == 256
     assert memory.choose("auto", memory.Machine("cuda", 139, 128), needs, 12).tile_px is None
     assert memory.choose("auto", memory.Machine("cuda", 139, 128), needs, 12).dtype is torch.bfloat16
+
+
+def test_a_models_size_is_what_it_takes_in_memory_whatever_its_files_hold(tmp_path):
+    expert, vae = random_weights.expert(1), random_weights.autoencoder(2)
+    numbers = [sum(parameter.numel() for parameter in model.parameters()) for model in (expert, vae)]
+    vae.save_pretrained(tmp_path / "vae")
+    for dtype in (torch.float32, torch.bfloat16):
+        expert.to(dtype).save_pretrained(tmp_path / "transformer")
+        needs = dvdm.footprint(tmp_path, 1000, 21)
+        assert (needs.expert_gib * 2**30, needs.autoencoder_gib * 2**30) == (2 * numbers[0], 4 * numbers[1]) and needs.experts == 1
+    (tmp_path / "transformer" / "config.json").unlink()
+    with pytest.raises(SetupError, match="weights-broken"):
+        dvdm.footprint(tmp_path, 1000, 21)
+
+
+@pytest.mark.parametrize(("available_gib", "is_tight"), [(1, False), (0, True)])
+def test_blocks_stream_from_page_locked_memory_only_where_it_fits(available_gib, is_tight, monkeypatch):
+    import diffusers.hooks
+    import psutil
+
+    asked = []
+    monkeypatch.setattr(diffusers.hooks, "apply_group_offloading", lambda model, **how: asked.append(how))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: types.SimpleNamespace(available=available_gib << 30))
+    policy = memory.Policy("group", "cuda", torch.float32, None, "")
+    memory.Residence(
+        policy, {"high": random_weights.expert(1), "low": random_weights.expert(2), "autoencoder": random_weights.autoencoder(3)}
+    )
+    assert len(asked) == 2 and all(how["use_stream"] and how["low_cpu_mem_usage"] == is_tight for how in asked)
+
+
+class Moved:
+    """A model that remembers where it is, and does not fit on the device while `is_full`."""
+
+    def __init__(self) -> None:
+        self.place, self.is_full = "cpu", False
+
+    def to(self, place: str) -> None:
+        self.place = "half" if self.is_full and place != "cpu" else place
+        if self.place == "half":
+            raise torch.OutOfMemoryError("out of memory")
+
+
+def test_a_model_that_does_not_fit_leaves_everything_in_order():
+    policy = memory.Policy("model", "cuda", torch.bfloat16, None, "")
+    models = {"high": Moved(), "low": Moved()}
+    residence = memory.Residence(policy, models)
+    with residence.inside("high"):
+        assert models["high"].place == "cuda"
+    models["low"].is_full = True
+    with pytest.raises(OutOfMemory), residence.inside("low"):
+        pass
+    assert models["low"].place == models["high"].place == "cpu"
+    with residence.inside("high"):
+        assert models["high"].place == "cuda"
+    models["low"].is_full = False
+    with residence.inside("low"):
+        assert models["low"].place == "cuda" and models["high"].place == "cpu"
+
+
+def test_running_out_of_memory_while_loading_is_said(tmp_path, monkeypatch):
+    from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+
+    def full(*given, **how):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(WanTransformer3DModel, "from_pretrained", full)
+    with pytest.raises(OutOfMemory):
+        wan.load_transformer(tmp_path, "transformer", "expert", torch.float32)
+    model = Moved()
+    model.is_full = True
+    with pytest.raises(OutOfMemory):
+        wan.kept_warm("full", lambda: model.to("cuda"))
+    with pytest.raises(OutOfMemory):
+        memory.Residence(memory.Policy("none", "cuda", torch.float32, None, ""), {"high": model})
+
+
+def test_blocks_that_stream_are_not_compiled_and_that_is_said():
+    policy = memory.Policy("group", "cpu", torch.float32, None, "")
+    model = random_weights.expert(1)
+    assert "not compiled" in memory.settle(model, policy, "auto", True)[0]
+    ready = wan.Wan(policy, memory.Residence(policy, {"high": model}), random_weights.prompt(1))
+    assert ready.velocity("high", torch.zeros(36, 1, 2, 2), torch.tensor(500.0), ready.prompt).shape == (16, 1, 2, 2)
 
 
 @pytest.mark.parametrize("mode", ["none", "model", "group"])

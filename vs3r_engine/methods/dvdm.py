@@ -5,11 +5,12 @@ adapters.
 Nothing heavy is imported before the first frame is asked for: `preflight` and `vs3r --help` stay instant.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vs3r_engine.errors import InputError, WeightsMissing
+from vs3r_engine.errors import InputError, SetupError, WeightsMissing
 from vs3r_engine.frame import Frame
 from vs3r_engine.methods import weights
 from vs3r_engine.methods.diffusion import text
@@ -227,18 +228,28 @@ def _load(settings: Settings, area: int, installed: Installed | None) -> "Wan":
 
 
 def footprint(base: Path, area: int, window_frames: int) -> Any:
-    """What the installed model needs, from its files' sizes and configuration."""
+    """What the installed model needs, from its files' headers and configuration. Raises: SetupError `weights-broken`."""
     import json
 
     from vs3r_engine.methods.diffusion.memory import Footprint, working_gib
 
-    config = json.loads((base / "transformer" / "config.json").read_text())
-    hidden = config["num_attention_heads"] * config["attention_head_dim"]
-    sizes = {part: sum(file.stat().st_size for file in (base / part).glob("*.safetensors")) / (1 << 30) for part in ("transformer", "vae")}
+    try:
+        config = json.loads((base / "transformer" / "config.json").read_text())
+        hidden, feed_forward = config["num_attention_heads"] * config["attention_head_dim"], config["ffn_dim"]
+        # As they will be in memory; the files of the large models hold fp32.
+        expert_gib, autoencoder_gib = _tensors_gib(base / "transformer", 2), _tensors_gib(base / "vae", 4)
+    except Exception as error:
+        raise SetupError("weights-broken", f"{base} cannot be read: {error}", "`vs3r-engine weights verify` says what is wrong.") from error
     experts = 2 if (base / "transformer_2").is_dir() else 1
-    return Footprint(
-        sizes["transformer"],
-        experts,
-        sizes["vae"],
-        working_gib(16, area // 16, window_frames, hidden, config["ffn_dim"]),
-    )
+    return Footprint(expert_gib, experts, autoencoder_gib, working_gib(16, area // 16, window_frames, hidden, feed_forward))
+
+
+def _tensors_gib(folder: Path, bytes_each: int) -> float:
+    """GiB of all numbers in a folder's safetensors at so many bytes each, whatever the files hold them in."""
+    from safetensors import safe_open
+
+    count = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as stored:
+            count += sum(math.prod(stored.get_slice(key).get_shape()) for key in stored.keys())
+    return count * bytes_each / (1 << 30)

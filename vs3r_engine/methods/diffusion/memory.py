@@ -14,6 +14,7 @@ from vs3r_engine.methods.devices import choose_device, memory_errors
 
 log = logging.getLogger(__name__)
 _GIB = 1 << 30
+_LESS_MEMORY = "Try fill.offload=group, or fill.detail=480p."
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,11 @@ def settle(model: Any, policy: Policy, attention: str, compile_blocks: bool) -> 
         quantize(model, policy.mode)
     if policy.mode == "none":
         model.to(policy.device)
+    if compile_blocks and policy.mode == "group":
+        said = speed_up(model, attention, False)
+        said.append("blocks that stream through the device are not compiled")
+        log.warning("video diffusion: %s", said[-1])
+        return said
     return speed_up(model, attention, compile_blocks)
 
 
@@ -138,30 +144,45 @@ class Residence:
     def __init__(self, policy: Policy, models: dict[str, Any]) -> None:
         self._policy, self._models = policy, models
         self._inside: str | None = None
-        if policy.mode == "none":
-            for model in models.values():
-                model.to(policy.device)
-        elif policy.mode == "group":
-            _stream_blocks({name: model for name, model in models.items() if name != "autoencoder"}, policy.device)
+        with memory_errors("The video diffusion model", _LESS_MEMORY):
+            if policy.mode == "none":
+                for model in models.values():
+                    model.to(policy.device)
+            elif policy.mode == "group":
+                _stream_blocks({name: model for name, model in models.items() if name != "autoencoder"}, policy.device)
 
     @contextlib.contextmanager
     def inside(self, name: str) -> Iterator[Any]:
-        """The named model, ready on the device; it stays there until another is needed."""
-        model = self._models[name]
-        if self._policy.mode != "none" and self._inside != name:
-            streams = self._policy.mode == "group"
-            if self._inside is not None and not (streams and self._inside != "autoencoder"):
-                self._models[self._inside].to("cpu")
-            if not (streams and name != "autoencoder"):
-                model.to(self._policy.device)
-            self._inside = name
-        with memory_errors("Generating", "Try fill.offload=group, or fill.detail=480p."):
-            yield model
+        """The named model, ready on the device; it stays there until another is needed.
+
+        Raises: OutOfMemory; what did not fit is back in main memory then.
+        """
+        with memory_errors("Generating", _LESS_MEMORY):
+            if self._policy.mode != "none" and self._inside != name:
+                leaving, self._inside = self._inside, None
+                if leaving is not None and not self._streams(leaving):
+                    self._models[leaving].to("cpu")
+                if not self._streams(name):
+                    try:
+                        self._models[name].to(self._policy.device)
+                    except Exception:
+                        self._models[name].to("cpu")
+                        raise
+                self._inside = name
+            yield self._models[name]
+
+    def _streams(self, name: str) -> bool:
+        return self._policy.mode == "group" and name != "autoencoder"
 
 
 def _stream_blocks(models: dict[str, Any], device: str) -> None:
+    import psutil
     from diffusers.hooks import apply_group_offloading
 
+    pages = [_page_locked_bytes(model) for model in models.values()]
+    # A model's first copy goes when all of it is page-locked; the last one's is still there at the peak.
+    freed = sum(parameter.nbytes for model in list(models.values())[:-1] for parameter in model.parameters())
+    is_tight = sum(pages) - freed > 0.9 * psutil.virtual_memory().available
     for model in models.values():
         apply_group_offloading(
             model,
@@ -170,7 +191,14 @@ def _stream_blocks(models: dict[str, Any], device: str) -> None:
             offload_type="block_level",
             num_blocks_per_group=1,
             use_stream=device == "cuda",
+            low_cpu_mem_usage=device == "cuda" and is_tight,
         )
+
+
+def _page_locked_bytes(model: Any) -> int:
+    """What a model takes in page-locked memory, from which blocks stream fastest: torch rounds every tensor up to a power of
+    two."""
+    return sum(1 << max(0, parameter.nbytes - 1).bit_length() for parameter in model.parameters())
 
 
 def quantize(model: Any, mode: str) -> None:

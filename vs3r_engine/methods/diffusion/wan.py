@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from vs3r_engine.errors import SetupError
+from vs3r_engine.methods.devices import memory_errors
 from vs3r_engine.methods.diffusion import autoencoder
 from vs3r_engine.methods.diffusion.memory import Policy, Residence
 
@@ -71,14 +72,18 @@ _lock = threading.Lock()
 
 
 def kept_warm(key: Hashable, load: Callable[[], Any]) -> Any:
-    """What `load` made for this key, made again only when the key has changed. One set of models stays in memory."""
+    """What `load` made for this key, made again only when the key has changed. One set of models stays in memory.
+
+    Raises: OutOfMemory, and what `load` raises.
+    """
     global _warm
     with _lock:
         if _warm is None or _warm[0] != key:
             _warm = None
             gc.collect()
             torch.cuda.empty_cache()
-            _warm = (key, load())
+            with memory_errors("The video diffusion model", "Close other programs, or use the smaller fill.vace_model."):
+                _warm = (key, load())
         return _warm[1]
 
 
@@ -109,7 +114,8 @@ def load_transformer(folder: Path, subfolder: str, kind: str, dtype: torch.dtype
 
 def _from_folder(kind: Any, folder: Path, subfolder: str, dtype: torch.dtype) -> Any:
     try:
-        model = kind.from_pretrained(folder, subfolder=subfolder, dtype=dtype, local_files_only=True)
+        with memory_errors(f"{folder.name}/{subfolder}", "Close other programs, or use the smaller fill.vace_model."):
+            model = kind.from_pretrained(folder, subfolder=subfolder, dtype=dtype, local_files_only=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise SetupError(
             "weights-broken",
