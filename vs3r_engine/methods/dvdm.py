@@ -251,5 +251,6 @@ def _tensors_gib(folder: Path, bytes_each: int) -> float:
     count = 0
     for path in folder.glob("*.safetensors"):
         with safe_open(path, framework="pt") as stored:
-            count += sum(math.prod(stored.get_slice(key).get_shape()) for key in stored.keys())
+            names = stored.keys()
+            count += sum(math.prod(stored.get_slice(name).get_shape()) for name in names)
     return count * bytes_each / (1 << 30)
