@@ -19,7 +19,7 @@ import psutil
 from host_bridge.client import EngineClient, EngineLost, Event, is_running
 from vs3r_engine.errors import ProtocolError, SetupError
 from vs3r_engine.service import protocol as p
-from vs3r_engine.service.rendezvous import Launch, connection_file, launch_file, read_connection, write_private
+from vs3r_engine.service.rendezvous import Launch, connection_file, launch_file, make_private, read_connection, write_private
 
 START_S = 30.0
 SILENCE_S = 6.0
@@ -96,7 +96,8 @@ class Launcher:
     def ensure(self) -> EngineClient:
         """A client of the engine, started first where none runs.
 
-        Raises: SetupError `engine-not-started` (with what it said), `engine-absent` for one that is not ours to start.
+        Raises: SetupError `engine-not-started` (with what it said), `directory-unusable`, `engine-absent` for one that is not
+        ours to start.
         """
         client = self.find()
         until_s = time.monotonic() + SILENCE_S
@@ -191,7 +192,7 @@ class Launcher:
     def _start(self, errors: Path) -> subprocess.Popen:
         """The engine's process, outliving this one unless tied to it."""
         self.state = EngineState.STARTING
-        errors.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(errors.parent)
         command = self._command + (["--parent", str(os.getpid())] if self._tied else [])
         environment = {**os.environ, "VS3R_RUNTIME_DIR": str(self._file.parent)}
         windows = {"creationflags": 0x00000008 | 0x00000200 | 0x08000000} if sys.platform == "win32" else {"start_new_session": True}

@@ -4,6 +4,7 @@
 import json
 import os
 import random
+import shutil
 import stat
 import subprocess
 import sys
@@ -133,6 +134,59 @@ def test_a_secret_key_is_not_taken_for_a_hosts_public_one(tmp_path):
         auth.allow_client(tmp_path / "keys", "laptop", tmp_path / "host" / "laptop.key_secret")
     with pytest.raises(SetupError, match="keys-exist"):
         auth.create_keys(tmp_path / "keys")
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_a_directory_that_cannot_be_the_users_own_is_refused_and_left_as_it_is(tmp_path, monkeypatch, is_shared):
+    from host_bridge.launcher import Launcher, write_launch_file
+    from vs3r_engine.service.server import ServerOptions, serve
+
+    place = tmp_path / "place"
+    if is_shared:
+        place.mkdir()
+        place.chmod(0o1777)
+    else:
+        place.write_text("a file")
+    before = mode(place)
+    monkeypatch.setenv("VS3R_CONFIG_DIR", str(place))
+    for use in (
+        lambda: serve(ServerOptions(directory=place)),
+        lambda: Launcher(place).ensure(),
+        write_launch_file,
+        lambda: auth.create_keys(place),
+    ):
+        with pytest.raises(SetupError, match=r"place cannot be used.*directory-unusable"):
+            use()
+    assert mode(place) == before
+
+
+def test_an_engine_without_a_cache_leaves_no_sockets(tmp_path):
+    from vs3r_engine.service.server import ServerOptions, serve
+
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(SetupError, match="cache-unusable"):
+        serve(ServerOptions(directory=tmp_path / "run", cache_root=tmp_path / "cache", log=tmp_path / "log"))
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["engine.lock"]
+
+
+def test_a_hosts_new_key_takes_the_place_of_its_old_one_at_once(tmp_path):
+    auth.create_keys(tmp_path / "keys")
+    authority = auth.KeyAuthority(tmp_path / "keys")
+    old, new = (auth.create_keys(tmp_path / name, "laptop") for name in ("old", "new"))
+    auth.allow_client(tmp_path / "keys", "laptop", old)
+    assert authority.callback("vs3r", auth.load_key(old)[0])
+    auth.allow_client(tmp_path / "keys", "laptop", new)
+    assert authority.callback("vs3r", auth.load_key(new)[0]) and not authority.callback("vs3r", auth.load_key(old)[0])
+    (tmp_path / "keys" / "clients" / "laptop.key").write_bytes(old.read_bytes())  # as cp does it
+    assert not authority.callback("vs3r", auth.load_key(new)[0])
+    shutil.rmtree(tmp_path / "keys" / "clients")
+    (tmp_path / "keys" / "clients").write_text("no directory")
+    assert not authority.callback("vs3r", auth.load_key(old)[0])
+    with pytest.raises(SetupError, match="keys-required"):
+        auth.allow_client(tmp_path / "keys", "laptop", old)
+    (tmp_path / "keys" / "server.key_secret").write_text("nonsense")
+    with pytest.raises(SetupError, match="key-unreadable"):
+        auth.KeyAuthority(tmp_path / "keys")
 
 
 def free_ports() -> int:

@@ -17,6 +17,7 @@ from zmq.auth.thread import ThreadAuthenticator
 
 from vs3r_engine.errors import SetupError
 from vs3r_engine.service.protocol import USERNAME
+from vs3r_engine.service.rendezvous import make_private, write_private
 
 KEY_NAME = "server"
 ZAP_DOMAIN = "vs3r"
@@ -51,13 +52,13 @@ class TokenAuthority:
 class KeyAuthority:
     """CURVE: the server's key pair, and the public keys in `clients/NAME.key` that may connect.
 
-    The allow-list is read again whenever its directory changed, so that a deleted key is refused at once.
+    The allow-list is read again whenever one of its files changed, so that a deleted or replaced key is refused at once.
     """
 
     token = ""
 
     def __init__(self, directory: Path) -> None:
-        """Raises: SetupError `keys-required`, `keys-exposed`."""
+        """Raises: SetupError `keys-required`, `keys-exposed`, `key-unreadable`."""
         secret_file = directory / f"{KEY_NAME}.key_secret"
         if not secret_file.is_file():
             raise SetupError(
@@ -67,9 +68,12 @@ class KeyAuthority:
             )
         _refuse_exposed(directory, 0o700)
         _refuse_exposed(secret_file, 0o600)
-        self.public_key, self._secret_key = load_key(secret_file)
+        try:
+            self.public_key, self._secret_key = load_key(secret_file)
+        except (OSError, ValueError) as error:
+            raise SetupError("key-unreadable", f"{secret_file} is not a secret key: {error}", "Delete it and create another.") from error
         self._clients = directory / "clients"
-        self._read_at: tuple[int, int] | None = None
+        self._read_at: list[tuple[str, int, int]] | None = None
         self._allowed: dict[bytes, str] = {}
         self._handler: ThreadAuthenticator | None = None
 
@@ -99,9 +103,10 @@ class KeyAuthority:
 
     def _clients_now(self) -> dict[bytes, str]:
         try:
-            changed = (self._clients.stat().st_mtime_ns, len(list(self._clients.iterdir())))
-        except FileNotFoundError:
-            return {}
+            with os.scandir(self._clients) as files:
+                changed = sorted((file.name, file.stat().st_mtime_ns, file.inode()) for file in files)
+        except OSError:
+            return {}  # who cannot be looked up is not allowed
         if changed != self._read_at:
             allowed = {}
             for file in self._clients.glob("*.key"):
@@ -117,12 +122,11 @@ Authority = TokenAuthority | KeyAuthority
 def create_keys(directory: Path, name: str = KEY_NAME) -> Path:
     """A new key pair NAME.key and NAME.key_secret in `directory` (0700); returns the public one's path.
 
-    The secret is never readable by others, not even for a moment. Raises: SetupError `keys-exist`.
+    The secret is never readable by others, not even for a moment. Raises: SetupError `keys-exist`, `directory-unusable`.
     """
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    directory.chmod(0o700)
+    make_private(directory)
     if name == KEY_NAME:
-        (directory / "clients").mkdir(mode=0o700, exist_ok=True)
+        make_private(directory / "clients")
     public_file, secret_file = directory / f"{name}.key", directory / f"{name}.key_secret"
     if secret_file.exists():
         raise SetupError("keys-exist", f"{secret_file} exists already.", "Delete it first if it shall no longer be used.")
@@ -134,7 +138,10 @@ def create_keys(directory: Path, name: str = KEY_NAME) -> Path:
 
 
 def allow_client(directory: Path, name: str, public_file: Path) -> None:
-    """The holder of that key may connect. Raises: SetupError `key-unreadable`."""
+    """The holder of that key may connect, and the one who had that name before may not.
+
+    Raises: SetupError `key-unreadable`, `keys-required` where there is no such directory.
+    """
     try:
         public, secret = load_key(public_file)
     except (OSError, ValueError) as error:
@@ -145,7 +152,9 @@ def allow_client(directory: Path, name: str, public_file: Path) -> None:
             f"{public_file} holds a secret key.",
             "Give NAME.key; the secret never leaves its machine.",
         )
-    (directory / "clients" / f"{name}.key").write_text(f'metadata\ncurve\n    public-key = "{public.decode()}"\n')
+    if not (directory / "clients").is_dir():
+        raise SetupError("keys-required", f"{directory} is no engine's key directory.", f"Run `vs3r-engine keys create {directory}` first.")
+    write_private(directory / "clients" / f"{name}.key", f'metadata\ncurve\n    public-key = "{public.decode()}"\n'.encode())
 
 
 def load_key(file: Path) -> tuple[bytes, bytes | None]:

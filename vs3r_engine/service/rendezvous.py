@@ -3,13 +3,14 @@
 (PROTOCOL.md, section 1). Imports nothing heavy."""
 
 import os
+import stat
 import sys
 from pathlib import Path
 from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from vs3r_engine.errors import ProtocolError
+from vs3r_engine.errors import ProtocolError, SetupError
 from vs3r_engine.service.protocol import USERNAME, VERSION, decode, major
 
 
@@ -73,13 +74,15 @@ def launch_file() -> Path:
 def read_connection(path: Path) -> Connection | None:
     """What the connection file says; None where there is none.
 
-    Raises: ProtocolError `protocol-version`, `connection-file` for one that cannot be read.
+    Raises: ProtocolError `protocol-version`, `connection-file` for one that is none; SetupError `directory-unusable`.
     """
     try:
         connection = decode(path.read_bytes(), Connection, f"The connection file {path}")
     except FileNotFoundError:
         return None
-    except (OSError, ProtocolError) as error:
+    except OSError as error:
+        raise _unusable(path.parent, error.strerror) from error
+    except ProtocolError as error:
         raise ProtocolError("connection-file", f"The connection file {path} cannot be read: {error}", "Delete it.") from error
     if major(connection.protocol) != major(VERSION):
         raise ProtocolError(
@@ -90,12 +93,41 @@ def read_connection(path: Path) -> Connection | None:
     return connection
 
 
+def make_private(directory: Path) -> None:
+    """`directory` exists and only the user can enter it (0700).
+
+    Raises: SetupError `directory-unusable`, also for one that everybody writes to: shutting the others out of /tmp would break it.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        is_everybodys = sys.platform != "win32" and bool(directory.stat().st_mode & stat.S_IWOTH)
+        if not is_everybodys:
+            directory.chmod(0o700)
+    except OSError as error:
+        raise _unusable(directory, error.strerror) from error
+    if is_everybodys:
+        raise _unusable(directory, "everybody can write to it")
+
+
 def write_private(path: Path, data: bytes) -> None:
-    """`path` holds `data`, appeared whole, and only the user can read it (0600, its directory 0700)."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.parent.chmod(0o700)
+    """`path` holds `data`, appeared whole, and only the user can read it (0600, its directory 0700).
+
+    Raises: SetupError `directory-unusable`.
+    """
+    make_private(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(data)
-    temporary.replace(path)
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+        temporary.replace(path)
+    except OSError as error:
+        raise _unusable(path.parent, error.strerror) from error
+
+
+def _unusable(directory: Path, why: str | None) -> SetupError:
+    return SetupError(
+        "directory-unusable",
+        f"The directory {directory} cannot be used: {why}.",
+        "Fix its permissions or name another: VS3R_RUNTIME_DIR says where the connection file goes, VS3R_CONFIG_DIR the launch file.",
+    )

@@ -29,7 +29,7 @@ from vs3r_engine.service.cache import DEFAULT_LIMIT_BYTES, DiskStore, default_ro
 from vs3r_engine.service.doors import Doors
 from vs3r_engine.service.engine import Engine, ReplyTo
 from vs3r_engine.service.logs import engine_log, log_file
-from vs3r_engine.service.rendezvous import connection_file, runtime_directory
+from vs3r_engine.service.rendezvous import connection_file, make_private, runtime_directory
 
 IDLE_EXIT_S = 900.0
 TICK_S = 0.25
@@ -64,11 +64,10 @@ class ServerOptions:
 def serve(options: ServerOptions) -> None:
     """Run an engine until it is told to stop, has been idle long enough, or its parent is gone.
 
-    Raises: SetupError `already-running`, `keys-required`, `cannot-listen`, `cache-unusable`.
+    Raises: SetupError `already-running`, `keys-required`, `cannot-listen`, `cache-unusable`, `directory-unusable`.
     """
     directory = options.directory or runtime_directory()
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    directory.chmod(0o700)
+    make_private(directory)
     lock = filelock.FileLock(directory / "engine.lock", timeout=0, mode=0o600)
     try:
         lock.acquire()
@@ -93,6 +92,7 @@ class Server:
     """Sockets bound; `run` answers until the end, `close` leaves nothing behind."""
 
     def __init__(self, directory: Path, options: ServerOptions) -> None:
+        store = DiskStore(options.cache_root or default_root(), options.cache_limit_bytes)
         self._options = options
         self._name = uuid.uuid4().hex[:16]
         self._log = engine_log(self._name, options.log or log_file())
@@ -102,7 +102,6 @@ class Server:
         self._wake_out, self._wake_in = sockets.socketpair()
         self._wake_in.setblocking(False)
         self._doors = Doors(directory, self._name, _authority(options), options.listen, options.tcp)
-        store = DiskStore(options.cache_root or default_root(), options.cache_limit_bytes)
         self._engine = Engine(self._name, self, store, options.limits, options.session_timeout_s, options.pipeline, self._log)
 
     def run(self) -> None:
