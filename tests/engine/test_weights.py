@@ -2,9 +2,11 @@
 """Weights arrive only when asked for, only as described, and never run code."""
 
 import hashlib
+import http.server
 import json
 import os
 import pickle
+import threading
 import types
 from pathlib import Path
 
@@ -170,9 +172,6 @@ def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path):
 
 
 def test_downloads_from_a_plain_address_continue_where_they_stopped(tmp_path, monkeypatch):
-    import http.server
-    import threading
-
     data = bytes(range(256)) * 40
     asked = []
 
@@ -215,6 +214,128 @@ def test_downloads_from_a_plain_address_continue_where_they_stopped(tmp_path, mo
     assert (directory / "flow.dat").read_bytes() == data and asked[-1] == "bytes=1000-"
 
 
+class Breaking(http.server.BaseHTTPRequestHandler):
+    """Answers with `data`, of which one answer brings only the half before the line goes dead."""
+
+    data = bytes(range(256)) * 40
+    breaks = True
+
+    def do_HEAD(self):
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.data)))
+        self.end_headers()
+
+    def do_GET(self):
+        start = int((self.headers.get("Range") or "bytes=0-").split("=")[1].rstrip("-"))
+        if start >= len(self.data):
+            self.send_error(416)
+            return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(self.data) - start))
+        self.end_headers()
+        self.wfile.write(self.data[start : len(self.data) // 2 if type(self).breaks else None])
+        type(self).breaks = False
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def breaking(monkeypatch):
+    monkeypatch.setattr(Breaking, "breaks", True)
+    server = http.server.HTTPServer(("127.0.0.1", 0), Breaking)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    sha256 = {"flow.dat": hashlib.sha256(Breaking.data).hexdigest()}
+    url = f"http://127.0.0.1:{server.server_port}/flow.dat"
+    entry = weights.Entry("raft-large", "test", ("flow.dat",), 0.1, "test", "yes", url=url, sha256=sha256)
+    monkeypatch.setattr(weights, "manifest", lambda: {"raft-large": entry})
+    yield weights.weights_root() / "raft-large" / "flow.dat.partial"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_download_that_breaks_off_is_said_and_goes_on(breaking):
+    with pytest.raises(SetupError) as error:
+        weights.fetch("raft-large")
+    assert error.value.code == "weights-unreachable" and "fetch raft-large" in error.value.hint
+    assert breaking.read_bytes() == Breaking.data[: len(Breaking.data) // 2], "what arrived is kept"
+    assert (weights.fetch("raft-large") / "flow.dat").read_bytes() == Breaking.data
+
+
+def test_a_connection_that_dies_is_not_a_fault_of_ours(breaking, monkeypatch):
+    def reset(answer):
+        yield answer.read(100)
+        raise ConnectionResetError("reset by peer")
+
+    monkeypatch.setattr(weights, "_blocks", reset)
+    with pytest.raises(SetupError) as error:
+        weights.fetch("raft-large")
+    assert error.value.code == "weights-unreachable" and breaking.stat().st_size == 100
+
+
+def test_a_download_that_was_whole_when_it_was_stopped_can_be_fetched(breaking, monkeypatch):
+    monkeypatch.setattr(Breaking, "breaks", False)
+    breaking.parent.mkdir(parents=True)
+    breaking.write_bytes(Breaking.data)
+    assert (weights.fetch("raft-large") / "flow.dat").read_bytes() == Breaking.data
+
+
+@pytest.mark.parametrize("damage", ["gone", "short", "other"])
+def test_fetching_again_mends_what_is_damaged(damage, hub):
+    path = weights.fetch("vggt-1b") / "model.safetensors"
+    whole = path.read_bytes()
+    path.unlink() if damage == "gone" else path.write_bytes(whole[:10] if damage == "short" else whole[::-1])
+    weights.fetch("vggt-1b")
+    assert path.read_bytes() == whole and weights.verify("vggt-1b") == [] and len(hub.downloads) == 2
+
+
+def test_files_that_lie_where_they_belong_can_be_imported_from_there():
+    directory = weights.weights_root() / "vggt-1b"
+    directory.mkdir(parents=True)
+    (directory / "model.safetensors").write_bytes(b"some tensors")
+    weights.import_files("vggt-1b", directory)
+    assert weights.installed("vggt-1b")[1] == directory and (directory / "model.safetensors").read_bytes() == b"some tensors"
+
+
+def test_the_only_file_of_an_entry_may_have_another_name_and_no_other_kind(tmp_path):
+    (tmp_path / "model (1).safetensors").write_bytes(b"some tensors")
+    (tmp_path / "notes.txt").write_text("hello")
+    assert (weights.import_files("vggt-1b", tmp_path / "model (1).safetensors") / "model.safetensors").exists()
+    with pytest.raises(InputError) as error:
+        weights.import_files("vggt-1b", tmp_path / "notes.txt")
+    assert error.value.code == "weights-not-found"
+
+
+def test_half_a_model_is_not_imported(tmp_path):
+    for folder in ("scheduler", "text_encoder", "tokenizer", "transformer", "vae"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "config.json").write_text("{}")
+    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (tmp_path / "transformer" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    (tmp_path / "transformer" / shards["a"]).write_bytes(b"some tensors")
+    with pytest.raises(InputError) as error:
+        weights.import_files("wan2.2-i2v-a14b", tmp_path)
+    assert error.value.code == "weights-incomplete" and weights.record("wan2.2-i2v-a14b") is None
+    assert "transformer_2" in error.value.message and shards["b"] in error.value.message and shards["a"] not in error.value.message
+
+
+def test_the_published_adapters_come_with_what_says_their_strength(tmp_path):
+    for folder in (tmp_path, tmp_path / "transformer_2"):
+        folder.mkdir(exist_ok=True)
+        (folder / "adapter_model.safetensors").write_bytes(b"some tensors")
+        (folder / "adapter_config.json").write_text('{"lora_alpha": 64}')
+    directory = weights.import_files("dvdm-lora", tmp_path)
+    assert (directory / "adapter_config.json").exists() and (directory / "transformer_2" / "adapter_config.json").exists()
+
+
+def test_a_file_without_named_tensors_is_refused(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save(torch.zeros(3), tmp_path / "model_tracker_fixed_e20.pt")
+    with pytest.raises(WeightsMissing) as error:
+        weights.import_files("vggt4d", tmp_path)
+    assert error.value.code == "weights-damaged"
+
+
 def test_random_weights_exist_for_tests_and_nothing_else_is_taken_for_them():
     assert weights.random_seed("random:7") == (7, False) and weights.random_seed("random:7:small") == (7, True)
     assert weights.random_seed("installed") is None
@@ -253,6 +374,33 @@ def test_a_network_checkpoint_loads_strictly_after_one_key_filter(tmp_path):
         with pytest.raises(WeightsMissing) as error:
             checkpoint.built(wrong, checkpoint.SMALL)
         assert error.value.code == "weights-foreign"
+
+
+def test_a_preparation_that_is_stopped_or_out_of_date_is_not_used(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    import safetensors.torch
+
+    from vs3r_engine.methods.vggt4d import checkpoint
+
+    monkeypatch.setattr(checkpoint, "VggtShape", lambda: checkpoint.SMALL)
+    save = safetensors.torch.save_file
+    save(checkpoint.random_network(checkpoint.SMALL, 3).state_dict(), tmp_path / "model.safetensors")
+
+    def stopped(state, path):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(safetensors.torch, "save_file", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.prepare(tmp_path, lambda text: None)
+    token = "aggregator.camera_token"
+    before = checkpoint.state_of(tmp_path)[token]
+    monkeypatch.setattr(safetensors.torch, "save_file", save)
+    prepared = checkpoint.prepare(tmp_path, lambda text: None)
+    assert (checkpoint.state_of(tmp_path)[token] == before).all()
+    save(checkpoint.random_network(checkpoint.SMALL, 4).state_dict(), tmp_path / "model.safetensors")
+    os.utime(prepared, (1, 1))
+    assert (checkpoint.state_of(tmp_path)[token] != before).any()
 
 
 def test_equal_seeds_make_equal_networks():

@@ -32,6 +32,8 @@ def load_tensors(path: Path) -> dict[str, Any]:
         raise WeightsMissing(
             "weights-damaged", f"{path.name} cannot be read: {type(error).__name__}.", "Fetch or import it again."
         ) from error
+    if not isinstance(loaded, dict):
+        raise WeightsMissing("weights-damaged", f"{path.name} holds no network's weights.", "Get the file the manifest names.")
     for wrapper in ("model", "state_dict"):
         if isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]

@@ -4,9 +4,11 @@
 A job never fetches. An installed entry is a directory with the files and `installed.json`, which appears last.
 """
 
+import errno
 import fnmatch
 import functools
 import hashlib
+import http.client
 import importlib
 import json
 import os
@@ -122,7 +124,8 @@ def installed(*names: str) -> tuple[Entry, Path]:
 
 
 def fetch(name: str, tell: Told = lambda text: None) -> Path:
-    """Download an entry, continuing where an earlier attempt stopped, verify it, and install it.
+    """Download an entry, continuing where an earlier attempt stopped, verify it, and install it. Of an installed one, what is
+    not as it was installed is fetched again.
 
     Raises: SetupError `weights-gated`, `weights-unreachable`, `weights-unpublished`; WeightsMissing `weights-mismatch`;
     DiskFull.
@@ -144,8 +147,14 @@ def fetch(name: str, tell: Told = lambda text: None) -> Path:
         )
     known = record(name)
     if known is not None and known["revision"] == revision and all(f.path in known["files"] for f in files):
-        tell(f"{name} is installed already.")
-        return directory
+        tell(f"{name} is installed; verifying it")
+        wrong = _not_as_installed(name, known)
+        if not wrong:
+            tell(f"{name} is as installed.")
+            return directory
+        for damaged, sentence in wrong.items():
+            tell(sentence)
+            (directory / damaged).unlink(missing_ok=True)
     missing = sum(f.size for f in files if not (directory / f.path).exists())
     _check_space(directory, missing)
     for number, file in enumerate(files, 1):
@@ -156,29 +165,37 @@ def fetch(name: str, tell: Told = lambda text: None) -> Path:
                 wanted,
             )
         else:
-            _from_url(wanted.url, directory / file.path)
+            _from_url(wanted, file.size, directory / file.path)
     return _install(wanted, revision, files, directory, tell)
 
 
 def import_files(name: str, source: Path, tell: Told = lambda text: None) -> Path:
     """Install an entry from a file or directory on this machine, as a copy. For machines without a network.
 
-    Raises: InputError `weights-not-found`; WeightsMissing `weights-mismatch`, `weights-unsafe`; DiskFull.
+    An entry of one file takes it under any name of its kind. Raises: InputError `weights-not-found`, `weights-incomplete`;
+    WeightsMissing `weights-mismatch`, `weights-unsafe`; DiskFull.
     """
     wanted = entry(name)
     if source.is_file():
-        found = {source.name: source}
+        only = wanted.files[0]
+        is_named = len(wanted.files) == 1 and "*" not in only and source.suffix == Path(only).suffix
+        found = {only: source} if is_named else {source.name: source} if wanted.holds(source.name) else {}
     else:
         found = {
             str(p.relative_to(source)): p for p in sorted(source.rglob("*")) if p.is_file() and wanted.holds(str(p.relative_to(source)))
         }
     if not found:
         raise InputError("weights-not-found", f"{source} holds none of {', '.join(wanted.files)}.", f"Get them from {wanted.source}.")
+    if missing := _missing_parts(wanted, found):
+        raise InputError(
+            "weights-incomplete", f"{source} lacks {', '.join(missing)}.", f"Get all of it from {wanted.source}, then import it again."
+        )
     for path in found.values():
         refuse_code(path)
     directory = weights_root() / name
-    _check_space(directory, sum(path.stat().st_size for path in found.values()))
-    for file, path in found.items():
+    new = {file: path for file, path in found.items() if path.resolve() != (directory / file).resolve()}
+    _check_space(directory, sum(path.stat().st_size for path in new.values()))
+    for file, path in new.items():
         tell(file)
         (directory / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, directory / file)
@@ -191,20 +208,34 @@ def import_files(name: str, source: Path, tell: Told = lambda text: None) -> Pat
     )
 
 
+def _missing_parts(wanted: Entry, found: dict[str, Path]) -> list[str]:
+    """What of a published entry is not among the files found: whole folders, and files that an index lists."""
+    listed: set[str] = set()
+    for file, path in found.items():
+        if file.endswith(".safetensors.index.json"):
+            shards = json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()
+            listed |= {str(Path(file).with_name(shard)) for shard in shards}
+    folders = [pattern for pattern in wanted.files if pattern.endswith("/*") and wanted.repository]
+    return [f for f in folders if not any(fnmatch.fnmatch(file, f) for file in found)] + sorted(listed - found.keys())
+
+
 def verify(name: str) -> list[str]:
     """What is wrong with an installed entry, as sentences; empty when every file has its recorded size and sha256."""
     known = record(name)
-    if known is None:
-        return [f"{name} is not installed."]
-    wrong = []
+    return [f"{name} is not installed."] if known is None else list(_not_as_installed(name, known).values())
+
+
+def _not_as_installed(name: str, known: dict[str, Any]) -> dict[str, str]:
+    """Sentences by file."""
+    wrong = {}
     for file, facts in known["files"].items():
         path = weights_root() / name / file
         if not path.exists():
-            wrong.append(f"{file} is missing.")
+            wrong[file] = f"{file} is missing."
         elif path.stat().st_size != facts["size"]:
-            wrong.append(f"{file} has {path.stat().st_size} bytes, not {facts['size']}.")
+            wrong[file] = f"{file} has {path.stat().st_size} bytes, not {facts['size']}."
         elif sha256_of(path) != facts["sha256"]:
-            wrong.append(f"{file} has another content than when it was installed.")
+            wrong[file] = f"{file} has another content than when it was installed."
     return wrong
 
 
@@ -335,12 +366,8 @@ def _from_hub(ask: Callable[[], Any], wanted: Entry) -> Any:
             f"Import the files by hand: `vs3r-engine weights import {wanted.name} PATH`.",
         ) from error
     except Exception as error:
-        if isinstance(error, OSError) and getattr(error, "errno", None) == 28:
-            raise DiskFull(
-                "disk-full",
-                "The disk became full while fetching weights.",
-                "What arrived is kept; fetch again to continue.",
-            ) from error
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise _disk_filled() from error
         raise SetupError(
             "weights-unreachable",
             f"{wanted.source} cannot be reached: {type(error).__name__}.",
@@ -359,18 +386,43 @@ def _opened(request: urllib.request.Request, wanted: Entry) -> Any:
         ) from error
 
 
-def _from_url(url: str, path: Path) -> None:
-    """Download to `path`, continuing a partial one."""
+def _from_url(wanted: Entry, size: int, path: Path) -> None:
+    """Download to `path`, continuing a partial one. size: 0 where the source does not tell.
+
+    Raises: SetupError `weights-unreachable`, also where the connection breaks; what arrived is kept. DiskFull.
+    """
     partial = path.with_name(path.name + ".partial")
     start = partial.stat().st_size if partial.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
-    wanted = next(e for e in manifest().values() if e.url == url)
+    if size and start >= size:
+        # Whole and not yet under its name, or of another file.
+        partial.unlink(missing_ok=True)
+        start = 0
+    request = urllib.request.Request(wanted.url, headers={"Range": f"bytes={start}-"} if start else {})
     with _opened(request, wanted) as answer:
         continued = start > 0 and getattr(answer, "status", 200) == 206
         with partial.open("ab" if continued else "wb") as stream:
-            for block in _blocks(answer):
-                stream.write(block)
+            try:
+                for block in _blocks(answer):
+                    stream.write(block)
+            except (OSError, http.client.HTTPException) as error:
+                if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                    raise _disk_filled() from error
+                raise _broken_off(wanted, f"{type(error).__name__}") from error
+    if partial.stat().st_size < size:
+        raise _broken_off(wanted, f"{partial.stat().st_size} of {size} bytes arrived")
     partial.replace(path)
+
+
+def _broken_off(wanted: Entry, why: str) -> SetupError:
+    return SetupError(
+        "weights-unreachable",
+        f"The download from {wanted.source} broke off: {why}.",
+        f"Run `vs3r-engine weights fetch {wanted.name}` again: it goes on where it stopped.",
+    )
+
+
+def _disk_filled() -> DiskFull:
+    return DiskFull("disk-full", "The disk became full while fetching weights.", "What arrived is kept; fetch again to continue.")
 
 
 def _blocks(answer: Any) -> Iterator[bytes]:

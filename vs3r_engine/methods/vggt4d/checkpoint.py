@@ -83,9 +83,10 @@ def checked_weights(source: str) -> None:
 def state_of(directory: Path) -> dict[str, torch.Tensor]:
     """The state dict of an installed entry, through the one documented key filter."""
     prepared = directory / PREPARED
-    if prepared.exists():
+    files = sorted(p for p in directory.iterdir() if p.suffix in (".safetensors", ".pt") and p != prepared)
+    # What was prepared from files that another fetch replaced is not theirs.
+    if prepared.exists() and all(prepared.stat().st_mtime >= p.stat().st_mtime for p in files):
         return load_tensors(prepared)
-    files = sorted(p for p in directory.iterdir() if p.suffix in (".safetensors", ".pt"))
     return filtered(load_tensors(files[0]))
 
 
@@ -146,7 +147,9 @@ def prepare(directory: Path, tell: weights.Told) -> Path:
     built(state, VggtShape())
     path = directory / PREPARED
     tell(f"writing {path.name}")
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+    partial = path.with_name(PREPARED + ".part")
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial)
+    partial.replace(path)
     return path
 
 
