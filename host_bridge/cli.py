@@ -19,7 +19,7 @@ import typer
 from host_bridge.resolve_cli import resolve_app
 from host_bridge.timeline_cli import timeline_command
 from vs3r_engine import __version__
-from vs3r_engine.errors import Cancelled, EngineFault, InputError, SettingsError, VS3RError
+from vs3r_engine.errors import Cancelled, EngineFault, InputError, VS3RError
 from vs3r_engine.timeline import exact_rate
 
 app = typer.Typer(
@@ -190,17 +190,10 @@ def _cancel(launcher: Any, job_id: str) -> None:
 
 def _values(preset: str, assignments: list[str], draft: bool) -> dict[str, Any]:
     """The settings that differ from the defaults. Raises: SettingsError."""
-    from host_bridge.presets import preset_values
+    from host_bridge.presets import chosen_values
     from vs3r_engine.settings import Settings
 
-    values: dict[str, Any] = preset_values(preset)
-    if draft:
-        values["fill.quality"] = "draft"
-    for assignment in assignments:
-        key, separator, value = assignment.partition("=")
-        if not separator:
-            raise SettingsError("bad-setting", f"{assignment!r} is not a setting.", "Write --set group.name=value.")
-        values[key.strip()] = value.strip()
+    values = chosen_values(preset, [*(["fill.quality=draft"] if draft else []), *assignments])
     return Settings().with_values(values).changed()
 
 

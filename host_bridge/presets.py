@@ -2,8 +2,10 @@
 """Presets: the built-in ones, and the user's own as TOML files in the configuration directory."""
 
 import json
+import os
 import re
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,24 @@ from vs3r_engine.service.rendezvous import configuration_directory
 from vs3r_engine.settings import PRESETS, SCHEMA, Settings
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_NAME_FILES = {"analysis.input_lens": ("perspective",), "fill.lora": ("", "none")}
+"""Settings that name files, `;` between several, and the words that they may hold instead."""
+
+
+def chosen_values(preset: str, assignments: Iterable[str]) -> dict[str, Any]:
+    """What a preset and texts such as "path.smoothness=70" change. Files are named from here: the engine works elsewhere.
+
+    Raises: as `preset_values`; SettingsError `bad-setting` for a text that assigns nothing.
+    """
+    values = preset_values(preset)
+    for assignment in assignments:
+        key, separator, value = (part.strip() for part in assignment.partition("="))
+        if not separator:
+            raise SettingsError("bad-setting", f"{assignment!r} is not a setting.", "Write --set group.name=value.")
+        if key in _NAME_FILES and value not in _NAME_FILES[key]:
+            value = ";".join(os.path.abspath(os.path.expanduser(part.strip())) for part in value.split(";"))
+        values[key] = value
+    return values
 
 
 def directory() -> Path:
@@ -44,6 +64,8 @@ def preset_values(name: str) -> dict[str, Any]:
             "Update VS3R.",
         )
     values = content.get("settings", {})
+    if not isinstance(values, dict):
+        raise SettingsError("bad-preset", f"{file} cannot be read: its settings are no table.", "Correct or delete it.")
     Settings().with_values(values)
     return values
 
@@ -60,8 +82,13 @@ def save(name: str, settings: Settings, *, overwrite: bool) -> Path:
     if file.exists() and not overwrite:
         raise InputError("preset-exists", f"There is a preset {name!r} already.", "Use -f to replace it.")
     file.parent.mkdir(parents=True, exist_ok=True)
-    lines = [f"version = {SCHEMA}", "", "[settings]"] + [f'"{key}" = {json.dumps(value)}' for key, value in settings.changed().items()]
+    lines = [f"version = {SCHEMA}", "", "[settings]"] + [f'"{key}" = {_toml(value)}' for key, value in settings.changed().items()]
     temporary = file.with_suffix(".part")
     temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     temporary.replace(file)
     return file
+
+
+def _toml(value: Any) -> str:
+    """JSON, but for what TOML wants otherwise: no pairs of surrogates, and DEL escaped."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -46,7 +46,7 @@ def install(
 
 @resolve_app.command()
 def stabilize(
-    preset: Annotated[str, typer.Option(help="natural, glide, locked or subtle.")] = "natural",
+    preset: Annotated[str, typer.Option(help="natural, glide, locked, subtle, or one of your own.")] = "natural",
     assignments: Annotated[list[str], typer.Option("--set", help="A setting, such as path.smoothness=70. Repeat for more.")] = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:

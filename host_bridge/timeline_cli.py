@@ -10,7 +10,7 @@ from typing import Annotated, Any, Protocol
 import typer
 
 from vs3r_engine.errors import InputError, SettingsError, VS3RError
-from vs3r_engine.settings import Settings, preset
+from vs3r_engine.settings import Settings
 
 
 class OpenEngine(Protocol):
@@ -31,7 +31,7 @@ def timeline_command(open_engine: OpenEngine):
         marker: Annotated[str, typer.Option(help="Only clips under a marker of this colour or name.")] = "",
         handles: Annotated[int, typer.Option(min=0, help="Frames beyond what each clip and its transitions show.")] = 0,
         preset_name: Annotated[
-            str, typer.Option("--preset", help="natural, glide, locked or subtle, for clips without a VS3R effect.")
+            str, typer.Option("--preset", help="natural, glide, locked, subtle, or one of your own, for clips without a VS3R effect.")
         ] = "natural",
         assignments: Annotated[list[str], typer.Option("--set", help="A setting, such as path.smoothness=70. Repeat for more.")] = [],  # noqa: B006
         codec: Annotated[str, typer.Option(help="same, prores, dnxhr, h265 or exr.")] = "prores",
@@ -91,7 +91,7 @@ def timeline_command(open_engine: OpenEngine):
             redo=force,
         )
         with open_engine(engine) as connected:
-            planned = plan(root, options, MediaSearch(input_dir, tuple(search)), connected.probe)
+            planned = plan(root, options, MediaSearch(input_dir, tuple(map(os.path.abspath, search))), connected.probe)
             report.plan(planned)
             if dry_run:
                 return
@@ -116,13 +116,9 @@ def timeline_command(open_engine: OpenEngine):
 
 
 def _settings(preset_name: str, assignments: list[str], codec: str) -> Settings:
-    values = {"output.codec": codec}
-    for assignment in assignments:
-        key, separator, value = assignment.partition("=")
-        if not separator:
-            raise SettingsError("bad-setting", f"{assignment!r} is not a setting.", "Write --set group.name=value.")
-        values[key.strip()] = value.strip()
-    return preset(preset_name).with_values(values)
+    from host_bridge.presets import chosen_values
+
+    return Settings().with_values(chosen_values(preset_name, [f"output.codec={codec}", *assignments]))
 
 
 def _make_folders(outputs: list[str]) -> None:

@@ -13,10 +13,12 @@ import typer
 from opentimelineio.opentime import RationalTime, TimeRange
 from typer.testing import CliRunner
 
+from host_bridge import presets
 from host_bridge.timeline_cli import timeline_command
 from host_bridge.timelines.walk import video_clips
 from tests.fakes.timeline_engine import TimelineEngine
 from vs3r_engine.errors import InputError, MediaError, SetupError, VS3RError
+from vs3r_engine.settings import Settings
 
 
 def span(start, duration, rate=24.0) -> TimeRange:
@@ -129,6 +131,22 @@ def test_a_dry_run_lists_the_clips_and_writes_nothing(desk):
     events = desk.ok(source, "--dry-run")
     assert [(event["type"], event.get("frames")) for event in events] == [("clip", [100, 120]), ("skipped", None)]
     assert sorted(desk.folder.rglob("*")) == before and not desk.engine.submitted
+
+
+def test_missing_media_is_found_in_a_folder_named_from_where_the_user_stands(desk, monkeypatch):
+    (desk.folder / "footage").mkdir()
+    desk.engine.add(str(desk.folder / "footage" / "moved.mov"))
+    source = desk.write(shot("gone/moved.mov", 5, 20))
+    monkeypatch.chdir(desk.folder)
+    (event, *_) = desk.ok(source, "--dry-run", "--search", "footage")
+    assert event["source"] == str(desk.folder / "footage" / "moved.mov")
+
+
+def test_the_users_own_preset_serves_timelines_and_the_codec_stays_the_commands(desk):
+    presets.save("calm", Settings().with_values({"path.smoothness": 80, "output.codec": "h264"}), overwrite=False)
+    desk.ok(desk.write(shot(desk.a, 100, 20, first=86400)), "-o", desk.folder / "out.otio", "--preset", "calm", "--set", "path.strength=90")
+    (job,) = desk.engine.submitted
+    assert job.settings.changed() == {"path.smoothness": 80.0, "path.strength": 90.0, "output.codec": "prores-hq"}
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import pytest
@@ -231,6 +232,35 @@ def test_presets_are_saved_shown_and_used(vs3r, tmp_path):
     assert "[bad-name]" in vs3r("presets", "save", "../x", check=4).stderr
     vs3r("stabilize", "clip.json", "--preset", "calm", check=0)
     assert (tmp_path / "clip_vs3r.json").read_text() == "frame 0 smoothness 85.0\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("lens.json", "{here}/lens.json"), ("~/lens.json", "{home}/lens.json"), ("/a/lens.json", "/a/lens.json")],
+)
+def test_a_file_in_a_setting_is_the_users_wherever_the_engine_works(vs3r, tmp_path, given, meant):
+    make_media(tmp_path / "clip.json")
+    meant = meant.format(here=tmp_path, home=os.path.expanduser("~"))
+    plan = json.loads(vs3r("stabilize", "clip.json", "--set", f"analysis.input_lens={given}", "--dry-run", "--json", check=0).stdout)
+    assert plan["settings"] == {"analysis.input_lens": meant}
+    plan = json.loads(vs3r("stabilize", "clip.json", "--set", "fill.lora=a; b", "--dry-run", "--json", check=0).stdout)
+    assert plan["settings"] == {"fill.lora": f"{tmp_path}/a;{tmp_path}/b"}
+    plan = json.loads(vs3r("stabilize", "clip.json", "--set", "fill.lora=none", "--dry-run", "--json", check=0).stdout)
+    assert plan["settings"] == {"fill.lora": "none"}
+
+
+@pytest.mark.parametrize("name", ["/a/\U0001f600", "/a/\x7f", '/a/"b" \\c', "/a/é"])
+def test_a_preset_holds_any_file_name(vs3r, name):
+    vs3r("presets", "save", "odd", "-f", "--set", f"fill.lora={name}", check=0)
+    assert json.loads(vs3r("presets", "show", "odd", "--json", check=0).stdout)["fill.lora"] == name
+
+
+def test_a_preset_that_somebody_spoilt_is_an_error_that_names_it(vs3r, environment):
+    folder = Path(environment["XDG_CONFIG_HOME"]) / "vs3r" / "presets"
+    folder.mkdir(parents=True)
+    (folder / "spoilt.toml").write_text("version = 1\nsettings = 5\n")
+    said = vs3r("presets", "show", "spoilt", check=2).stderr
+    assert "spoilt.toml" in said and "[bad-preset]" in said and "Traceback" not in said
 
 
 def test_the_cache_is_shown_and_cleared(vs3r):
