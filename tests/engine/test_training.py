@@ -164,10 +164,56 @@ def test_every_epoch_sees_every_sample_once_in_its_own_order():
     assert all(sorted(order) == list(range(7)) for order in orders) and len({tuple(order) for order in orders}) == 3
 
 
-def test_accumulated_micro_batches_are_the_mean_of_their_gradients(tmp_path):
-    settings = adapters.TrainSettings(**{**vars_of(SETTINGS), "steps": 1, "accumulate": 3, "dropout": 0.0})
-    (step,) = run(tmp_path, settings, OnePair(3))
-    assert step.loss > 0 and step.gradient_norm > 0
+def test_accumulated_micro_batches_are_the_mean_of_their_gradients(tmp_path, monkeypatch):
+    settings = adapters.TrainSettings(**{**vars_of(SETTINGS), "steps": 1, "dropout": 0.0})
+    seed = adapters._seed
+    # All micro-batches with the same noise: their mean is one of them.
+    monkeypatch.setattr(adapters, "_seed", lambda *parts: seed(*(p.rstrip("012") if isinstance(p, str) else p for p in parts)))
+    (one,) = run(tmp_path / "one", settings)
+    (three,) = run(tmp_path / "three", adapters.TrainSettings(**{**vars_of(settings), "accumulate": 3}))
+    assert (three.loss, three.gradient_norm) == pytest.approx((one.loss, one.gradient_norm), rel=1e-5)
+
+
+def test_processes_share_gradients_once_a_step(tmp_path, monkeypatch):
+    """`no_sync` has to be around the forward: afterwards the gradients are shared whatever it says."""
+    import contextlib
+
+    from accelerate import Accelerator
+
+    is_quiet, said = [False], []
+
+    @contextlib.contextmanager
+    def no_sync(self, model):
+        is_quiet[0] = True
+        yield
+        is_quiet[0] = False
+
+    loss = adapters.flow_loss
+    monkeypatch.setattr(Accelerator, "no_sync", no_sync)
+    monkeypatch.setattr(adapters, "flow_loss", lambda *given: (said.append(is_quiet[0]), loss(*given))[1])
+    run(tmp_path, adapters.TrainSettings(**{**vars_of(SETTINGS), "steps": 1, "accumulate": 3}))
+    assert said == [True, True, False]
+
+
+class Moved:
+    """A model that remembers where it is."""
+
+    place = "cpu"
+
+    def to(self, place: str) -> None:
+        self.place = place
+
+
+def test_the_expert_that_is_looked_at_is_on_the_device_and_the_other_is_not(tmp_path):
+    models = {"high": Moved(), "low": Moved()}
+    placed = adapters.OneAtATime(models, "cuda")
+    for name, other in (("high", "low"), ("low", "high"), ("low", "high")):
+        assert placed[name].place == "cuda" and models[other].place == "cpu"
+    assert list(placed) == ["high", "low"] and len(placed) == 2
+    given = []
+    settings = adapters.TrainSettings(**{**vars_of(SETTINGS), "steps": 2, "switch_every": 2, "validate_every": 1})
+    run(tmp_path, settings, validate=lambda step, given_experts: given.append(given_experts) or {})
+    assert len(given) == 2 and all(isinstance(one, adapters.OneAtATime) for one in given)
 
 
 def test_memory_saving_changes_no_gradient(tmp_path):

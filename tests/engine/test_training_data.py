@@ -216,6 +216,15 @@ def test_an_empty_folder_is_said(tmp_path):
         list(curate.curate(tmp_path, tmp_path / "out", None, settings()))
 
 
+@pytest.mark.parametrize("wrong", [["--every", "0"], ["--switch-every", "0"], ["--accumulate", "0"], ["--held-out", "-1"], ["--rank", "0"]])
+def test_options_that_mean_nothing_are_refused(wrong, tmp_path):
+    from typer.testing import CliRunner
+
+    from vs3r_engine.app.train import app
+
+    assert CliRunner().invoke(app, ["lora", str(tmp_path), str(tmp_path / "run"), *wrong]).exit_code == 2
+
+
 def test_the_command_line_curates_and_trains(tmp_path, stable):
     """Both commands, on tiny models and with the real default methods, from a video file to adapters."""
     pytest.importorskip("accelerate")

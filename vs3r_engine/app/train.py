@@ -29,7 +29,7 @@ def curate(
     window: Annotated[int, typer.Option(help="Frames of a sample, one more than a multiple of four.")] = 81,
     detail: Annotated[str, typer.Option(help="480p (as published) or 720p.")] = "480p",
     method: Annotated[str, typer.Option(help="Reconstruction: geometric or vggt4d.")] = "geometric",
-    per_clip: Annotated[int, typer.Option(help="At most this many samples of one video.")] = 24,
+    per_clip: Annotated[int, typer.Option(min=1, help="At most this many samples of one video.")] = 24,
     seed: Seed = 0,
     device: Device = "auto",
     weights: Weights = "installed",
@@ -57,14 +57,14 @@ def curate(
 def lora(
     data: Annotated[Path, typer.Argument(help="Folder that `curate` made.")],
     output: Annotated[Path, typer.Argument(help="Folder of the run; an unfinished one is gone on with.")],
-    steps: Annotated[int, typer.Option(help="Optimizer steps; 0 = what --epochs makes.")] = 0,
-    epochs: Annotated[float, typer.Option(help="Times every sample is seen.")] = 10.0,
-    learning_rate: Annotated[float, typer.Option()] = 1e-4,
-    rank: Annotated[int, typer.Option()] = 32,
-    accumulate: Annotated[int, typer.Option(help="Samples per step and process.")] = 1,
-    switch_every: Annotated[int, typer.Option(help="Steps an expert is kept; above 1 the other waits in main memory.")] = 1,
-    held_out: Annotated[int, typer.Option(help="Samples kept for validation, from the end.")] = 2,
-    every: Annotated[int, typer.Option(help="Steps between checkpoints and between validations.")] = 250,
+    steps: Annotated[int, typer.Option(min=0, help="Optimizer steps; 0 = what --epochs makes.")] = 0,
+    epochs: Annotated[float, typer.Option(min=0, help="Times every sample is seen.")] = 10.0,
+    learning_rate: Annotated[float, typer.Option(min=0)] = 1e-4,
+    rank: Annotated[int, typer.Option(min=1)] = 32,
+    accumulate: Annotated[int, typer.Option(min=1, help="Samples per step and process.")] = 1,
+    switch_every: Annotated[int, typer.Option(min=1, help="Steps an expert is kept; above 1 the other waits in main memory.")] = 1,
+    held_out: Annotated[int, typer.Option(min=0, help="Samples kept for validation, from the end.")] = 2,
+    every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints and between validations.")] = 250,
     text_mode: Annotated[str, typer.Option(help="vs3r or diffusers: how the prompt is encoded; run the result with the same.")] = "vs3r",
     seed: Seed = 0,
     device: Device = "auto",
@@ -77,6 +77,8 @@ def lora(
     from vs3r_engine.training.samples import Dataset
     from vs3r_engine.training.validation import watch
 
+    if text_mode not in ("vs3r", "diffusers"):
+        raise InputError("bad-text-mode", f"--text-mode cannot be {text_mode!r}.", "Give vs3r or diffusers.")
     samples = Dataset(data)
     kept = min(held_out, len(samples) - 1)
     learned = _Part(samples, len(samples) - kept)

@@ -4,7 +4,7 @@ so a run that was stopped and taken up again is the run that was never stopped."
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -65,8 +65,31 @@ class Step:
     gradient_norm: float
 
 
-Validate = Callable[[int, dict[str, Any]], dict[str, float]]
-"""Told (step, experts by name); returns scalars for the log."""
+Validate = Callable[[int, Mapping[str, Any]], dict[str, float]]
+"""Told (step, experts by name); returns scalars for the log. An expert taken from the mapping is on the device."""
+
+
+class OneAtATime(Mapping[str, Any]):
+    """Experts by name. The one asked for last is on the device, the others wait in main memory."""
+
+    def __init__(self, experts: Mapping[str, Any], device: Any) -> None:
+        self._experts, self._device = experts, device
+        self._resident: str | None = None
+
+    def __getitem__(self, name: str) -> Any:
+        if name != self._resident:
+            for other in self._experts:
+                if other != name:
+                    self._experts[other].to("cpu")
+            self._experts[name].to(self._device)
+            self._resident = name
+        return self._experts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._experts)
+
+    def __len__(self) -> int:
+        return len(self._experts)
 
 
 def train(
@@ -110,23 +133,18 @@ def train(
     # Only a lone process may keep the idle expert in main memory: processes that share gradients need both in place.
     swaps = settings.switch_every > 1 and accelerator.num_processes == 1
     prepared = {name: accelerator.prepare_model(model, device_placement=not swaps) for name, model in experts.items()}
+    placed = OneAtATime(prepared, accelerator.device) if swaps else prepared
     _to_device(optimizers, accelerator.device)
-    resident: str | None = None
     try:
         while step < settings.steps:
             expert = expert_of_step(step, settings)
-            if swaps and resident != expert:
-                for name in (other for other in experts if other != expert):
-                    experts[name].to("cpu")
-                experts[expert].to(accelerator.device)
-                resident = expert
-            loss, norm = _one_step(accelerator, prepared[expert], optimizers[expert], expert, prompt, samples, step, settings)
+            loss, norm = _one_step(accelerator, placed[expert], optimizers[expert], expert, prompt, samples, step, settings)
             step += 1
             is_last = step == settings.steps
             accelerator.log({f"loss/{expert}": loss, f"gradient/{expert}": norm}, step=step)
             if accelerator.is_main_process:
                 if validate is not None and (is_last or step % settings.validate_every == 0):
-                    accelerator.log(_validated(validate, step, experts), step=step)
+                    accelerator.log(_validated(validate, step, experts, placed if swaps else experts), step=step)
                 if is_last or step % settings.checkpoint_every == 0:
                     _save(output, step, experts, optimizers, settings)
             accelerator.wait_for_everyone()
@@ -158,10 +176,11 @@ def _one_step(
         generator = torch.Generator().manual_seed(_seed(settings.seed, step, rank, f"noise{micro}"))
         sigma = sigma_of_draw(float(torch.rand((), generator=generator)), expert, settings.shift)
         noise = torch.randn(sample.clean.shape, generator=generator)
-        with accelerator.autocast():
-            loss = flow_loss(model, sample, prompt, sigma, noise, device)
+        # Around the forward too: that is where a process decides to share the gradients.
         context = accelerator.no_sync(model) if micro + 1 < settings.accumulate else _nothing()
         with context:
+            with accelerator.autocast():
+                loss = flow_loss(model, sample, prompt, sigma, noise, device)
             accelerator.backward(loss / settings.accumulate)
         total += loss.detach() / settings.accumulate
     norm = accelerator.clip_grad_norm_(_trainable(model), settings.clip)
@@ -230,11 +249,11 @@ def _dtype(model: Any) -> torch.dtype:
     return next(parameter.dtype for name, parameter in model.named_parameters() if "base_layer.weight" in name)
 
 
-def _validated(validate: Validate, step: int, experts: dict[str, Any]) -> dict[str, float]:
+def _validated(validate: Validate, step: int, experts: dict[str, Any], placed: Mapping[str, Any]) -> dict[str, float]:
     for model in experts.values():
         model.eval()
     try:
-        return validate(step, experts)
+        return validate(step, placed)
     finally:
         for model in experts.values():
             model.train()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How training is doing: the loss at fixed noise levels on held-out pairs, and a picture of what sampling now makes."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,14 @@ def watch(
     *,
     steps: int = 12,
     decode: Callable[[torch.Tensor], Iterator[torch.Tensor]] | None = None,
-) -> Callable[[int, dict[str, Any]], dict[str, float]]:
+) -> Callable[[int, Mapping[str, Any]], dict[str, float]]:
     """A validation for `train`: scalars by name, and (with `decode`: latents to pictures) `output`/validation/STEP.png.
 
     The picture shows the first, middle and last frame of the first pair: rendered, made, true.
     """
 
     @torch.no_grad()
-    def validate(step: int, experts: dict[str, Any]) -> dict[str, float]:
+    def validate(step: int, experts: Mapping[str, Any]) -> dict[str, float]:
         scalars = {}
         for level in LEVELS:
             model = experts[lora.HIGH if level >= BOUNDARY else lora.LOW]
@@ -50,7 +50,7 @@ def watch(
 
 
 @torch.no_grad()
-def sampled(experts: dict[str, Any], sample: Sample, prompt: torch.Tensor, steps: int) -> torch.Tensor:
+def sampled(experts: Mapping[str, Any], sample: Sample, prompt: torch.Tensor, steps: int) -> torch.Tensor:
     """[16, n, rows, columns] what the model makes of a pair's condition, from fixed noise."""
 
     def predict(is_high: bool, timestep: torch.Tensor, latents: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
