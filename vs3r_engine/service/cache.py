@@ -9,7 +9,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,10 +129,12 @@ class DiskStore:
         self._remove(self._path(kind, key))
         (self._leases / f"{kind}+{key}").unlink(missing_ok=True)
 
-    def release(self) -> None:
-        """Nothing this process found or wrote is in use any more; the limit holds again."""
+    def release(self, but: Collection[tuple[str, str]] = ()) -> None:
+        """Nothing this process found or wrote is in use any more, but for these (kind, key); the limit holds again."""
+        kept = {f"{kind}+{key}" for kind, key in but}
         for lease in self._leases.iterdir():
-            lease.unlink(missing_ok=True)
+            if lease.name not in kept:
+                lease.unlink(missing_ok=True)
         self.trim()
 
     def entries(self) -> list[Entry]:

@@ -101,8 +101,7 @@ class Engine:
         """No worker runs, no upload is left."""
         self._worker.stop(STOP_PATIENCE_S)
         self._disk.shutdown(cancel_futures=True)
-        for session in list(self._sessions):
-            self._uploads.session_ended(session)
+        self._uploads.close()
 
     @property
     def is_busy(self) -> bool:
@@ -280,7 +279,8 @@ class Engine:
         for record in self._jobs.disowned(session):
             self._cancel(record)
         self._desk.session_ended(session)
-        self._uploads.session_ended(session)
+        for directory in self._uploads.session_ended(session):
+            self._disk.submit(self._uploads.discard, directory)
 
     # --- what the worker reports ---
 

@@ -97,7 +97,9 @@ class JobBook:
         if record is not None:
             if record.order != order:
                 raise InputError("job-id-taken", f"The job id {order.job_id} belongs to another job.", "Choose another id.")
-            if record.owners is not None:
+            if detached:
+                record.owners = None
+            elif record.owners is not None:
                 record.owners.add(session)
             if record.state not in (JobState.FAILED, JobState.CANCELLED):
                 return record

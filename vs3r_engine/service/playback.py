@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -86,8 +87,9 @@ def _within(wanted: FrameRange, available: FrameRange) -> FrameRange:
 class Playback:
     """One clip with one choice of settings, open for frames in any order."""
 
-    def __init__(self, pipeline: Any, job: Job, analysis: Any) -> None:
-        self._pipeline, self.job, self._analysis = pipeline, job, analysis
+    def __init__(self, pipeline: Any, job: Job, analysis: Any, entries: list[tuple[str, str]]) -> None:
+        """entries: what of the store the analysis is read from, piece by piece."""
+        self._pipeline, self.job, self._analysis, self.entries = pipeline, job, analysis, entries
         self._path = pipeline.smoothed_path(job, analysis)
         self._methods = pipeline.choose_methods(job.settings, job.clip.rate)
         self._runs: list[tuple[int, Any, Iterator[Frame]]] = []
@@ -95,13 +97,7 @@ class Playback:
         self._recent: OrderedDict[int, Frame] = OrderedDict()
 
     def frame(self, frame_index: int) -> Frame:
-        """The stabilized frame. Raises: RangeError `range-past-media`, and what rendering raises."""
-        if frame_index not in self.job.render_range:
-            raise RangeError(
-                "range-past-media",
-                f"Frame {frame_index} is outside the range {self.job.render_range}.",
-                "Ask for a frame of the range.",
-            )
+        """The stabilized frame, one of `job.render_range`. Raises: what rendering raises."""
         if frame_index not in self._recent:
             self._render(frame_index)
         return self._recent[frame_index]
@@ -149,18 +145,32 @@ class Playbacks:
         self._pipeline, self._store = pipeline, store
         self._open: OrderedDict[str, Playback] = OrderedDict()
 
+    def entries(self) -> list[tuple[str, str]]:
+        """(kind, key) of what the open clips use of the store."""
+        return [entry for playback in self._open.values() for entry in playback.entries]
+
     def frame(self, order: FrameOrder) -> tuple[int, int, memoryview] | None:
-        """(width, height, RGBA pixels) of one frame; None where its clip has not been analysed."""
+        """(width, height, RGBA pixels) of one frame; None where its clip has not been analysed.
+
+        Raises: RangeError `range-past-media`, and what opening and rendering raise.
+        """
         playback = self._open.get(order.key.clip)
         if playback is None:
             job = job_of(self._pipeline, order.source, order.settings, "", "-", False)
-            analysis = self._pipeline.open_analysis(job, self._store)
+            finds = _Finds(self._store)
+            analysis = self._pipeline.open_analysis(job, finds)
             if analysis is None:
                 return None
-            playback = self._open[order.key.clip] = Playback(self._pipeline, job, analysis)
+            playback = self._open[order.key.clip] = Playback(self._pipeline, job, analysis, finds.entries)
         self._open.move_to_end(order.key.clip)
         while len(self._open) > OPEN_CLIPS:
             self._open.popitem(last=False)[1].close()
+        if order.key.frame_index not in playback.job.render_range:
+            raise RangeError(
+                "range-past-media",
+                f"Frame {order.key.frame_index} is outside the range {playback.job.render_range}.",
+                "Ask for a frame of the range.",
+            )
         try:
             frame = playback.frame(order.key.frame_index)
         except BaseException:
@@ -168,6 +178,18 @@ class Playbacks:
             self._open.pop(order.key.clip).close()
             raise
         return rgba_pixels(frame, order.key.format, order.key.reduction)
+
+
+class _Finds:
+    """A store that is read from, and remembers what was."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self.entries: list[tuple[str, str]] = []
+
+    def find(self, kind: str, key: str) -> Path | None:
+        self.entries.append((kind, key))
+        return self._store.find(kind, key)
 
 
 def rgba_pixels(frame: Frame, format: SampleFormat, reduction: int) -> tuple[int, int, memoryview]:

@@ -106,10 +106,18 @@ class Uploads:
             raise InputError("unknown-source", f"No frames of {source.upload} are here.", "Send put_frames first.")
         return Source(path=str(upload.directory), range=source.range, analysis_range=source.analysis_range)
 
-    def session_ended(self, session: str) -> None:
-        for owner, source_id in [key for key in self._uploads if key[0] == session]:
-            upload = self._uploads.pop((owner, source_id))
-            self._store.discard("uploads", upload.directory.name)
+    def session_ended(self, session: str) -> list[Path]:
+        """The session's uploads are forgotten. Returns their directories, which `discard` deletes."""
+        return [self._uploads.pop(key).directory for key in list(self._uploads) if key[0] == session]
+
+    def discard(self, directory: Path) -> None:
+        """It is gone. May run in another thread: many large files take their time."""
+        self._store.discard("uploads", directory.name)
+
+    def close(self) -> None:
+        """Nothing that was put here is left."""
+        for directory in (self._store.root / "uploads").glob(f"{self._engine}-*"):
+            self.discard(directory)
 
     def _create(self, session: str, source_id: str, raw_format: RawFormat) -> Upload:
         key = f"{self._engine}-{len(self._uploads)}-{session}-{source_id}"

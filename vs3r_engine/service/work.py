@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inside the worker process: one job at a time, step by step, and single frames between the steps.
 
-The reading thread takes orders, cancels and probes at once; the main thread computes. The worker ends with its pipe.
+The reading thread takes orders and cancels at once, another one probes: a file on a share that is gone may take for ever. The main
+thread computes. The worker ends with its pipe.
 """
 
 import importlib
@@ -52,6 +53,7 @@ class Worker:
         self._pipe = pipe
         self._sending = threading.Lock()
         self._orders: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._probes: queue.SimpleQueue[ProbeOrder] = queue.SimpleQueue()
         self._cancelled: set[str] = set()
         self._job: JobOrder | None = None
         self._steps: Iterator[JobProgress | JobEnded] = iter(())
@@ -63,6 +65,7 @@ class Worker:
 
     def run(self) -> None:
         threading.Thread(target=self._read, name="orders", daemon=True).start()
+        threading.Thread(target=self._answer_probes, name="probes", daemon=True).start()
         self.send(Ready(device_name()))
         while True:
             try:
@@ -91,12 +94,19 @@ class Worker:
                 if isinstance(order, CancelOrder):
                     self._cancelled.add(order.job_id)
                 elif isinstance(order, ProbeOrder):
-                    self.send(Probed(order.ticket, self._probe(order)))
+                    self._probes.put(order)
                 else:
+                    if isinstance(order, JobOrder):  # a cancel that came after its job's end was not meant for this run
+                        self._cancelled.discard(order.job_id)
                     self._orders.put(order)
         except (EOFError, OSError):
             pass
         os._exit(0)  # the server is gone or wants us gone; finished chunks are already safe
+
+    def _answer_probes(self) -> None:
+        while True:
+            order = self._probes.get()
+            self.send(Probed(order.ticket, self._probe(order)))
 
     def _probe(self, order: ProbeOrder) -> ProbeReply | Error:
         from vs3r_engine.service.playback import job_of
@@ -142,7 +152,7 @@ class Worker:
 
     def _end(self, report: JobEnded) -> None:
         self._cancelled.discard(report.job_id)
-        self._store.release()
+        self._store.release(self._playbacks.entries())
         self._job, self._steps = None, iter(())
         self.send(report)
 

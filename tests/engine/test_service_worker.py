@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The computing process and the engine around it, without sockets: what must not wait for what, and what outlives what."""
+
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+from contextlib import closing, contextmanager
+from types import SimpleNamespace
+
+import pytest
+
+from tests.fakes import engine as fake
+from tests.fakes.engine import make_media
+from tests.fakes.engine_process import EngineProcess, wait_until
+from vs3r_engine.errors import RangeError
+from vs3r_engine.service import protocol as p
+from vs3r_engine.service.cache import DiskStore
+from vs3r_engine.service.engine import Engine
+from vs3r_engine.service.jobs import JobBook
+from vs3r_engine.service.playback import Playbacks, job_of
+from vs3r_engine.service.worker import (
+    CancelOrder,
+    FrameKey,
+    FrameOrder,
+    JobEnded,
+    JobOrder,
+    ProbeOrder,
+    Ready,
+    WorkerProcess,
+)
+
+
+@contextmanager
+def worker(folder):
+    """A worker process that is ready, and what it reports."""
+    reports: queue.SimpleQueue = queue.SimpleQueue()
+    process = WorkerProcess("tests.fakes.engine", str(folder / "store"), 1 << 30, reports.put)
+    process.start()
+    try:
+        assert isinstance(reports.get(timeout=30), Ready)
+        yield process, reports
+    finally:
+        process.stop(2)
+
+
+def end_of_job(reports):
+    while not isinstance(report := reports.get(timeout=10), JobEnded):
+        pass
+    return report.state
+
+
+def test_a_cancel_that_comes_after_the_jobs_end_does_not_cancel_its_next_run(tmp_path):
+    order = JobOrder("j", "analyze", p.Source(path=make_media(tmp_path / "a.json", fail_at=-2)), p.SettingsChoice(), None, False)
+    with worker(tmp_path) as (process, reports):
+        process.send(order)
+        assert end_of_job(reports) == "failed"
+        process.send(CancelOrder("j"))
+        process.send(order)
+        assert end_of_job(reports) == "failed"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no named pipes in folders")
+def test_a_file_that_never_answers_holds_up_nothing_but_probes(tmp_path):
+    os.mkfifo(tmp_path / "silent.json")
+    path = make_media(tmp_path / "a.json")
+    with worker(tmp_path) as (process, reports):
+        process.send(ProbeOrder(1, p.Source(path=str(tmp_path / "silent.json"))))
+        process.send(JobOrder("j", "analyze", p.Source(path=path), p.SettingsChoice(), None, False))
+        assert end_of_job(reports) == "done"
+
+
+def test_a_frame_past_the_end_leaves_its_clip_open(tmp_path):
+    """Hosts that play to the end have asked for the frames after it ahead of time."""
+    opened = []
+    pipeline = SimpleNamespace(**vars(fake))
+    pipeline.open_analysis = lambda job, store: opened.append(job) or fake.open_analysis(job, store)
+    source, store = p.Source(path=make_media(tmp_path / "a.json", frames=10)), DiskStore(tmp_path / "store")
+    list(fake.analyze(job_of(fake, source, p.SettingsChoice(), "", "-", False), store))
+    playbacks = Playbacks(pipeline, store)
+    for index in (8, 9, 10, 11, 9):
+        order = FrameOrder(FrameKey("clip", "half", 1, index), source, p.SettingsChoice())
+        if index < 10:
+            assert playbacks.frame(order)[:2] == (32, 16)
+        else:
+            with pytest.raises(RangeError, match="range-past-media"):
+                playbacks.frame(order)
+    assert len(opened) == 1
+
+
+def test_the_analysis_of_a_clip_that_is_played_outlives_other_jobs(tmp_path):
+    with EngineProcess(cache_limit=4 << 20) as engine, engine.client() as client:
+        played, other = (make_media(tmp_path / f"{name}.json", analysis_mib=3) for name in ("played", "other"))
+        client.frame(p.FrameRequest(p.Source(path=played), 3, wait_s=5.0, prefetch=0))
+        client.submit(p.Analyze(p.Source(path=played), job_id="first"))
+        wait_until(lambda: client.status("first").job.state == "done")
+        (kept,) = (engine.directory / "store" / "analysis").iterdir()
+        client.submit(p.Analyze(p.Source(path=other), job_id="second"))
+        wait_until(lambda: client.status("second").job.state == "done")
+        assert list((engine.directory / "store" / "analysis").iterdir()) == [kept]
+
+
+def test_uploads_are_deleted_without_holding_up_anybody(tmp_path):
+    store, may_delete, replies = DiskStore(tmp_path / "store"), threading.Event(), []
+    outside = SimpleNamespace(reply=lambda *reply: replies.append(reply), post=lambda task: task(), publish=print, fail=print)
+    with closing(Engine("e" * 16, outside, store, p.Limits(), 15, "tests.fakes.engine", logging.getLogger("quiet"))) as engine:
+        body = p.PutFrames("clip", 2, 1, [p.UploadedFrame(0, "uint8")])
+        engine.handle("put_frames", body, "s", "to", [memoryview(bytes(8))])
+        wait_until(lambda: replies)
+        really = store.discard
+        store.discard = lambda kind, key: may_delete.wait(5) and really(kind, key)
+        begun_s = time.monotonic()
+        engine.handle("bye", p.Bye(), "s", "to", [])
+        assert time.monotonic() - begun_s < 1
+        (upload,) = (store.root / "uploads").iterdir()
+        may_delete.set()
+        wait_until(lambda: not upload.exists())
+        engine.handle("put_frames", body, "s", "to", [memoryview(bytes(8))])
+        wait_until(lambda: len(replies) == 2)
+    assert not list((store.root / "uploads").iterdir())
+
+
+def test_a_job_that_is_submitted_again_to_be_nobodys_is_nobodys():
+    book = JobBook(4)
+    source = p.Source(path="/clip.mov")
+    for detached in (False, True):
+        record = book.submit("analyze", "j", source, source, p.SettingsChoice(), None, False, "s", detached)
+    assert not book.disowned("s") and not record.is_final
