@@ -292,6 +292,15 @@ def shown_in_shape(instance, size, rows):
     np.testing.assert_allclose(pixels[(first + end) // 2, 2:-2, 1], across[2:-2], atol=0.02)
 
 
+@pytest.mark.parametrize(("aspect", "size"), [("2", (8, 32)), ("1/2", (16, 16))])
+def test_a_squeezed_picture_is_seen_whole_in_a_timeline_of_as_many_square_pixels(resolve_host, engine, tmp_path, aspect, size):
+    instance = effect(resolve_host, make_media(tmp_path / "a.json", ramp=True, pixel_aspect=aspect))
+    status, pixels = instance.render(Arguments(42, source_frame=42, size=SIZE))
+    shown = pixels[pixels[..., 3] > 0].reshape(*size, 4)
+    edges = shown[0, 0, 1], shown[-1, -1, 1], shown[0, 0, 2], shown[-1, -1, 2]
+    assert status == OK and edges == pytest.approx((0, 31 / 32, 0, 15 / 16), abs=0.05)
+
+
 def test_a_squeezed_picture_on_its_side_is_turned_and_shown_in_shape(resolve_host, engine, tmp_path):
     path = make_media(tmp_path / "a.json", ramp=True, pixel_aspect="4/3", rotation_deg=90)
     status, pixels = effect(resolve_host, path).render(Arguments(42, source_frame=42, size=(64, 24)))

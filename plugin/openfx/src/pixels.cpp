@@ -230,8 +230,10 @@ void draw_frame(const EngineFrame& from, const Image& to, const ofx::RectI& aske
     if (is_inside) clear_row(to, std::max(x2, window.x1), window.x2, y);
   }
   if (x2 <= x1 || y2 <= y1) return;
+  // Of the same numbers of pixels, but of another aspect, it fills only a part of the picture.
+  bool is_all = area.x1 == to.picture.x1 && area.x2 == to.picture.x2 && area.y1 == to.picture.y1 && area.y2 == to.picture.y2;
   bool is_same_size = to.picture.x2 - to.picture.x1 == from.width && to.picture.y2 - to.picture.y1 == from.height;
-  if (is_same_size) {
+  if (is_all && is_same_size) {
     draw_as_it_is(from, to, x1, x2, y1, y2);
   } else {
     draw_resized(from, to, area, x1, x2, y1, y2);
