@@ -171,6 +171,15 @@ def test_fisheye_sources_are_read_through_their_lens():
     assert np.abs(rendered.frame.to_rgb() - expected)[inner].max() < 3e-3
 
 
+def test_published_splatting_takes_sources_that_see_beside_themselves():
+    fish = dataclasses.replace(camera(200, 120, 60), lens=Lens("fisheye", (0.0,) * 12, 2.0))
+    target = camera(200, 120, 30, at=(0.05, 0, 0))
+    rendered = SplatRenderer(PUBLISHED, "cpu").render(Target(0, target, None), wall_view(0, fish), [])
+    middle = (slice(45, -45), slice(80, -80))
+    error = np.abs(rendered.frame.to_rgb() - wall_view(0, target).frame.to_rgb())[middle]
+    assert not rendered.hole_mask[middle].any() and np.median(error) < 0.01
+
+
 def test_neighbours_fill_what_the_current_frame_does_not_cover_and_holes_are_told():
     current, before, after = (wall_view(i, camera(at=(0.25 * (i - 1), 0, 0))) for i in (1, 0, 2))
     target = Target(1, camera(at=(0.15, 0, 0)), None)

@@ -215,11 +215,11 @@ def point_set(
             depth = torch.where(_moving(small, device), torch.nan, depth)
         geometry = Geometry(scaled, small, device)
         points = geometry.target_points(depth).flatten(0, 1)
-        points = points[points.isfinite().all(1)]
-        pixels.append(geometry.target_pixels(points))
-        distances.append(geometry.distance(points))
-        rgb = torch.from_numpy(small.frame.to_rgb()).to(device).flatten(0, 1)
-        colours.append(rgb[depth.flatten().isfinite()] if len(points) != len(rgb) else rgb)
+        # Unknown are also those that a lens sees beside or behind itself: z-depth says nothing there.
+        known = points.isfinite().all(1)
+        pixels.append(geometry.target_pixels(points[known]))
+        distances.append(geometry.distance(points[known]))
+        colours.append(torch.from_numpy(small.frame.to_rgb()).to(device).flatten(0, 1)[known])
     return torch.cat(pixels), torch.cat(distances), torch.cat(colours)
 
 
