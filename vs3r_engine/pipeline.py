@@ -36,6 +36,7 @@ from vs3r_engine.stages.bounds import LOOK_EVERY_FRAMES, BoundsObserver, with_ba
 from vs3r_engine.stages.complete import Completer
 from vs3r_engine.stages.framing import framed
 from vs3r_engine.stages.mask import masks_of
+from vs3r_engine.stages.overlay import OverlayObserver
 from vs3r_engine.stages.reconstruct import shots
 from vs3r_engine.stages.smooth import smooth
 from vs3r_engine.timeline import FrameRange, parse_range
@@ -241,6 +242,7 @@ class SourceViews:
             analysis.dynamic_mask(frame_index),
             analysis.bounds.inset_px,
             bool(analysis.is_bad[frame_index - analysis.frame_range.start]),
+            analysis.overlay_mask,
         )
 
 
@@ -263,7 +265,7 @@ def _write_analysis(job: Job, methods: Methods, source: VideoSource, directory: 
     moving: list[float] = []
     total = job.analysis_range.duration
     small: dict[int, Frame] = {}
-    observer = BoundsObserver()
+    observer, overlays = BoundsObserver(), OverlayObserver()
 
     def remembered(frames: Iterable[Frame]) -> Iterator[Frame]:
         # The mask looks at frames again, small, once the reconstructor has understood them.
@@ -281,6 +283,7 @@ def _write_analysis(job: Job, methods: Methods, source: VideoSource, directory: 
             first = piece.trajectory.first_frame
             frames = [small.pop(first + i) for i in range(len(piece.trajectory))]
             dynamic = masks_of(piece, frames, methods.flow, job.settings.analysis)
+            overlays.look(piece, frames)
             writer.add(piece, dynamic, starts_shot)
             starts_shot = False
             findings |= piece.findings
@@ -288,7 +291,8 @@ def _write_analysis(job: Job, methods: Methods, source: VideoSource, directory: 
             done = first + len(frames) - job.analysis_range.start
             yield Progress("analyze", done, total, ANALYSIS_SHARE * done / total, dict(findings))
     findings |= {"moving_percent": round(100 * sum(moving) / total, 1), "shots": shot_count}
-    writer.finish(findings, observer.bounds())
+    bounds = observer.bounds()
+    writer.finish(findings, bounds, overlays.mask(bounds, job.clip.width))
 
 
 def _rendered(

@@ -48,10 +48,11 @@ class PictureBounds:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """One source frame and all that is known of it. depth and dynamic_mask are of any size that spans the picture.
+    """One source frame and all that is known of it. depth and the masks are of any size that spans the picture.
 
-    inset_px: lines at (left, top, right, bottom) of the frame that hold no picture. is_bad: black, white, blurred or without
-    texture, so that its camera is only guessed from the frames around it.
+    dynamic_mask: True on what moves against the scene. overlay_mask: True on what of it is burnt into the frame, None where
+    nothing is. inset_px: lines at (left, top, right, bottom) of the frame that hold no picture. is_bad: black, white, blurred or
+    without texture, so that its camera is only guessed from the frames around it.
     """
 
     frame: Frame
@@ -61,6 +62,7 @@ class View:
     dynamic_mask: np.ndarray
     inset_px: tuple[int, int, int, int] = (0, 0, 0, 0)
     is_bad: bool = False
+    overlay_mask: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,8 +17,11 @@ from vs3r_engine.lens import Lens
 from vs3r_engine.scene import PictureBounds, Reconstruction
 from vs3r_engine.timeline import FrameRange
 
-SCHEMA = 6
+SCHEMA = 7
 """Part of every analysis key: raise it whenever a method's results change, and old analyses are made again."""
+
+
+_OVERLAY = "overlay.npy"
 
 
 def source_key(path: str) -> str:
@@ -72,8 +75,11 @@ class AnalysisWriter:
         self._size = (path.width, path.height)
         self._lens = path.lens
 
-    def finish(self, findings: dict[str, Any], bounds: PictureBounds = PictureBounds()) -> None:
-        """Write the index that makes the directory an analysis."""
+    def finish(self, findings: dict[str, Any], bounds: PictureBounds = PictureBounds(), overlay_mask: np.ndarray | None = None) -> None:
+        """Write the index that makes the directory an analysis. overlay_mask: [h, w] bool of the dynamic masks' size, True on what
+        is burnt into every frame."""
+        if overlay_mask is not None:
+            np.save(self._directory / _OVERLAY, overlay_mask)
         index = {
             "schema": SCHEMA,
             "width": self._size[0],
@@ -132,6 +138,9 @@ class Analysis:
         self.moving_share = np.concatenate(moving)
         """[n] share of each frame that moves by itself."""
         self.diagnostics = {name: np.concatenate(values) for name, values in diagnostics.items()}
+        overlay = directory / _OVERLAY
+        self.overlay_mask: np.ndarray | None = np.load(overlay) if overlay.exists() else None
+        """[h, w] bool, True on what is burnt into every frame; None where nothing is."""
         nowhere = np.zeros(len(self.trajectory), bool)
         self.is_bad = self.diagnostics.get("is_bridged", nowhere) & ~self.diagnostics.get("is_repeated", nowhere)
         """[n] bool: frames whose camera is only guessed; a picture that merely stands still is none of them."""
@@ -144,8 +153,9 @@ class Analysis:
         return self._of_piece("depth", frame_index)
 
     def dynamic_mask(self, frame_index: int) -> np.ndarray:
-        """[h, w] bool, True = moves."""
-        return self._of_piece("dynamic_mask", frame_index)
+        """[h, w] bool, True = moves against the scene: by itself, or with the frame because it is burnt in."""
+        moving = self._of_piece("dynamic_mask", frame_index)
+        return moving if self.overlay_mask is None else moving | self.overlay_mask
 
     def _of_piece(self, name: str, frame_index: int) -> np.ndarray:
         number = int(np.searchsorted(self._starts, frame_index, side="right")) - 1

@@ -18,13 +18,15 @@ class Anchor:
     """A source frame and what is asked of it again and again.
 
     small: [h, w, planes] its small picture. levels: its first plane, as in `blurred`. still: [h, w] small, 0 on and
-    close to what moves by itself, or None where nothing does. bounds: `picture_bounds`. surface: its depth.
+    close to what moves against the scene, or None where nothing does. scene: the same of what is burnt into the frame.
+    bounds: `picture_bounds`. surface: its depth.
     """
 
     view: View
     small: np.ndarray
     levels: tuple[np.ndarray, ...]
     still: np.ndarray | None
+    scene: np.ndarray | None
     bounds: np.ndarray
     surface: Surface
 
@@ -77,7 +79,8 @@ class Anchors:
 def _made(view: View, cells: Cells) -> Anchor:
     small = cells.small_picture(view.frame)
     levels = blurred(np.ascontiguousarray(small[..., 0]))
-    return Anchor(view, small, levels, cells.still(view.dynamic_mask), picture_bounds(view), Surface.of(view))
+    scene = None if view.overlay_mask is None else cells.still(view.overlay_mask)
+    return Anchor(view, small, levels, cells.still(view.dynamic_mask), scene, picture_bounds(view), Surface.of(view))
 
 
 def prior_weight(distance_frames: np.ndarray, quarter_frames: int, reach_frames: int) -> np.ndarray:

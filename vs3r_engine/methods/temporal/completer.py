@@ -30,7 +30,7 @@ few are warped and blended. The others lose as much, so that nothing jumps when 
 MOST_ANCHORS = 6
 AT_RIM, MOVING = np.float32(1e-3), np.float32(1e-8)
 """What an anchor counts for at its own rim, and where it shows something that moves: there it is the last resort, better only
-than a picture that is made up."""
+than a picture that is made up. Where it shows something burnt in it counts for nothing."""
 NEGLIGIBLE = 1e-3
 COARSE_PER_CELL = 2
 """Samples a cell, across and down, that what nothing has shown is continued at: it is smooth anyway."""
@@ -173,9 +173,10 @@ def _dependable(margin: np.ndarray, mismatch: np.ndarray, anchor: Anchor, positi
     safe = np.clip(cv2.erode(margin, near), 0, 1)
     partly = (cv2.dilate(margin, near) > 0) * AT_RIM
     dependable = np.maximum(safe, partly) / (1 + np.square(np.square(_ringed(mismatch) / TOLERATED_LEVELS)))
-    if anchor.still is not None:
-        at = (positions / cells.small_px - 0.5).astype(np.float32)
-        dependable *= np.maximum(cv2.erode(remapped(anchor.still, at, cv2.INTER_LINEAR), near), MOVING)
+    for share, least in ((anchor.still, MOVING), (anchor.scene, 0)):
+        if share is not None:
+            at = (positions / cells.small_px - 0.5).astype(np.float32)
+            dependable *= np.maximum(cv2.erode(remapped(share, at, cv2.INTER_LINEAR), near), least)
     return dependable
 
 
