@@ -141,6 +141,10 @@ def test_sound_that_the_container_cannot_hold_is_refused_with_a_way_out(tmp_path
     assert caught.value.code == "output-audio"
     assert ".mov" in caught.value.hint
     assert not (tmp_path / "out.mxf").exists()
+    source = make_clip(tmp_path / "in.mkv", sounds=[{"codec": "libopus"}], count=3)
+    with pytest.raises(MediaError) as caught:
+        pass_through(source, tmp_path / "out.mov")
+    assert ".mkv or .mp4" in caught.value.hint and ".mov" not in caught.value.hint
 
 
 def test_mxf_keeps_its_sound_and_timecode(tmp_path):
@@ -174,7 +178,9 @@ def test_chapters_move_with_the_range(tmp_path):
             if packet.size:
                 packet.stream = stream
                 output.mux(packet)
-    pass_through(tmp_path / "chapters.mkv", tmp_path / "out.mkv", FrameRange(10, 30))
+    pass_through(tmp_path / "chapters.mkv", tmp_path / "whole.mp4")
+    assert pass_through(tmp_path / "whole.mp4", tmp_path / "again.mov") == []  # MP4 keeps chapters as a track
+    pass_through(tmp_path / "again.mov", tmp_path / "out.mkv", FrameRange(10, 30))
     with av.open(str(tmp_path / "out.mkv")) as container:
         found = [
             (

@@ -6,7 +6,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from media_clips import make_clip, number_of, numbers_in, pass_through
+from media_clips import make_clip, number_of, numbers_in, pass_through, sound_of
 
 from vs3r_engine.errors import RangeError
 from vs3r_engine.media import video_file
@@ -104,6 +104,30 @@ def test_a_picture_that_starts_after_the_sound_still_does(tmp_path):
     after = probe(str(tmp_path / "out.mov"))
     assert after.time_s(0) == Fraction(1, 5)
     assert not after.is_variable_rate
+
+
+@pytest.mark.parametrize("container", ["mov", "mp4", "mkv"])
+@pytest.mark.parametrize("late_ms", [23, 210])
+def test_a_picture_that_starts_between_two_of_its_frames_after_the_sound_still_does(tmp_path, container, late_ms):
+    path = make_clip(tmp_path / "in.mkv", times_ms=[late_ms + 40 * i for i in range(10)], sounds=[{}])
+    output = tmp_path / f"out.{container}"
+    pass_through(path, output)
+    after = probe(str(output))
+    assert abs(after.time_s(0) - Fraction(late_ms, 1000)) < Fraction(1, 50000)
+    assert (after.clip.rate, after.is_variable_rate) == (25, False)
+    assert sound_of(output)[1] == 0
+
+
+def test_no_sound_is_lost_where_a_broadcast_stream_begins(tmp_path):
+    # A beginning at 126005/90000 s, which FFmpeg calls 1.400056 s.
+    path = make_clip(tmp_path / "in.ts", count=25, sounds=[{"codec": "mp2"}], muxer={"output_ts_offset": "0.000056"})
+    pass_through(path, tmp_path / "out.mkv")
+    assert packet_sizes(tmp_path / "out.mkv") == packet_sizes(path)
+
+
+def packet_sizes(path):
+    with av.open(str(path)) as container:
+        return [packet.size for packet in container.demux(audio=0) if packet.size]
 
 
 def test_a_range_past_the_end_is_refused(tmp_path):

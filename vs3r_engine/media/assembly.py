@@ -22,6 +22,8 @@ from vs3r_engine.timeline import FrameRange
 _INTERLEAVING_US = "1000000"
 """How far FFmpeg waits for a stream that has nothing to say, so that seconds of pictures never pile up in memory."""
 
+_FINE_TICKS_PER_S = 90000
+
 
 def assemble(
     segments: Sequence[Path],
@@ -79,7 +81,7 @@ def _mux(
             options["movflags"] = "+use_metadata_tags"  # without it MOV keeps a fixed list of keys only
         if encoding.container in ("mp4", "mov"):
             # Edit lists count in this unit; FFmpeg's default of 1/1000 s would round 29.97's durations.
-            timescale = lcm(_output_time_base(info, encoding).denominator, 48000)
+            timescale = lcm(_output_time_base(info, encoding, begin_s).denominator, 48000)
             options["movie_timescale"] = str(min(timescale, (1 << 31) - 1))
         with av.open(f"file:{partial}", "w", format=encoding.container, container_options=options) as container:
             template = first.streams.video[0]
@@ -88,7 +90,7 @@ def _mux(
             timecode = info.timecode_at(render_range.start)
             stream.metadata.update({"timecode": timecode} if timecode else {})
             stream.metadata.update({"reel_name": info.reel_name} if info.reel_name else {})
-            stream.time_base = _output_time_base(info, encoding)
+            stream.time_base = _output_time_base(info, encoding, begin_s)
             others.add_to(container)
             container.metadata.update(file_metadata)
             container.start_encoding()
@@ -102,11 +104,17 @@ def _mux(
     return others.lost
 
 
-def _output_time_base(info: MediaInfo, encoding: Encoding) -> Fraction:
-    """The finest grid that every frame's time lies on."""
-    if info.is_variable_rate and encoding.container != "mxf":
+def _output_time_base(info: MediaInfo, encoding: Encoding, begin_s: Fraction) -> Fraction:
+    """The coarsest grid that every frame's time lies on; a finer one where the first frame's, after the sound's, lies
+    on none of the rate's."""
+    if encoding.container == "mxf":
+        return 1 / info.clip.rate
+    if info.is_variable_rate:
         return info.time_base
-    return Fraction(1, info.clip.rate.numerator) if encoding.container != "mxf" else 1 / info.clip.rate
+    ticks_per_s = info.clip.rate.numerator
+    if ((info.time_s(0) - begin_s) * ticks_per_s).denominator > 1:
+        ticks_per_s *= -(-_FINE_TICKS_PER_S // ticks_per_s)
+    return Fraction(1, ticks_per_s)
 
 
 def _describe_picture(stream: av.VideoStream, info: MediaInfo, encoding: Encoding) -> None:
@@ -135,7 +143,7 @@ def _timed_pictures(
     A picture is shown at the source's time of its frame. It is decoded `delay` frames early: the time of the frame that
     many places before its own place in decoding order, which never lies after its showing.
     """
-    time_base = _output_time_base(info, encoding)
+    time_base = _output_time_base(info, encoding, begin_s)
     count, place, shown_before = len(render_range), 0, 0
 
     def ticks(local_index: int) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import av
 
 from vs3r_engine.errors import MediaError
-from vs3r_engine.media.codecs import Encoding
+from vs3r_engine.media.codecs import CONTAINERS, Encoding
 from vs3r_engine.media.info import MediaInfo
 from vs3r_engine.media.metadata import speakers
 from vs3r_engine.timeline import FrameRange
@@ -52,7 +52,8 @@ class Companions:
 
     def _choose(self, source: av.container.InputContainer, info: MediaInfo, encoding: Encoding) -> None:
         for stream in source.streams:
-            if stream.index == info.stream_index or not encoding.copies_streams or _is_timecode(stream):
+            is_chapters = stream.discard == av.stream.Discard.all  # MOV's, which `_chapters` gives back
+            if stream.index == info.stream_index or not encoding.copies_streams or _is_timecode(stream) or is_chapters:
                 stream.discard = av.stream.Discard.all
                 continue
             what = f"Stream {stream.index} ({stream.type}, {_name(stream)})"
@@ -62,10 +63,12 @@ class Companions:
                 continue
             stream.discard = av.stream.Discard.all
             if stream.type == "audio":
+                holders = [suffix for suffix in (".mov", ".mkv", ".mp4") if _can_hold(CONTAINERS[suffix], stream)]
+                other = f"End the output's name in {' or '.join(holders)}, or switch" if holders else "Convert it first, or switch"
                 raise MediaError(
                     "output-audio",
                     f"{what} of {info.clip.path} cannot be stored in {encoding.container}.",
-                    "End the output's name in .mov or .mkv, or switch output.audio off.",
+                    f"{other} output.audio off.",
                 )
             self.lost.append(f"{what} cannot be stored in {encoding.container} and is left out.")
 

@@ -99,8 +99,10 @@ def stream_summaries(container: av.container.InputContainer, video: av.VideoStre
 
 
 def file_origin_s(container: av.container.InputContainer) -> Fraction:
-    """Start of the earliest stream, in seconds; FFmpeg's `start_time`."""
-    return Fraction(container.start_time or 0, av.time_base)
+    """Start of the earliest stream, in seconds: FFmpeg's `start_time`, which is rounded, as that stream states it."""
+    rounded = Fraction(container.start_time or 0, av.time_base)
+    stated = [s.start_time * s.time_base for s in container.streams if s.start_time is not None and s.time_base]
+    return min((start for start in stated if abs(start - rounded) < Fraction(2, av.time_base)), default=rounded)
 
 
 def is_cut_short(path: str) -> bool:
