@@ -126,6 +126,11 @@ def test_published_stability_is_the_share_of_the_five_lowest_bins():
     assert metrics.stability_published(shifts(3 * low + high)) == pytest.approx((0.9 + 1.0) / 2, abs=0.02)
 
 
+def test_published_stability_leaves_the_highest_frequency_of_an_even_number_out():
+    shaking = [5.0 * (i % 2) for i in range(240)]
+    assert metrics.stability_published(shifts(shaking)) == pytest.approx(1.0), "a path that alternates has energy nowhere else"
+
+
 def test_published_stability_is_blind_to_jitter_on_a_pan_and_the_corrected_one_is_not():
     time = np.arange(240)
     pan = 8.0 * time + 4 * np.sin(2 * math.pi * 0.1 * time)
