@@ -69,7 +69,10 @@ def rasterized(
     from pytorch3d.renderer.compositing import alpha_composite
 
     height, width = size
-    tile_px = tile_px or TILE_PX.get(pixels.device.type, 128)
+    if pixels.device.type not in TILE_PX:
+        # The package computes on CPUs and CUDA devices alone, and takes what lies on Metal for main memory.
+        pixels, distance, colours = pixels.cpu(), distance.cpu(), colours.cpu()
+    tile_px = tile_px or TILE_PX[pixels.device.type]
     drawn = (distance > 0) & pixels.isfinite().all(1)
     pixels, distance, colours = pixels[drawn], distance[drawn], colours[drawn]
     index = torch.full((height, width, per_pixel), -1, dtype=torch.long, device=pixels.device)
