@@ -13,7 +13,7 @@ from host_bridge.timelines.plan import FIRST_IMAGE, KEY, Plan, PlannedClip
 from host_bridge.timelines.walk import Root, at, video_clips
 from vs3r_engine.errors import InputError
 from vs3r_engine.job import RenderResult
-from vs3r_engine.media.edit import IMAGE_SUFFIXES, METADATA, SCHEMA, url_of_path
+from vs3r_engine.media.edit import IMAGE_SUFFIXES, METADATA, SCHEMA, original_key, url_of_path
 
 
 def with_results(root: Root, plan: Plan, results: Mapping[str, RenderResult], output_dir: str = "") -> Root:
@@ -82,20 +82,19 @@ def stabilized_reference(
 def reverted(root: Root) -> Root:
     """A copy of `root` without anything that `with_results` added.
 
-    Raises: InputError `nothing-to-revert`.
+    Raises: InputError `nothing-to-revert`; MediaError `original-missing` for timelines of editors whose clips have one media reference.
     """
     copy = root.deepcopy()
     found = 0
     for place in video_clips(copy):
         references = place.clip.media_references()
+        shown = original_key(place.clip)
         ours = references.get(KEY)
         if ours is None or METADATA not in ours.metadata:
             continue
         found += 1
-        previous = ours.metadata[METADATA]["previous_key"]
-        active = place.clip.active_media_reference_key
         del references[KEY]
-        place.clip.set_media_references(references, previous if active == KEY else active)
+        place.clip.set_media_references(references, shown)
     if not found:
         raise InputError(
             "nothing-to-revert", "No clip of the timeline has stabilized media.", "Give the timeline that `vs3r timeline` wrote."

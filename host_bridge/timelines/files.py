@@ -11,7 +11,7 @@ import opentimelineio as otio
 
 from host_bridge.timelines.walk import Place, Root, timelines_of, video_clips
 from vs3r_engine.errors import InputError, SetupError, VS3RError
-from vs3r_engine.media.edit import speed_of
+from vs3r_engine.media.edit import frames_at, speed_of
 from vs3r_engine.timeline import exact_rate
 
 
@@ -171,7 +171,8 @@ def losses(root: Root, path: str) -> list[str]:
 
 def _frames(clip: otio.schema.Clip) -> tuple[Fraction, ...]:
     span = clip.trimmed_range()
-    return tuple(Fraction(time.value) / exact_rate(time.rate) for time in (span.start_time, span.duration))
+    rates = [exact_rate(time.rate) for time in (span.start_time, span.duration)]
+    return frames_at(span.start_time, rates[0]) / rates[0], frames_at(span.duration, rates[1]) / rates[1]
 
 
 def _differences(before: list[Place], after: list[Place], root: Root, back: Root) -> Iterator[str]:

@@ -191,7 +191,10 @@ def _kdenlive_losses(root: Root) -> Iterator[str]:
 
 def _resolve_losses(root: Root) -> Iterator[str]:
     speeds = [
-        effect.time_scalar for place in video_clips(root) for effect in place.clip.effects if isinstance(effect, otio.schema.LinearTimeWarp)
+        effect.time_scalar
+        for place in video_clips(root)
+        for effect in place.clip.effects
+        if isinstance(effect, otio.schema.LinearTimeWarp) and effect.enabled
     ]
     if any(speed < 0 or speed > 1 for speed in speeds):
         yield "Resolve has placed the last frames of sped-up clips, and reversed clips, differently from version to version: check them."

@@ -116,6 +116,15 @@ def test_only_changed_redoes_the_clip_that_was_trimmed(desk):
     assert [clip.media_reference.available_range.duration.value for clip in desk.clips("again.otio")] == [19, 20]
 
 
+@pytest.mark.parametrize("again", [[], ["--revert"]])
+def test_a_timeline_for_an_editor_holds_no_originals_to_start_from_or_go_back_to(desk, again):
+    cut = desk.write(shot(desk.a, 100, 50, first=86400), shot(desk.b, 0, 50))
+    desk.ok(cut, "-o", desk.folder / "resolve.otio", "--for", "resolve")
+    desk.engine.submitted.clear()
+    error = desk.refused(desk.folder / "resolve.otio", "-o", desk.folder / "back.otio", *again)
+    assert error.code == "original-missing" and "timeline that was stabilized" in error.hint
+
+
 def test_a_failed_clip_is_reported_last_the_others_are_delivered_and_the_exit_code_is_1(desk):
     desk.engine.faults[desk.b] = MediaError("media-broken", "Frame 7 cannot be decoded.", "Copy the file again.")
     result = desk.run(desk.write(shot(desk.b, 5, 20, "bad"), shot(desk.a, 100, 20, first=86400)), "-o", desk.folder / "out.otio")

@@ -15,7 +15,7 @@ from host_bridge.timelines.plan import Options, plan
 from host_bridge.timelines.run import run
 from host_bridge.timelines.walk import Selection
 from tests.fakes.timeline_engine import TimelineEngine
-from vs3r_engine.errors import Cancelled, InputError, MediaError, RangeError, VS3RError, WeightsMissing
+from vs3r_engine.errors import Cancelled, InputError, MediaError, RangeError, SettingsError, VS3RError, WeightsMissing
 from vs3r_engine.media.edit import settings_effect
 from vs3r_engine.timeline import Clip, FrameRange
 
@@ -82,6 +82,32 @@ def test_a_dissolve_on_a_fast_and_on_a_reversed_clip_takes_what_it_shows(make, m
     reversed_ = shot(media, 500, 50, effects=[otio.schema.LinearTimeWarp(time_scalar=-1)])
     assert ranges(make(edit([fast, dissolve(5, 8), shot(media, 800, 50)]))) == ["100..216", "795..850"]
     assert ranges(make(edit([shot(media, 10, 20), dissolve(5, 8), reversed_]))) == ["10..38", "451..555"]
+
+
+def test_a_speed_that_is_switched_off_takes_no_frames_away_and_one_that_is_no_number_is_refused(make, media):
+    slow = otio.schema.LinearTimeWarp(time_scalar=0.5)
+    assert ranges(make(edit([shot(media, 100, 50, effects=[slow])]))) == ["100..125"]
+    slow.enabled = False
+    assert ranges(make(edit([shot(media, 100, 50, effects=[slow])]))) == ["100..150"]
+    for speed in (float("nan"), float("inf")):
+        with pytest.raises(RangeError, match="bad-speed"):
+            make(edit([shot(media, 100, 50, effects=[otio.schema.LinearTimeWarp(time_scalar=speed)])]))
+
+
+@pytest.mark.parametrize("previous", ["DEFAULT_MEDIA", "gone", ["no", "key"]])
+def test_our_own_media_is_not_stabilized_again_where_the_original_is_gone(make, media, previous):
+    """As in the timelines written for editors whose clips have one media reference."""
+    clip = shot(media, 100, 50)
+    clip.media_reference.metadata["vs3r"] = {"schema": 1, "previous_key": previous}
+    with pytest.raises(MediaError, match=r"'shot' shows media that VS3R made.*original-missing"):
+        make(edit([clip]))
+
+
+def test_settings_that_are_no_object_are_refused(make, media):
+    effect = settings_effect({})
+    effect.metadata["vs3r"]["settings"] = [1, 2]
+    with pytest.raises(SettingsError, match="bad-setting"):
+        make(edit([shot(media, 100, 50, effects=[effect])]))
 
 
 def test_a_dissolve_in_seconds_of_another_rate_is_counted_in_source_frames(make, engine, tmp_path):

@@ -268,13 +268,19 @@ def _origin_frames(clip: otio.schema.Clip, stated: TimeRange | None, found: Clip
 
 
 def speed_of(item: otio.core.Item) -> Fraction | None:
-    """Source frames per shown frame from the item's own time effects: 1 without, 0 frozen, negative reversed.
+    """Source frames per shown frame from the item's own enabled time effects: 1 without, 0 frozen, negative reversed.
 
     None where a time effect's map is not in the standard schema: speed ramps, and the time remapping of FCP 7 XML.
+
+    Raises: RangeError `bad-speed`.
     """
     speed = Fraction(1)
     for effect in item.effects:
+        if not effect.enabled:
+            continue
         if isinstance(effect, otio.schema.LinearTimeWarp):  # FreezeFrame is one, with scalar 0
+            if not math.isfinite(effect.time_scalar):
+                raise RangeError("bad-speed", f"{item.name!r} has a speed of {effect.time_scalar}.", "Export the timeline again.")
             speed *= Fraction(effect.time_scalar).limit_denominator(1_000_000)
         elif isinstance(effect, otio.schema.TimeEffect) or _is_time_remap(effect):
             return None
@@ -336,9 +342,22 @@ def used_range(clip: otio.schema.Clip, media: Media, past_end: str = "error") ->
 
 
 def original_key(clip: otio.schema.Clip) -> str:
-    """The key of the media that the editor chose: the active one, or the one that was active before ours."""
-    key = clip.active_media_reference_key
-    return _ours(clip.media_references()[key].metadata).get("previous_key", key)
+    """The key of the media that the editor chose: the active one, or the one that was active before ours.
+
+    Raises: MediaError `original-missing` where ours is all that is left.
+    """
+    key, references = clip.active_media_reference_key, clip.media_references()
+    ours = _ours(references[key].metadata)
+    if "previous_key" not in ours:
+        return key
+    previous = str(ours["previous_key"])
+    if previous == key or previous not in references:
+        raise MediaError(
+            "original-missing",
+            f"The clip {clip.name!r} shows media that VS3R made; its original is not in this timeline.",
+            "Give the timeline that was stabilized, or relink the clip to its original.",
+        )
+    return previous
 
 
 # --- settings and jobs ----------------------------------------------------------------------------------------------
@@ -364,7 +383,10 @@ def settings_of(clip: otio.core.Item, base: Settings = DEFAULTS) -> Settings:
             )
         if name is not None:
             base = base.with_values({**_UNPRESET, **PRESETS[name]})
-        base = base.with_values(dict(ours.get("settings", {})))
+        settings = ours.get("settings", {})
+        if not hasattr(settings, "keys"):
+            raise SettingsError("bad-setting", f"The clip {clip.name!r} has settings that are no object.", 'Write {"path.smoothness": 70}.')
+        base = base.with_values(dict(settings))
     return base
 
 
