@@ -13,12 +13,16 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from vs3r_engine.errors import SettingsError
 
 SCHEMA = 1
 """Version of the settings' meaning. Goes up when a stored value would no longer mean the same."""
+
+NAMING_FILES = ("analysis.input_lens", "fill.lora")
+"""Settings whose value may be the path of a file or folder, or several joined by semicolons."""
 
 GROUPS = {
     "analysis": "Analysis - changing these analyses the clip again",
@@ -250,9 +254,26 @@ class Settings:
         return {key: value for key, value in self.values().items() if value != defaults[key]}
 
     def digest(self, *groups: str) -> str:
-        """A key of the values of these groups: equal digests, equal results."""
-        values = [SCHEMA, {k: v for k, v in self.values().items() if k.split(".")[0] in groups}]
+        """A key of the values of these groups, and of the files they name: equal digests, equal results."""
+        chosen = {k: v for k, v in self.values().items() if k.split(".")[0] in groups}
+        values: list[Any] = [SCHEMA, chosen]
+        if files := {k: stamp for k in NAMING_FILES if k in chosen and (stamp := stamp_of(chosen[k]))}:
+            values.append(files)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def stamp_of(value: str) -> str:
+    """Changes when the files that a setting's value names do; "" where it names none that can be looked at."""
+    stamps = []
+    for part in filter(None, (part.strip() for part in value.split(";"))):
+        place = Path(part).expanduser()
+        try:
+            files = [place, *sorted(place.rglob("*"))] if place.is_dir() else [place]
+            facts = [(file.name, file.stat()) for file in files if file.is_file()]
+        except OSError:
+            continue  # whoever reads it says what is wrong
+        stamps += [f"{name} {fact.st_size} {fact.st_mtime_ns}" for name, fact in facts]
+    return "\n".join(stamps)
 
 
 @dataclass(frozen=True, slots=True)

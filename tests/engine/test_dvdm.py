@@ -355,6 +355,16 @@ def test_models_are_loaded_once_and_stay_warm(monkeypatch):
     assert len(loads) == 2  # two experts, once
 
 
+def test_adapters_that_were_trained_on_are_loaded_again(tmp_path, monkeypatch):
+    made = iter(range(5))
+    monkeypatch.setattr(dvdm, "_load", lambda *given: next(made))
+    settings = Settings().with_values({"fill.lora": str(tmp_path)})
+    (tmp_path / "high.safetensors").write_bytes(b"before")
+    first, again = (dvdm.load(settings, 1000) for _ in range(2))
+    (tmp_path / "high.safetensors").write_bytes(b"trained on")
+    assert first == again != dvdm.load(settings, 1000)
+
+
 def test_a_window_that_does_not_fit_is_refused():
     with pytest.raises(SettingsError, match="bad-window"):
         completed(1, **{"fill.window_frames": 80})

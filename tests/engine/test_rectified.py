@@ -126,3 +126,14 @@ def test_residual_paths_are_carried_through_the_lens(profile):
 def test_camera_keeps_its_lens_when_resized():
     camera = Camera(np.eye(3), 10, 10, np.eye(4), OWN)
     assert camera.resized(20, 20).lens is camera.lens
+
+
+def test_a_profile_that_was_written_again_is_another_analysis(tmp_path):
+    file = tmp_path / "profile.json"
+    file.write_text(json.dumps(PROFILE))
+    settings = Settings().with_values({"analysis.input_lens": str(file)})
+    before, path_before = settings.digest("analysis"), settings.digest("path")
+    assert settings.digest("analysis") == before
+    file.write_text(json.dumps(PROFILE | {"fx": 1900}))
+    assert settings.digest("analysis") != before and settings.digest("path") == path_before
+    assert Settings().with_values({"analysis.input_lens": "/" + "x" * 300}).digest("analysis")

@@ -15,7 +15,7 @@ from vs3r_engine.frame import Frame
 from vs3r_engine.methods import weights
 from vs3r_engine.methods.diffusion import text
 from vs3r_engine.scene import Rendered
-from vs3r_engine.settings import FillSettings, Settings
+from vs3r_engine.settings import FillSettings, Settings, stamp_of
 from vs3r_engine.stages.complete import Completer, Views
 
 if TYPE_CHECKING:
@@ -179,6 +179,7 @@ def load(settings: Settings, area: int, installed: Installed | None = None) -> "
         "dvdm",
         fill.weights,
         fill.lora,
+        stamp_of(fill.lora),
         fill.sampler == "fast",
         fill.offload,
         fill.text_mode,
