@@ -56,7 +56,7 @@ EngineFile = Annotated[Path | None, typer.Option("--engine", help="Connection fi
 @app.command()
 def stabilize(
     source: Clip,
-    output: Annotated[str | None, typer.Option("-o", "--output", help="Where the result goes; IN_vs3r by default.")] = None,
+    output: Annotated[str | None, typer.Option("-o", "--output", help="Where the result goes: a file, or a folder for IN_vs3r.")] = None,
     range_text: Range = None,
     fps: Fps = None,
     preset: Preset = "natural",
@@ -73,8 +73,10 @@ def stabilize(
     from vs3r_engine.service import protocol as p
 
     values = _values(preset, assignments, draft)
-    path = os.path.abspath(source)
-    target = os.path.abspath(output) if output else _default_output(path)
+    path = _absolute(source)
+    target = _absolute(output) if output else _default_output(path)
+    if os.path.isdir(target):
+        target = os.path.join(target, os.path.basename(_default_output(path)))
     if target == path:
         raise InputError("output-is-source", f"{source} would be overwritten by its own result.", "Give -o another name.")
     if os.path.exists(target) and not force:
@@ -128,7 +130,7 @@ def analyze(
     from vs3r_engine.service import protocol as p
 
     choice = p.SettingsChoice("natural", _values(preset, assignments, False))
-    clip = p.Source(path=os.path.abspath(source), range=range_text, rate=_rate(fps))
+    clip = p.Source(path=_absolute(source), range=range_text, rate=_rate(fps))
     job = p.Analyze(clip, choice, f"j-{uuid.uuid4().hex[:12]}")
     report = _run(job, engine_file, as_json, quiet)
     findings = (report.result or {}).get("findings", {})
@@ -138,16 +140,23 @@ def analyze(
         print(findings_text(findings) or "analysed")
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def compare(context: typer.Context) -> None:
-    """Measure and show a result beside its source: `vs3r compare IN OUT`."""
-    _engine_program("compare", *context.args)
+@app.command()
+def compare(
+    original: Annotated[str, typer.Argument(metavar="IN", help="The clip as it was filmed.")],
+    result: Annotated[str, typer.Argument(metavar="OUT", help="The stabilized clip.")],
+    output: Annotated[str | None, typer.Option("-o", "--output", help="The page; OUT.compare.html by default.")] = None,
+    metrics: Annotated[bool, typer.Option(help="Measure too; that takes longer than the page.")] = True,
+    force: Annotated[bool, typer.Option("-f", "--force", help="Overwrite the page.")] = False,
+) -> None:
+    """Measure and show a result beside its source, in one HTML file."""
+    options = [*(["-o", output] if output else []), *([] if metrics else ["--no-metrics"]), *(["-f"] if force else [])]
+    _engine_program("compare", *options, "--", original, result)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def doctor(context: typer.Context) -> None:
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
     """Examine the installation."""
-    _engine_program("doctor", *context.args)
+    _engine_program("doctor", *(["--json"] if as_json else []))
 
 
 def _run(job: Any, engine_file: Path | None, as_json: bool, quiet: bool) -> Any:
@@ -202,9 +211,22 @@ def _rate(fps: str | None) -> str | None:
     return None if fps is None else str(exact_rate(fps))
 
 
+def _absolute(path: str) -> str:
+    """The path as the engine, which works elsewhere, is told it. Raises: InputError `bad-file-name`."""
+    absolute = os.path.abspath(path)
+    try:
+        absolute.encode()
+    except UnicodeEncodeError as error:
+        shown = absolute.encode(errors="backslashreplace").decode()
+        raise InputError("bad-file-name", f"The name {shown} is no text in UTF-8.", "Give the file or folder another name.") from error
+    return absolute
+
+
 def _default_output(path: str) -> str:
-    root, suffix = os.path.splitext(path.rstrip(os.sep))
-    if not suffix or "%" in root or "[" in root:
+    """Beside the source. What exists is a file or a folder, whatever its name; else % and [ mean numbered images."""
+    root, suffix = os.path.splitext(path)
+    is_pattern = not os.path.exists(path) and any(mark in os.path.basename(root) for mark in "%[")
+    if not suffix or is_pattern or os.path.isdir(path):
         raise InputError("no-output", f"Where should the result of {path} go?", "Give -o OUT.")
     return f"{root}_vs3r{suffix}"
 
@@ -408,11 +430,12 @@ def _engine_program(*arguments: str) -> None:
 def run(command: Callable[[], Any]) -> int:
     """Run a command line; its exit code. Known errors are one message, unknown ones a traceback."""
     try:
-        command()
-    except VS3RError as error:
-        return report(error)
-    except KeyboardInterrupt:
-        return report(Cancelled("Stopped."))
+        try:
+            command()
+        except VS3RError as error:
+            return report(error)
+        except KeyboardInterrupt:
+            return report(Cancelled("Stopped."))
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else 0 if exit_.code is None else 1
     except BrokenPipeError:

@@ -17,6 +17,7 @@ import msgspec
 import psutil
 
 from host_bridge.client import EngineClient, EngineLost, Event, is_running
+from vs3r_engine import __version__
 from vs3r_engine.errors import ProtocolError, SetupError
 from vs3r_engine.service import protocol as p
 from vs3r_engine.service.rendezvous import Launch, connection_file, launch_file, make_private, read_connection, write_private
@@ -166,6 +167,8 @@ class Launcher:
         losses = 0
         while True:
             with self.ensure() as client:
+                if (version := client.connection.version) != __version__:
+                    yield Event("engine", text=f"The engine that runs is {version}, this is {__version__}: `vs3r engine stop` ends it.")
                 try:
                     client.submit(job)
                     yield from client.follow(job.job_id)

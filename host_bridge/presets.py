@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vs3r_engine.errors import InputError, SettingsError
-from vs3r_engine.service.rendezvous import configuration_directory
+from vs3r_engine.service.rendezvous import configuration_directory, write_private
 from vs3r_engine.settings import PRESETS, SCHEMA, Settings
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -71,7 +71,8 @@ def preset_values(name: str) -> dict[str, Any]:
 
 
 def save(name: str, settings: Settings, *, overwrite: bool) -> Path:
-    """The preset is in the user's configuration directory. Raises: InputError `bad-name`, `preset-exists`."""
+    """The preset is in the user's configuration directory. Raises: InputError `bad-name`, `preset-exists`;
+    SetupError `directory-unusable`."""
     if not _NAME.fullmatch(name) or name in PRESETS:
         raise InputError(
             "bad-name",
@@ -81,11 +82,8 @@ def save(name: str, settings: Settings, *, overwrite: bool) -> Path:
     file = directory() / f"{name}.toml"
     if file.exists() and not overwrite:
         raise InputError("preset-exists", f"There is a preset {name!r} already.", "Use -f to replace it.")
-    file.parent.mkdir(parents=True, exist_ok=True)
     lines = [f"version = {SCHEMA}", "", "[settings]"] + [f'"{key}" = {_toml(value)}' for key, value in settings.changed().items()]
-    temporary = file.with_suffix(".part")
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    temporary.replace(file)
+    write_private(file, ("\n".join(lines) + "\n").encode())
     return file
 
 

@@ -20,6 +20,9 @@ _FINDINGS: dict[str, Callable[[Any], str]] = {
     "method": lambda value: str(value),
 }
 
+ROOM_FOR_FACTS = 80
+"""Columns below which the bar would lose its percentage and time to the facts."""
+
 
 def findings_text(found: dict[str, Any]) -> str:
     """The facts worth a word, such as "shake 2.9° rms, 12 % moving"."""
@@ -98,13 +101,14 @@ class BarDisplay:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
+        console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.percentage:3.0f} %"),
             TextColumn("{task.fields[left]}"),
-            TextColumn("[dim]{task.fields[facts]}"),
-            console=Console(stderr=True),
+            *([TextColumn("[dim]{task.fields[facts]}")] if console.width >= ROOM_FOR_FACTS else []),
+            console=console,
             transient=True,
         )
         self._task = self._progress.add_task("starting", total=1.0, left="", facts="")
@@ -112,7 +116,7 @@ class BarDisplay:
 
     def show(self, event: Event) -> None:
         if event.job is None:
-            self._progress.console.print(event.text, style="yellow")
+            self._progress.console.print(event.text, style="yellow", markup=False, highlight=False)
             return
         job = event.job
         frames = f" {job.done}/{job.total}" if job.total else ""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The program `vs3r` as a person or a script meets it, against a fake engine that already runs."""
 
+import contextlib
 import json
 import os
 import signal
@@ -123,6 +124,79 @@ def test_force_replaces_the_output(vs3r, tmp_path):
     (tmp_path / "out.json").write_text("old")
     vs3r("stabilize", "clip.json", "-o", "out.json", "-f", check=0)
     assert (tmp_path / "out.json").read_text().startswith("frame 0")
+
+
+def test_a_folder_as_output_takes_the_result_under_its_usual_name(vs3r, tmp_path):
+    make_media(tmp_path / "clip.json", frames=3)
+    (tmp_path / "results").mkdir()
+    assert vs3r("stabilize", "clip.json", "-o", "results/", check=0).stdout == f"{tmp_path}/results/clip_vs3r.json\n"
+    assert "[output-exists]" in vs3r("stabilize", "clip.json", "-o", "results", check=4).stderr
+
+
+@pytest.mark.parametrize("name", ["title [id9].json", "50% done.json", "[2024] trip/x.json", "a b/c d.json", "new\nline.json", "é😀.json"])
+def test_a_clip_of_any_name_has_its_result_beside_it(vs3r, tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    make_media(tmp_path / name, frames=1)
+    assert vs3r("stabilize", name, check=0).stdout == f"{tmp_path}/{name[:-5]}_vs3r.json\n"
+
+
+@pytest.mark.parametrize("name", ["in.%04d.json", "in.[0001-0010].json", "folder"])
+def test_numbered_images_have_no_usual_name_of_a_result(vs3r, tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    assert "[no-output]" in vs3r("stabilize", name, check=4).stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are text elsewhere")
+def test_a_name_that_is_no_text_is_refused(environment, tmp_path):
+    program = [sys.executable.encode(), b"-m", b"host_bridge", b"stabilize", b"a\xff.mov", b"-o", b"b.mov", b"--json"]
+    done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True)
+    assert done.returncode == 4 and b"[bad-file-name]" in done.stderr and b"Traceback" not in done.stderr
+    assert json.loads(done.stdout)["code"] == "bad-file-name"
+
+
+def test_nobody_reading_is_no_fault_of_the_program(environment, tmp_path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    program = [sys.executable, "-m", "host_bridge", "stabilize", "missing.json", "--json"]
+    done = subprocess.run(program, cwd=tmp_path, env=environment, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+
+
+def test_an_engine_of_another_version_is_announced(engine, environment, tmp_path):
+    make_media(tmp_path / "clip.json", frames=1)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    connection = json.loads((engine.directory / "engine.json").read_text())
+    (folder / "engine.json").write_text(json.dumps(connection | {"version": "0.0.9"}))
+    program = [sys.executable, "-m", "host_bridge", "stabilize", "clip.json"]
+    done = subprocess.run(program, cwd=tmp_path, env={**environment, "VS3R_RUNTIME_DIR": str(folder)}, capture_output=True, text=True)
+    assert done.returncode == 0 and "The engine that runs is 0.0.9" in done.stderr, done.stderr
+
+
+def test_compare_and_doctor_say_their_own_options(vs3r):
+    assert "--no-metrics" in vs3r("compare", "--help", check=0).stdout and "--json" in vs3r("doctor", "--help", check=0).stdout
+    said = vs3r("compare", "--no-metrics", "--", "-a.mp4", "-b.mp4", check=4).stderr
+    assert "-a.mp4 cannot be read" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        (["stabilize", "clip.json"], "CONFIG"),
+        (["presets", "save", "calm"], "CONFIG"),
+        (["engine", "start"], "RUNTIME"),
+        (["engine", "start"], "LOG"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_named_with_what_names_another(environment, tmp_path, words, kind):
+    (tmp_path / "file").write_text("in the way")
+    make_media(tmp_path / "clip.json", frames=1)
+    own = {"VS3R_RUNTIME_DIR": str(tmp_path / "run")} if kind == "LOG" else {}
+    unusable = {f"VS3R_{kind}_DIR": str(tmp_path / "file" / "x")}
+    program = [sys.executable, "-m", "host_bridge", *words]
+    done = subprocess.run(program, cwd=tmp_path, env={**environment, **own, **unusable}, capture_output=True, text=True)
+    assert done.returncode == 3 and "Traceback" not in done.stderr and f"VS3R_{kind}_DIR" in done.stderr, done.stderr
 
 
 def test_a_dry_run_says_what_would_happen_and_does_nothing(vs3r, tmp_path):
@@ -296,6 +370,36 @@ def test_a_terminal_gets_one_bar_with_findings(environment, tmp_path):
     assert running.returncode == 0 and result == f"{tmp_path}/clip_vs3r.json\n"
     text = shown.decode(errors="replace")
     assert "render" in text and "/100" in text and "12 % moving" in text
+
+
+def on_a_terminal(words: str, columns: int) -> str:
+    """What a BarDisplay called `shown` leaves on a terminal after these words of Python."""
+    pty = pytest.importorskip("pty")
+    program = f"from host_bridge.client import Event\nfrom host_bridge.progress import BarDisplay\nshown = BarDisplay()\n{words}"
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": str(columns)}
+    with subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=theirs, stdout=theirs) as running:
+        os.close(theirs)
+        text = b""
+        with contextlib.suppress(OSError):
+            while data := os.read(ours, 65536):
+                text += data
+    os.close(ours)
+    assert running.returncode == 0, text.decode()
+    return text.decode()
+
+
+def test_a_terminal_shows_messages_as_they_are():
+    said = "[h264 @ 0x1] in [/tmp] [bold]"
+    assert said in on_a_terminal(f"shown.show(Event('log', text={said!r}))\nshown.close()", 100)
+
+
+def test_a_narrow_terminal_keeps_percentage_and_time():
+    report = "JobReport('j', 'stabilize', 'running', 'render', 120, 240, 0.5, 65.0, {'shake_deg': 2.9})"
+    words = f"from vs3r_engine.service.protocol import JobReport\nshown.show(Event('state', {report}))\nshown.close()"
+    text = on_a_terminal(words, 44)
+    assert "render 120/240" in text and "50 %" in text and "1:05 left" in text and "2.9" not in text
+    assert "2.9° rms" in on_a_terminal(words, 100)
 
 
 def test_the_log_is_shown(vs3r):

@@ -117,11 +117,12 @@ def _write_json(value: Any) -> None:
 def run(command: Callable[[], Any]) -> int:
     """Run a command line; its exit code. Known errors are one message, unknown ones a traceback."""
     try:
-        command()
-    except VS3RError as error:
-        return report(error)
-    except KeyboardInterrupt:
-        return report(Cancelled("Stopped.", "Run the same command again to go on from the finished chunks."))
+        try:
+            command()
+        except VS3RError as error:
+            return report(error)
+        except KeyboardInterrupt:
+            return report(Cancelled("Stopped.", "Run the same command again to go on from the finished chunks."))
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else 0 if exit_.code is None else 1
     except BrokenPipeError:

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import platformdirs
 
+from vs3r_engine.errors import SetupError
+
 FILE_BYTES = 4 << 20
 FILES = 5
 
 
 def log_file() -> Path:
-    """Where the engine writes its log: next to the connection file's user, in the per-user log directory."""
-    return Path(platformdirs.user_log_dir("vs3r", appauthor=False)) / "engine.log"
+    """Where the engine writes its log: $VS3R_LOG_DIR, else the user's log directory."""
+    return Path(os.environ.get("VS3R_LOG_DIR") or platformdirs.user_log_dir("vs3r", appauthor=False)) / "engine.log"
 
 
 class JsonLines(logging.Formatter):
@@ -53,9 +55,16 @@ class PrivateFile(logging.handlers.RotatingFileHandler):
 
 
 def engine_log(engine: str, file: Path) -> logging.Logger:
-    """The logger of this engine, writing to `file` (0600)."""
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handler = PrivateFile(file, maxBytes=FILE_BYTES, backupCount=FILES - 1, encoding="utf-8")
+    """The logger of this engine, writing to `file` (0600). Raises: SetupError `log-unusable`."""
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handler = PrivateFile(file, maxBytes=FILE_BYTES, backupCount=FILES - 1, encoding="utf-8")
+    except OSError as error:
+        raise SetupError(
+            "log-unusable",
+            f"The log {file} cannot be written: {error.strerror}.",
+            "Free some space, fix its permissions, or name another folder with VS3R_LOG_DIR.",
+        ) from error
     handler.setFormatter(JsonLines(engine))
     logger = logging.getLogger("vs3r.engine")
     for old in list(logger.handlers):
