@@ -110,7 +110,9 @@ class Clip:
     start_timecode: str | None = None
 
 
+_INDEX = re.compile(r"-?[0-9]{1,18}")
 _TIMECODE = re.compile(r"^(\d{1,2}):([0-5]\d):([0-5]\d)([:;.,])(\d{2,3})$")
+_BEFORE_FRAMES = re.compile(r"[:;.,](?=\d+$)")
 
 
 def frame_count_of_timecode(timecode: str, rate: Fraction) -> int:
@@ -166,7 +168,8 @@ def _dropped_per_minute(rate: Fraction, what: str) -> int:
 def parse_range(text: str, clip_rate: Fraction, available: FrameRange, start_timecode: str | None = None) -> FrameRange:
     """The range of `100..340` (frame indices, half-open; either side may be empty) or of two timecodes joined by `..`.
 
-    Raises: RangeError `bad-range`, `empty-range`, `range-past-media`.
+    Timecodes count as the media's own do, whether `:` or `;` is typed (shells want `;` quoted), and on past midnight.
+    Raises: RangeError `bad-range`, `bad-timecode`, `empty-range`, `range-past-media`.
     """
     first, separator, last = text.partition("..")
     if not separator:
@@ -176,10 +179,15 @@ def parse_range(text: str, clip_rate: Fraction, available: FrameRange, start_tim
         part = part.strip()
         if not part:
             return default
-        if part.lstrip("-").isdigit():
+        if _INDEX.fullmatch(part):
             return int(part)
-        origin = frame_count_of_timecode(start_timecode, clip_rate) if start_timecode else 0
-        return frame_count_of_timecode(part, clip_rate) - origin
+        if not start_timecode:
+            return frame_count_of_timecode(part, clip_rate)
+        origin = frame_count_of_timecode(start_timecode, clip_rate)
+        separator = _BEFORE_FRAMES.findall(start_timecode.strip())[0]
+        found = frame_count_of_timecode(_BEFORE_FRAMES.sub(separator, part), clip_rate) - origin
+        day = 24 * frame_count_of_timecode(f"01:00:00{separator}00", clip_rate)
+        return found + day if found < 0 and available.start <= found + day <= available.end_exclusive else found
 
     chosen = FrameRange.between(index(first, available.start), index(last, available.end_exclusive))
     if not available.contains_range(chosen):
