@@ -356,6 +356,7 @@ def test_malformed_messages_get_typed_errors(engine, parts, code):
         peer.send(*parts)
         reply = peer.receive()
         assert reply.status == "error" and reply.error.code == code and reply.error.message
+        assert reply.id == ("" if code == "bad-message" else "1")
 
 
 def test_an_empty_message_gets_silence_and_no_harm(engine):

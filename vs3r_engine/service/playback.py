@@ -4,7 +4,7 @@ and the pixels as the protocol sends them. Also: what a Source and a SettingsCho
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -87,7 +87,7 @@ def _within(wanted: FrameRange, available: FrameRange) -> FrameRange:
 class Playback:
     """One clip with one choice of settings, open for frames in any order."""
 
-    def __init__(self, pipeline: Any, job: Job, analysis: Any, entries: list[tuple[str, str]]) -> None:
+    def __init__(self, pipeline: Any, job: Job, analysis: Any, entries: Sequence[tuple[str, str]] = ()) -> None:
         """entries: what of the store the analysis is read from, piece by piece."""
         self._pipeline, self.job, self._analysis, self.entries = pipeline, job, analysis, entries
         self._path = pipeline.smoothed_path(job, analysis)

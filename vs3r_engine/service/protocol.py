@@ -4,6 +4,7 @@
 Field names, defaults and limits are those of PROTOCOL.md; unknown fields are ignored on reading.
 """
 
+import contextlib
 import os
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -81,7 +82,7 @@ class SettingsChoice(Struct, frozen=True, omit_defaults=True):
     """A preset and single values over it."""
 
     preset: Annotated[str, Meta(max_length=64)] = "natural"
-    values: dict[str, bool | int | float | Annotated[str, Meta(max_length=4096)]] = {}
+    values: dict[str, bool | Annotated[int, Meta(ge=-(2**53), le=2**53)] | float | Annotated[str, Meta(max_length=4096)]] = {}
 
     def settings(self) -> Settings:
         """Raises: SettingsError `unknown-preset`, `unknown-setting`, `bad-setting`."""
@@ -372,7 +373,7 @@ def encode(message: Struct) -> bytes:
 
 
 def decode(data: Any, wanted: type[Body], what: str) -> Body:
-    """The message in `data`.
+    """The message in `data`; a field that is null counts as absent.
 
     Raises: ProtocolError `bad-message` for broken JSON, `bad-field` for a field that is missing, of the wrong type or
     outside its range.
@@ -380,9 +381,19 @@ def decode(data: Any, wanted: type[Body], what: str) -> Body:
     try:
         return msgspec.json.decode(data, type=wanted)
     except msgspec.ValidationError as error:
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            given = msgspec.json.decode(data)
+            return msgspec.convert({} if given is None else _without_nulls(given), wanted)
         raise ProtocolError("bad-field", f"{what}: {error}.", "PROTOCOL.md lists the fields.") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError("bad-message", f"{what} is not JSON: {error}.", "It is one object in UTF-8.") from error
+
+
+def _without_nulls(value: Any) -> Any:
+    """The same without the fields that are null, but for what is in an OTIO clip: there they mean what OTIO says."""
+    if isinstance(value, dict):
+        return {key: item if key == "clip" else _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def encode_request(kind: str, request_id: str, session: str, body: Struct) -> bytes:
@@ -390,20 +401,23 @@ def encode_request(kind: str, request_id: str, session: str, body: Struct) -> by
 
 
 def decode_request(part: Any) -> Request:
-    """The envelope of a request. Raises: ProtocolError `bad-message`, `protocol-version`."""
+    """The envelope of a request. Raises: ProtocolError `bad-message`."""
     if len(part) > JSON_BYTES:
         raise ProtocolError("bad-message", f"Part 0 has {len(part)} bytes, over {JSON_BYTES}.", "Pixels go into buffers.")
     try:
-        request = decode(part, Request, "The request")
+        return decode(part, Request, "The request")
     except ProtocolError as error:
         raise ProtocolError("bad-message", error.message, "PROTOCOL.md, section 3.") from error
+
+
+def refuse_other_version(request: Request) -> None:
+    """Raises: ProtocolError `protocol-version`."""
     if major(request.v) != major(VERSION):
         raise ProtocolError(
             "protocol-version",
             f"The host speaks protocol {request.v}, this engine {VERSION}.",
             "Update the older of the two.",
         )
-    return request
 
 
 def encode_reply(kind: str, request_id: str, engine: str, body: Struct) -> bytes:

@@ -180,6 +180,7 @@ class Server:
         try:
             request = p.decode_request(header)
             reply_to = ReplyTo(socket, identity, request.type, request.id)
+            p.refuse_other_version(request)
             if request.type not in types:
                 raise ProtocolError("unknown-type", f"There is no message {request.type!r} on this socket.", "PROTOCOL.md, section 6.")
             if len(buffers) > p.BUFFERS or sum(buffer.nbytes for buffer in buffers) > p.PART_BYTES:
