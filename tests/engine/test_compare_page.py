@@ -9,11 +9,16 @@ import shutil
 import subprocess
 import time
 import urllib.request
+from fractions import Fraction
+from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from tests.synthetic import make_clip
+from vs3r_engine.app.cli import app
 from vs3r_engine.errors import MediaError
 from vs3r_engine.evaluation.compare import compare, html, stacked_video
 
@@ -228,3 +233,56 @@ def test_a_range_is_compared_with_its_own_frames_of_the_original(tmp_path):
     video = stacked_video(original, original, 8)
     assert video.frame_count == 4
     assert "{{" not in html({"original": "{{VIDEO}}", "result": "x"}, b"").split("<script>")[0].replace("{{VIDEO}}", "")
+
+
+def small(path, frames=3, **more):
+    return make_clip("regular", frames=frames, width=96, height=54).write(path, **more)
+
+
+@pytest.mark.parametrize(
+    ("page", "force", "code"),
+    [
+        ("b.mp4", True, "output-is-input"),
+        ("b.mp4.vs3r.html", True, "output-is-input"),  # its data would take the sidecar's place
+        ("notes.html", False, "output-exists"),  # there is a notes.json
+        ("notes.json", True, "output-suffix"),
+        ("file/page.html", False, "output-unwritable"),
+    ],
+)
+def test_a_page_takes_nothings_place(tmp_path, monkeypatch, page, force, code):
+    monkeypatch.chdir(tmp_path)
+    small(tmp_path / "a.mp4"), small(tmp_path / "b.mp4")
+    for name in ("b.mp4.vs3r.json", "notes.json", "file"):
+        (tmp_path / name).write_text("{}")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    done = CliRunner().invoke(app, ["compare", "a.mp4", "b.mp4", "--no-metrics", "-o", page, *(["-f"] if force else [])])
+    assert isinstance(done.exception, MediaError) and done.exception.code == code
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_folder_as_output_takes_the_page_under_its_usual_name(tmp_path):
+    original, result = small(tmp_path / "12:30.mp4"), small(tmp_path / "b.mp4")
+    (tmp_path / "pages").mkdir()
+    done = CliRunner().invoke(app, ["compare", str(original), str(result), "--no-metrics", "-o", str(tmp_path / "pages")])
+    assert done.exit_code == 0 and (tmp_path / "pages" / "b.mp4.compare.html").exists(), done.exception
+
+
+def test_clips_of_any_name_and_of_one_frame_have_a_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small(tmp_path / "12:30.mp4", 1), small(tmp_path / "b.mp4", 1)
+    compare(Path("12:30.mp4"), Path("b.mp4"), Path("page.html"), with_metrics=False)
+    assert json.loads((tmp_path / "page.json").read_text())["frame_count"] == 1
+    assert "a? → b" in html({"original": "a\udcff", "result": "b"}, b"")
+
+
+def test_squeezed_pictures_are_shown_in_their_shape(tmp_path):
+    squeezed = tmp_path / "squeezed.mp4"
+    with av.open(str(small(tmp_path / "a.mp4"))) as source, av.open(str(squeezed), "w") as written:
+        stream = written.add_stream("libx264", 25)
+        stream.width, stream.height, stream.pix_fmt = 96, 54, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(2)
+        for frame in source.decode(video=0):
+            written.mux(stream.encode(frame))
+        written.mux(stream.encode())
+    video = stacked_video(squeezed, squeezed, 0)
+    assert (video.width, video.height) == (192, 54)

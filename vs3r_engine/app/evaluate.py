@@ -66,11 +66,16 @@ def compare(
 ) -> None:
     """Write one HTML file that shows both clips beside each other, offline, and the same data as JSON."""
     from vs3r_engine.errors import MediaError
+    from vs3r_engine.evaluation.compare import beside
     from vs3r_engine.evaluation.compare import compare as write_page
 
-    page = output or result.with_name(result.name + ".compare.html")
-    if page.exists() and not overwrite:
-        raise MediaError("output-exists", f"{page} exists already.", "Add -f to overwrite it, or name another with -o.")
+    usual = result.name + ".compare.html"
+    page = output or result.with_name(usual)
+    if page.is_dir():
+        page = page / usual
+    for target in (page, beside(page)):
+        if target.exists() and not overwrite:
+            raise MediaError("output-exists", f"{target} exists already.", "Add -f to overwrite it, or name another with -o.")
     write_page(original, result, page, with_metrics=metrics)
     print(page)
 

@@ -9,6 +9,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -30,25 +31,55 @@ SCHEMA = 1
 PROXY_WIDTH = 640
 PROXY_MIB = 24
 """Largest video inside a page; long clips get a lower bit rate."""
+_MOST_BITS_PER_S = 100_000_000
 MEASURE_EVERY = 5
 
 
 def compare(original: Path, result: Path, page: Path, *, with_metrics: bool = True) -> Path:
-    """Write `page` (HTML) and the same name with .json; returns the JSON's path.
+    """Write `page` (HTML) and `beside(page)`; returns the JSON's path.
 
-    What the result's sidecar (RESULT.vs3r.json) tells is shown where there is one. Raises: MediaError.
+    What the result's sidecar (RESULT.vs3r.json) tells is shown where there is one.
+    Raises: MediaError `unreadable`, `no-video`, `bad-sidecar`, `output-suffix`, `output-is-input`, `output-unwritable`.
     """
+    targets = (beside(page), page)
+    if page == targets[0]:
+        raise MediaError("output-suffix", f"{page} would hold both the page and its data.", "End the name in .html.")
+    inputs = [path.resolve() for path in (original, result, sidecar_of(original), sidecar_of(result))]
+    for target in targets:
+        if target.resolve() in inputs:
+            raise MediaError("output-is-input", f"{target} would be overwritten by the page or its data.", "Give -o another name.")
+    with _written(page):
+        page.parent.mkdir(parents=True, exist_ok=True)
     data = gathered(original, result, with_metrics=with_metrics)
     video = stacked_video(original, result, data["first_frame"])
     data["frame_count"] = video.frame_count
     data["picture"] = {"width": video.width, "height": video.height}
-    page.parent.mkdir(parents=True, exist_ok=True)
-    beside = page.with_suffix(".json")
-    for target, text in ((beside, json.dumps(data, indent=1)), (page, html(data, video.h264))):
+    for target, text in zip(targets, (json.dumps(data, indent=1), html(data, video.h264)), strict=True):
         temporary = target.with_name(target.name + ".part")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(target)
-    return beside
+        with _written(target):
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(target)
+    return targets[0]
+
+
+def beside(page: Path) -> Path:
+    """Where the page's data goes as JSON."""
+    return page.with_suffix(".json")
+
+
+def sidecar_of(result: Path) -> Path:
+    """Where the data of a result would lie."""
+    return result.with_name(result.name + ".vs3r.json")
+
+
+@contextmanager
+def _written(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise MediaError(
+            "output-unwritable", f"{target} cannot be written: {error.strerror}.", "Give -o another name, or a folder you may write to."
+        ) from error
 
 
 def gathered(original: Path, result: Path, *, with_metrics: bool) -> dict[str, Any]:
@@ -108,8 +139,9 @@ class StackedVideo:
 def stacked_video(original: Path, result: Path, first_frame: int) -> StackedVideo:
     """Small, at most PROXY_MIB, seekable to every frame. Raises: MediaError `unreadable`."""
     source = facts(original)
-    width = min(PROXY_WIDTH, source.width) // 2 * 2
-    height = max(2, round(source.height * width / source.width / 2) * 2)
+    shown_width = round(source.width * source.pixel_aspect)
+    width = min(PROXY_WIDTH, shown_width) // 2 * 2
+    height = max(2, round(source.height * width / shown_width / 2) * 2)
     buffer = io.BytesIO()
     count = 0
     with av.open(buffer, "w", format="mp4") as container:
@@ -117,7 +149,7 @@ def stacked_video(original: Path, result: Path, first_frame: int) -> StackedVide
         stream = container.add_stream("libx264", rate=rate)
         stream.width, stream.height, stream.pix_fmt = width, 2 * height, "yuv420p"
         duration_s = (source.frame_count or 3000) / float(source.rate)
-        ceiling = max(150_000, int(PROXY_MIB * 0.9 * 2**23 / duration_s))
+        ceiling = min(max(150_000, int(PROXY_MIB * 0.9 * 2**23 / duration_s)), _MOST_BITS_PER_S)
         stream.options = {
             "crf": "23",
             "preset": "veryfast",
@@ -148,7 +180,7 @@ def _pairs(original: Path, result: Path, first_frame: int) -> Iterator[tuple[np.
 
 
 def _sidecar(result: Path) -> dict[str, Any]:
-    path = result.with_name(result.name + ".vs3r.json")
+    path = sidecar_of(result)
     if not path.exists():
         return {}
     try:
@@ -191,4 +223,5 @@ def _asset(name: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+    """For HTML; what a file name holds that is no text becomes a question mark."""
+    return text.encode(errors="replace").decode().replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")

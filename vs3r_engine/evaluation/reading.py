@@ -2,6 +2,7 @@
 """Pictures for measuring, read without the product's own decoder, so that a fault there cannot hide itself."""
 
 import functools
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,13 +17,15 @@ from vs3r_engine.errors import MediaError
 
 @dataclass(frozen=True, slots=True)
 class VideoFacts:
-    """What a file says about itself. frame_count is None where the container does not tell. Size is as displayed."""
+    """What a file says about itself. frame_count is None where the container does not tell. Size is in pixels of the
+    upright picture; pixel_aspect is the width of such a pixel by its height."""
 
     path: Path
     width: int
     height: int
     rate: Fraction
     frame_count: int | None
+    pixel_aspect: Fraction = Fraction(1)
 
 
 def facts(path: Path) -> VideoFacts:
@@ -33,13 +36,14 @@ def facts(path: Path) -> VideoFacts:
             raise MediaError("no-video", f"{path} holds no picture that can be decoded.", "Give a video file.")
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         width, height = stream.width, stream.height
+        aspect = Fraction(stream.sample_aspect_ratio or 1)
         try:
             first = next(container.decode(stream), None)
         except (av.FFmpegError, ValueError) as error:
             raise MediaError("unreadable", f"{path} cannot be decoded: {error}", "Check that the file is complete.") from error
         if first is not None and _quarter_turns(first) % 2:
-            width, height = height, width
-        return VideoFacts(path, width, height, Fraction(rate), stream.frames or None)
+            width, height, aspect = height, width, 1 / aspect
+        return VideoFacts(path, width, height, Fraction(rate), stream.frames or None, aspect)
 
 
 def decoded(path: Path) -> Iterator[Callable[[], np.ndarray]]:
@@ -72,7 +76,7 @@ def luma(picture: np.ndarray) -> np.ndarray:
 
 def _opened(path: Path) -> av.container.InputContainer:
     try:
-        container = av.open(str(path))
+        container = av.open(os.path.abspath(path))  # absolute: FFmpeg takes "12:30.mp4" for an address
     except (av.FFmpegError, OSError, ValueError) as error:
         raise MediaError("unreadable", f"{path} cannot be read: {error}", "Check that it is a complete video file.") from error
     if not container.streams.video:
