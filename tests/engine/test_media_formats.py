@@ -6,6 +6,7 @@ from fractions import Fraction
 import pytest
 from media_clips import ffprobe, make_clip, numbers_in, pass_through
 
+from vs3r_engine.media.codecs import MXF_RATES
 from vs3r_engine.media.decode import probe
 from vs3r_engine.media.encode import resolve_encoding
 from vs3r_engine.settings import OutputSettings
@@ -260,3 +261,21 @@ def test_what_an_output_cannot_hold_is_refused_before_rendering(tmp_path, pixel_
         resolve_encoding(probe(str(source)), str(tmp_path / output), settings)
     assert caught.value.code == code
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("times_ms", [[100 * i for i in range(8)], [0, 40, 80, 200, 240, 400, 440, 480]])
+def test_a_rate_that_mxf_does_not_hold_is_refused_before_rendering(tmp_path, times_ms):
+    from vs3r_engine.errors import MediaError
+
+    source = make_clip(tmp_path / "in.mkv", count=8, size=(256, 128), times_ms=times_ms)
+    with pytest.raises(MediaError) as caught:
+        resolve_encoding(probe(str(source)), str(tmp_path / "out.mxf"), OutputSettings())
+    assert caught.value.code == "output-rate"
+    assert ".mov" in caught.value.hint
+
+
+@pytest.mark.parametrize("rate", MXF_RATES)
+def test_every_rate_that_mxf_is_said_to_hold_comes_back(tmp_path, rate):
+    source = make_clip(tmp_path / "in.mov", count=3, size=(256, 128), rate=Fraction(rate))
+    pass_through(source, tmp_path / "out.mxf", settings=OutputSettings(codec="prores"))
+    assert (probe(str(tmp_path / "out.mxf")).clip.rate, probe(str(tmp_path / "out.mxf")).frame_count) == (rate, 3)

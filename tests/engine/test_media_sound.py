@@ -12,6 +12,7 @@ import pytest
 from media_clips import ffprobe, make_clip, pass_through, sample_values, sound_of
 
 from vs3r_engine.errors import MediaError
+from vs3r_engine.media.companions import Companions
 from vs3r_engine.media.decode import probe
 from vs3r_engine.settings import OutputSettings
 from vs3r_engine.timeline import FrameRange
@@ -162,6 +163,64 @@ def test_mxf_keeps_its_sound_and_timecode(tmp_path):
     assert [s.codec for s in probe(str(tmp_path / "out.mxf")).streams] == ["pcm_s16le", "pcm_s24le"]
     samples, _ = sound_of(tmp_path / "out.mxf")
     np.testing.assert_array_equal(samples, sample_values(3 * 1920, 5 * 1920, 2))
+
+
+def test_an_mxf_is_silent_where_its_source_has_no_sound_and_loses_no_picture(tmp_path):
+    rate = Fraction(30000, 1001)
+    sounds = [{}, {"codec": "pcm_s24le", "layout": "mono"}]
+    whole = make_clip(tmp_path / "in.mov", rate=rate, size=(256, 128), count=60, sounds=sounds)
+    # The first track from 0.5 s to 1 s, the other up to 0.75 s.
+    kept = {1: (24000, 48000), 2: (0, 36000)}
+    with av.open(str(whole)) as original, av.open(str(tmp_path / "gaps.mov"), "w") as output:
+        copies = [output.add_stream_from_template(stream, opaque=True) for stream in original.streams]
+        for packet in original.demux():
+            first, last = kept.get(packet.stream_index, (-1, 1 << 40))
+            if packet.size and first <= packet.pts < last:
+                packet.stream = copies[packet.stream_index]
+                output.mux(packet)
+    with av.open(str(tmp_path / "gaps.mov")) as container:
+        begin, end = ([f(s) for s in container.streams.audio] for f in (lambda s: s.start_time, lambda s: s.start_time + s.duration))
+    for render_range in (FrameRange(0, 60), FrameRange(5, 50)):
+        output = tmp_path / f"out{render_range.start}.mxf"
+        pass_through(tmp_path / "gaps.mov", output, render_range, settings=OutputSettings(codec="dnxhr"))
+        assert probe(str(output)).frame_count == len(render_range)
+        count, skipped = round(len(render_range) * 48000 / rate), round(render_range.start * 48000 / rate)
+        for track, bits_more in ((0, 0), (1, 16)):
+            samples = sound_of(output, track)[0].astype(np.int64) >> bits_more
+            expected = sample_values(skipped, count, len(samples)).astype(np.int64)
+            at = np.arange(skipped, skipped + count)
+            expected[:, (at < begin[track]) | (at >= end[track])] = 0
+            np.testing.assert_array_equal(samples, expected)
+
+
+@pytest.mark.parametrize("container", ["mov", "mkv"])
+def test_a_track_that_begins_late_takes_no_sound_from_the_others(tmp_path, container):
+    whole = make_clip(tmp_path / "whole.mov", count=200, size=(32, 32), sounds=[{}, {}], options={"g": "50"})
+    with av.open(str(whole)) as original, av.open(str(tmp_path / f"in.{container}"), "w") as output:
+        copies = [output.add_stream_from_template(stream, opaque=True) for stream in original.streams]
+        for packet in original.demux():
+            if packet.size and (packet.stream_index != 1 or packet.pts >= 6 * 48000):
+                packet.stream = copies[packet.stream_index]
+                output.mux(packet)
+    pass_through(tmp_path / f"in.{container}", tmp_path / "out.mov", FrameRange(100, 75), chunk=75)
+    np.testing.assert_array_equal(sound_of(tmp_path / "out.mov", 1)[0], sample_values(4 * 48000, 3 * 48000, 2))
+    samples, begin = sound_of(tmp_path / "out.mov", 0)
+    np.testing.assert_array_equal(samples, sample_values(round((4 + begin) * 48000), samples.shape[1], 2))
+    assert 2 <= begin < 2.1
+
+
+def test_sound_from_before_the_picture_is_not_in_an_mxf(tmp_path):
+    source = make_clip(tmp_path / "in.mkv", size=(256, 128), times_ms=[500 + 40 * i for i in range(10)], sounds=[{}])
+    pass_through(source, tmp_path / "out.mxf")
+    np.testing.assert_array_equal(sound_of(tmp_path / "out.mxf")[0], sample_values(24000, 19200, 2))
+
+
+def test_the_rest_of_a_file_is_not_read_after_a_range(tmp_path, monkeypatch):
+    source = make_clip(tmp_path / "in.mkv", count=60, rate=Fraction(1), size=(32, 32), sounds=[{"rate": 8000, "layout": "mono"}])
+    read = []
+    monkeypatch.setattr(Companions, "_within", lambda self, packet, stream: read.append(packet.pts * packet.time_base))
+    pass_through(source, tmp_path / "out.mkv", FrameRange(0, 5))
+    assert 14 < max(read) < 17
 
 
 def test_chapters_move_with_the_range(tmp_path):

@@ -57,10 +57,11 @@ def assemble(
     return [*encoding.notes, *lost]
 
 
-def origin_s(info: MediaInfo, render_range: FrameRange) -> Fraction:
-    """The moment of the source that becomes 0 in the output: the file's beginning, or a later range's first frame."""
+def _origin_s(info: MediaInfo, encoding: Encoding, render_range: FrameRange) -> Fraction:
+    """The moment of the source that becomes 0 in the output: the file's beginning, or a later range's first frame, which
+    in MXF it always is."""
     first = info.time_s(0)
-    if render_range.start > 0:
+    if render_range.start > 0 or encoding.container == "mxf":
         return info.time_s(render_range.start)
     return first if abs(info.file_origin_s - first) < Fraction(1, 50000) else info.file_origin_s
 
@@ -73,7 +74,7 @@ def _mux(
     render_range: FrameRange,
     extra_metadata: Mapping[str, str],
 ) -> list[str]:
-    begin_s = origin_s(info, render_range)
+    begin_s = _origin_s(info, encoding, render_range)
     with companions.open_companions(info, encoding, render_range, begin_s) as others, av.open(f"file:{segments[0]}") as first:
         file_metadata = {**others.file_metadata, **extra_metadata}
         options = {"max_interleave_delta": _INTERLEAVING_US}

@@ -4,6 +4,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -44,6 +45,8 @@ _ENCODERS = {
 # prores_aw, not prores_ks: at 720p HQ it took 37 against 105 ms a frame and came 2.4 dB closer to the source at 1.13
 # times the size; at 422, 30 against 100 ms and 1.6 dB closer at the same size; its alpha is exact, prores_ks's is not
 # (FFmpeg 8, 12 real frames).
+MXF_RATES = (24, 25, 30, 48, 50, 60, 100, 120, *(Fraction(nominal * 1000, 1001) for nominal in (24, 30, 48, 60)))
+"""What FFmpeg's MXF muxer takes and gives back."""
 _PRORES_TAGS = ("apco", "apcs", "apcn", "apch", "ap4h", "ap4x")
 _PRORES_PROFILES = {"Proxy": 0, "LT": 1, "Standard": 2, "HQ": 3, "4444": 4, "XQ": 5}
 
@@ -90,8 +93,8 @@ def resolve_encoding(info: MediaInfo, output_path: str, settings: OutputSettings
     With codec "auto" the source's own codec and depth where the container holds them, else the nearest that loses no
     depth.
 
-    Raises: MediaError `output-suffix`, `output-codec`, `output-depth`, `output-alpha`, `output-unwritable`,
-    `output-is-input`, `output-exists`.
+    Raises: MediaError `output-suffix`, `output-codec`, `output-rate`, `output-depth`, `output-alpha`,
+    `output-unwritable`, `output-is-input`, `output-exists`.
     """
     suffix = Path(output_path).suffix.lower()
     if suffix not in CONTAINERS and suffix not in IMAGE_CODECS:
@@ -104,6 +107,9 @@ def resolve_encoding(info: MediaInfo, output_path: str, settings: OutputSettings
     if suffix in IMAGE_CODECS:
         return _resolve_images(info, output_path, IMAGE_CODECS[suffix], settings)
     container = CONTAINERS[suffix]
+    if container == "mxf" and (info.is_variable_rate or info.clip.rate not in MXF_RATES):
+        rate = "a variable rate" if info.is_variable_rate else f"{float(info.clip.rate):g} frames per second"
+        raise MediaError("output-rate", f"{info.clip.path} has {rate}, which mxf does not hold.", "End the output's name in .mov or .mkv.")
     if settings.codec in IMAGE_CODECS.values():
         raise MediaError(
             "output-codec",
@@ -189,6 +195,8 @@ def _encoding(info: MediaInfo, codec: str, container: str, settings: OutputSetti
         options = {"level": "3", "slicecrc": "1", "g": "1"}
         if _divides(format.layout, clip.width, clip.height):  # FFV1 cannot cut odd chroma planes as it likes
             options["slices"] = "16"
+    if codec == "dnxhr" and container == "mxf" and info.pixel_aspect != 1:
+        notes.append(f"The pixel aspect {info.pixel_aspect} is not stored in dnxhr in mxf.")
     if format.layout.bit_depth < info.layout.bit_depth:
         notes.append(f"{codec} is written with {format.layout.bit_depth} bits; the source has {info.layout.bit_depth}.")
     if format.layout.model == "yuv" and info.layout.model == "rgb":

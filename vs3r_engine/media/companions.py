@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The source's streams beside its picture (sound, subtitles, data), copied into the output's own time."""
 
+import heapq
 import io
 import re
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ _BEGIN_INSIDE_PACKETS = ("mp4", "mov")
 _PCM = re.compile(r"^pcm_(?:[suf](?P<bits>\d+)(?:le|be)?|alaw|mulaw)$")
 _OF_THE_OLD_FILE = ("major_brand", "minor_version", "compatible_brands", "encoder", "timecode", "reel_name")
 _SEEK_MARGIN_S = 2
+_STRAGGLING_S = 10
+"""How far behind its sound the other streams of a moment may lie in a file."""
 _USUAL_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
 _FOREVER_S = Fraction(1 << 40)
 
@@ -38,15 +41,18 @@ class Companions:
         self._begins_inside = encoding.container in _BEGIN_INSIDE_PACKETS
         self._begin_of_file_s = info.file_origin_s
         self._start_s, self._end_s = -_FOREVER_S, _FOREVER_S
-        if render_range.start > 0:
+        # FFmpeg's MXF muxer ignores times and drops the pictures for which a stream has nothing.
+        self._is_gapless = encoding.container == "mxf"
+        if render_range.start > 0 or self._is_gapless:
             self._start_s = info.time_s(render_range.start)
-        if render_range.end_exclusive < info.frame_count:
+        if render_range.end_exclusive < info.frame_count or self._is_gapless:
             self._end_s = info.time_s(render_range.end_exclusive)
         self._chosen: list[Any] = []
         self._pcm_frame_bytes: dict[int, int] = {}
         self._next_sample: dict[int, int] = {}
         self._copies: dict[int, Any] = {}
         if source is not None:
+            self._picture: Any = source.streams[info.stream_index]
             self.file_metadata = {k: v for k, v in source.metadata.items() if k.lower() not in _OF_THE_OLD_FILE}
             self._choose(source, info, encoding)
 
@@ -97,12 +103,41 @@ class Companions:
         return moved
 
     def packets(self) -> Iterator[tuple[float, av.Packet]]:
-        """(decoding time in s, packet) of the copied streams, in the file's order, one at a time."""
+        """(decoding time in s, packet) of the copied streams, in the file's order, one at a time. To MXF they go without a
+        gap: where the source has no sound there is silence."""
+        if not self._is_gapless:
+            yield from self._copied_packets()
+            return
+        written = dict.fromkeys(self._copies, 0)
+        index_of = {copy.index: index for index, copy in self._copies.items()}
+        for time_s, packet in self._copied_packets():
+            index = index_of[packet.stream.index]
+            yield from self._silence(index, written[index], packet.pts)
+            written[index] = packet.pts + packet.duration
+            yield time_s, packet
+        yield from heapq.merge(*(self._silence(index, place) for index, place in written.items()), key=lambda item: item[0])
+
+    def _silence(self, index: int, first: int, end: int | None = None) -> Iterator[tuple[float, av.Packet]]:
+        """Packets of at most a second that fill a PCM stream from its sample `first` to `end`, or to the range's end."""
+        copy = self._copies[index]
+        rate = copy.codec_context.sample_rate
+        if end is None:
+            end = round(self._end_s * rate) - round(self._start_s * rate)
+        for start in range(first, end, rate):
+            count = min(rate, end - start)
+            packet: Any = av.Packet(bytes(count * self._pcm_frame_bytes[index]))
+            packet.is_keyframe, packet.stream, packet.time_base = True, copy, Fraction(1, rate)
+            packet.pts, packet.dts, packet.duration = start, start, count
+            yield start / rate, packet
+
+    def _copied_packets(self) -> Iterator[tuple[float, Any]]:
         if self._source is None or not self._chosen:
             return
-        if self._start_s > self._begin_of_file_s and all(map(_says_its_exact_time, self._chosen)):
-            before_s = max(self._begin_of_file_s, self._start_s - _SEEK_MARGIN_S)
-            self._source.seek(int(before_s * av.time_base))
+        sounding = {stream.index for stream in self._chosen if stream.type == "audio"}
+        before_s = self._start_s - _SEEK_MARGIN_S
+        if before_s > self._begin_of_file_s and all(map(_says_its_exact_time, self._chosen)):
+            # By the picture: a sound that begins later than this would take all others with it to its own beginning.
+            self._source.seek(int(before_s / self._picture.time_base), stream=self._picture)
         packet: Any
         for packet in self._source.demux(self._chosen):
             if packet.pts is None:
@@ -110,6 +145,10 @@ class Companions:
             if packet.pts is None or packet.size == 0:
                 continue
             stream = packet.stream
+            if packet.pts * packet.time_base > self._end_s + _STRAGGLING_S and stream.index in sounding:
+                sounding.remove(stream.index)
+                if not sounding:
+                    return
             kept = self._within(packet, stream)
             if kept is not None:
                 shift = round(self._begin_s / kept.time_base)
@@ -227,7 +266,10 @@ def _can_hold(container_format: str, stream: Any) -> bool:
 
 
 def _mxf_can_hold(stream: Any) -> bool:
-    """MXF takes this stream after a picture. Its header says so; an MXF without packets cannot be finished."""
+    """MXF takes this stream after a picture: PCM alone, which can be filled with silence. Its header says so; an MXF
+    without packets cannot be finished."""
+    if not _pcm_frame_bytes(stream):
+        return False
     trial = av.open(io.BytesIO(), "w", format="mxf")
     try:
         picture = trial.add_stream("mpeg2video", rate=25)
