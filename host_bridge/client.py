@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
-import psutil
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from vs3r_engine.errors import ProtocolError, VS3RError
 from vs3r_engine.service import protocol as p
-from vs3r_engine.service.rendezvous import Connection
+from vs3r_engine.service.rendezvous import Connection, is_running
 
 REPLY_S = 2.0
 POLL_S = 0.25
@@ -285,12 +284,3 @@ def _secure(socket: zmq.Socket, connection: Connection) -> None:
     else:
         socket.plain_username = connection.username.encode()
         socket.plain_password = connection.token.encode()
-
-
-def is_running(connection: Connection) -> bool:
-    """Whether the process that wrote the connection file still runs: the same number, started at the same time."""
-    try:
-        process = psutil.Process(connection.pid)
-        return abs(process.create_time() - connection.started_unix_s) < 2 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False

@@ -16,11 +16,11 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from host_bridge.client import EngineClient, EngineLost, Event, is_running
+from host_bridge.client import EngineClient, EngineLost, Event
 from vs3r_engine import __version__
 from vs3r_engine.errors import ProtocolError, SetupError
 from vs3r_engine.service import protocol as p
-from vs3r_engine.service.rendezvous import Launch, connection_file, launch_file, make_private, read_connection, write_private
+from vs3r_engine.service.rendezvous import Launch, connection_file, is_running, launch_file, make_private, read_connection, write_private
 
 START_S = 30.0
 SILENCE_S = 6.0

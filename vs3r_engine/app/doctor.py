@@ -66,7 +66,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Write JSON on s
 def _video() -> list[Finding]:
     import av
 
-    encoders = [name for name in ("libx264", "libx265", "prores_ks", "dnxhd", "ffv1", "exr") if _can_encode(name)]
+    encoders = [name for name in ("libx264", "libx265", "prores_aw", "dnxhd", "ffv1", "exr") if _can_encode(name)]
     return [Finding("video", "ok", f"PyAV {av.__version__}; writes {', '.join(encoders)}")]
 
 
@@ -128,8 +128,11 @@ def _cache() -> list[Finding]:
 def _engine() -> list[Finding]:
     from vs3r_engine.service import rendezvous
 
-    file = rendezvous.connection_file(rendezvous.runtime_directory())
-    return [Finding("engine", "ok", f"one runs; {file} says where" if file.exists() else "none runs; one is started when needed")]
+    file = rendezvous.connection_file()
+    connection = rendezvous.read_connection(file)
+    if connection is None or (connection.server_key is None and not rendezvous.is_running(connection)):
+        return [Finding("engine", "ok", "none runs; one is started when needed")]
+    return [Finding("engine", "ok", f"one of version {connection.version} runs; {file} says where")]
 
 
 def _torch() -> list[Finding]:

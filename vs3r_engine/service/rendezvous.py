@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import psutil
 from msgspec import Meta, Struct
 
 from vs3r_engine.errors import ProtocolError, SetupError
@@ -30,6 +31,7 @@ class Connection(Struct, frozen=True, omit_defaults=True):
     server_key: str | None = None
     public_key: str | None = None
     secret_key: str | None = None
+    boot_unix_s: float | None = None
 
 
 class Launch(Struct, frozen=True):
@@ -91,6 +93,18 @@ def read_connection(path: Path) -> Connection | None:
             "Stop it with its own `vs3r engine stop`, or update.",
         )
     return connection
+
+
+def is_running(connection: Connection) -> bool:
+    """Whether the process that wrote the connection file still runs: the same number, started at the same time."""
+    try:
+        process = psutil.Process(connection.pid)
+        later_s = process.create_time() - connection.started_unix_s
+        # Linux reckons both from the boot, and the boot from a clock that may have been set since.
+        clock_set_s = 0.0 if connection.boot_unix_s is None else psutil.boot_time() - connection.boot_unix_s
+        return min(abs(later_s), abs(later_s - clock_set_s)) < 2 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def make_private(directory: Path) -> None:
