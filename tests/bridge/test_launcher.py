@@ -13,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
@@ -22,6 +23,7 @@ from tests.fakes.engine import make_media
 from tests.fakes.engine_process import ROOT, EngineProcess, command, is_running, kill, wait_until
 from vs3r_engine.errors import ProtocolError, SetupError
 from vs3r_engine.service import protocol as p
+from vs3r_engine.service import rendezvous
 from vs3r_engine.service.rendezvous import Connection, Launch, connection_file, launch_file, read_connection
 
 
@@ -60,6 +62,24 @@ def test_the_engine_is_started_once_and_found_warm_afterwards(directory):
     assert launcher.stop() and launcher.state is EngineState.ABSENT
     assert not launcher.stop()
     assert not list(directory.glob("start-*"))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere a process keeps the time it was started at")
+def test_an_engine_is_found_after_the_clock_was_set(directory, monkeypatch):
+    """As a network's time, or the end of a virtual machine's pause, sets it; another process of its number is still none."""
+    from psutil import _pslinux
+
+    with launcher_for(directory).ensure() as client:
+        boot_unix_s = psutil.boot_time()
+        for set_s in (3600, -86400):
+            monkeypatch.setattr(_pslinux, "boot_time", lambda set_s=set_s: boot_unix_s + set_s)
+            monkeypatch.setattr(psutil, "boot_time", _pslinux.boot_time)
+            assert client.is_alive
+            with launcher_for(directory).find() as found:
+                assert found.connection.engine == client.connection.engine
+        monkeypatch.undo()
+        stale = msgspec.structs.replace(client.connection, started_unix_s=client.connection.started_unix_s - 3600)
+        assert not rendezvous.is_running(stale)
 
 
 def test_launchers_that_start_at_once_end_up_with_one_engine(directory):

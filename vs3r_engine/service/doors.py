@@ -63,6 +63,7 @@ class Doors:
             **self.endpoints,
             token=self._authority.token,
             server_key=key,
+            boot_unix_s=psutil.boot_time(),
         )
         write_private(connection_file(self._directory), p.encode(connection))
 
