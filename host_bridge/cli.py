@@ -6,6 +6,7 @@ Standard output carries the result only; progress and messages go to standard er
 """
 
 import contextlib
+import io
 import os
 import sys
 import time
@@ -26,6 +27,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Full-frame 3D video stabilization.",
 )
 jobs = typer.Typer(invoke_without_command=True, help="List the engine's jobs, or cancel one.")
@@ -38,6 +40,8 @@ app.add_typer(presets, name="presets")
 app.add_typer(cache, name="cache")
 
 CANCEL_S = 15.0
+READ_ONLY = frozenset((".avi", ".webm", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".h264", ".264"))
+"""Containers that are read and not written; results of such clips are .mp4 where no other name is given."""
 
 Clip = Annotated[str, typer.Argument(metavar="IN", help="The clip: a video file, or an image sequence.")]
 Range = Annotated[str | None, typer.Option("--range", help="Frames to return: 100..340 (end not included), or two timecodes.")]
@@ -228,7 +232,7 @@ def _default_output(path: str) -> str:
     is_pattern = not os.path.exists(path) and any(mark in os.path.basename(root) for mark in "%[")
     if not suffix or is_pattern or os.path.isdir(path):
         raise InputError("no-output", f"Where should the result of {path} go?", "Give -o OUT.")
-    return f"{root}_vs3r{suffix}"
+    return f"{root}_vs3r{'.mp4' if suffix.lower() in READ_ONLY else suffix}"
 
 
 def _say_findings(findings: dict[str, Any], quiet: bool) -> None:
@@ -466,4 +470,6 @@ app.add_typer(resolve_app, name="resolve")
 
 def main() -> None:
     """Entry point of `vs3r`."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the pipe's encoding lacks must not fail what is done
     sys.exit(run(app))

@@ -134,7 +134,8 @@ class BarDisplay:
 
 
 def write_json(value: Any) -> None:
-    print(json.dumps(msgspec.to_builtins(value), ensure_ascii=False), flush=True)
+    """A line on standard output, in ASCII: pipes have another encoding on every system."""
+    print(json.dumps(msgspec.to_builtins(value)), flush=True)
 
 
 def _stage(job: JobReport) -> str:

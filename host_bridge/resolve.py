@@ -334,6 +334,7 @@ def run(command, say=print):
             stderr=subprocess.DEVNULL,
             stdin=subprocess.DEVNULL,
             encoding="utf-8",
+            errors="replace",
             env=environment,
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )

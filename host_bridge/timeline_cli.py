@@ -132,7 +132,7 @@ def _make_folders(outputs: list[str]) -> None:
 
 
 def _say(as_json: bool, event: dict[str, Any], text: str) -> None:
-    print(json.dumps(event, ensure_ascii=False) if as_json else text, flush=True)
+    print(json.dumps(event) if as_json else text, flush=True)
 
 
 class _Report:
@@ -144,7 +144,7 @@ class _Report:
 
     def _tell(self, event: dict[str, Any], line: str) -> None:
         if self.as_json:
-            print(json.dumps(event, ensure_ascii=False), flush=True)
+            print(json.dumps(event), flush=True)
         else:
             print(line, file=sys.stderr)
 

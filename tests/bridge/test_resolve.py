@@ -189,6 +189,11 @@ def test_compare_switches_to_the_original_and_back(host, program, tmp_path):
     assert "plain has no stabilized take." in said
 
 
+def test_what_a_program_says_in_another_encoding_does_not_hide_its_result():
+    says = 'import sys; sys.stdout.buffer.write(b\'caf\\xe9\\n{"type": "result"}\\n\')'
+    assert scripts.run([sys.executable, "-c", says]) == {"type": "result"}
+
+
 def test_a_missing_program_and_a_silent_end_are_told_apart(tmp_path):
     with pytest.raises(scripts.ResolveError) as caught:
         scripts.run([str(tmp_path / "nothing")])

@@ -48,6 +48,24 @@ def vs3r(environment, tmp_path):
     return run
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_names_that_a_pipes_encoding_lacks_are_told_all_the_same(environment, tmp_path, encoding):
+    path = make_media(tmp_path / "é日本.json")
+    output = tmp_path / "é日本.out"
+    for words in (["--json"], ["-f"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "host_bridge", "stabilize", path, "-o", str(output), *words],
+            env=environment | {"PYTHONIOENCODING": encoding},
+            capture_output=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        if "--json" in words:
+            assert json.loads(done.stdout.splitlines()[-1])["output"] == str(output)
+        else:
+            assert done.stdout.strip() == str(output).encode(encoding, "backslashreplace")
+
+
 def test_help_answers_in_under_half_a_second(vs3r):
     times_s = []
     for _ in range(3):
