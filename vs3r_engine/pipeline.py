@@ -36,7 +36,7 @@ from vs3r_engine.stages.bounds import LOOK_EVERY_FRAMES, BoundsObserver, with_ba
 from vs3r_engine.stages.complete import Completer
 from vs3r_engine.stages.framing import framed
 from vs3r_engine.stages.mask import masks_of
-from vs3r_engine.stages.overlay import OverlayObserver
+from vs3r_engine.stages.overlay import OverlayObserver, with_overlay, without_overlay
 from vs3r_engine.stages.reconstruct import shots
 from vs3r_engine.stages.smooth import smooth
 from vs3r_engine.timeline import FrameRange, parse_range
@@ -158,10 +158,12 @@ def render_frames(
 ) -> Iterator[Frame]:
     """The stabilized frames of `frame_range`, in order. What a frame looks like does not depend on where the range began.
 
-    hole_shares: told, by frame index, the share of each picture that had to be completed.
+    hole_shares: told, by frame index, the share of each picture that had to be completed, without what an overlay hides.
     """
     completer, neighbours = methods.completer, methods.neighbours
     needs_whole_shot = completer is not None and completer.whole_shots
+    # Whole shots come back when their views are long forgotten.
+    overlay_stays = job.settings.frame.overlay == "stay" and completer is not None and not needs_whole_shot
     first = max(job.render_range.start, analysis.shot_of(frame_range.start).start) if needs_whole_shot else frame_range.start
     views = SourceViews(source, analysis, completer, neighbours)
 
@@ -174,11 +176,13 @@ def render_frames(
             result = methods.renderer.render(target, current, [view for view in around if view is not None and not view.is_bad])
             if hole_shares is not None:
                 hole_shares[frame_index] = round(np.count_nonzero(result.hole_mask) / result.hole_mask.size, 5)
-            yield result
+            yield without_overlay(result, current) if overlay_stays else result
 
     frames = (result.frame for result in rendered()) if completer is None else completer.complete(rendered(), views)
     for frame in frames:
         if frame.frame_index >= frame_range.start:
+            if overlay_stays:
+                frame = with_overlay(frame, views.required(frame.frame_index))
             yield with_bars(frame, analysis.bounds)
 
 

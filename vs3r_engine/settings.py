@@ -103,6 +103,12 @@ class FrameSettings:
     zoom_limit: float = _setting(
         130.0, "Zoom limit", "Largest zoom with crop; what is still missing is filled.", low=100, high=300, unit="%"
     )
+    overlay: str = _setting(
+        "stay",
+        "Overlays",
+        "Logos, timecode, the bonnet before the camera: stay where they are, or move with the picture (diffusion: always move).",
+        choices=("stay", "move"),
+    )
     lens: str = _setting(
         "as-shot",
         "Output lens",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is burnt into the frames is told from the scene behind it, and is never taken for scene."""
+"""What lies over the scene is told from it, is never taken for it, and stays where it is."""
 
 from dataclasses import replace
 
@@ -9,13 +9,17 @@ import panorama
 import pytest
 
 from tests.synthetic import make_clip
-from vs3r_engine.frame import Frame
+from vs3r_engine import pipeline
+from vs3r_engine.frame import Frame, PixelLayout
+from vs3r_engine.media.decode import open_source
+from vs3r_engine.methods.choice import choose_methods
 from vs3r_engine.methods.dis import DisFlow
 from vs3r_engine.methods.temporal import TemporalCompleter
 from vs3r_engine.methods.warp import WarpRenderer
-from vs3r_engine.scene import PictureBounds, Reconstruction
-from vs3r_engine.settings import FillSettings
-from vs3r_engine.stages.overlay import OverlayObserver
+from vs3r_engine.scene import PictureBounds, Reconstruction, Target
+from vs3r_engine.service.cache import DiskStore
+from vs3r_engine.settings import FillSettings, Settings
+from vs3r_engine.stages.overlay import OverlayObserver, with_overlay, without_overlay
 
 
 def found(clip, frames) -> np.ndarray | None:
@@ -72,3 +76,52 @@ def test_what_is_burnt_in_fills_nothing():
         filled = TemporalCompleter(FillSettings(), 30).complete(iter(rendered), panorama.Held(shown))
         taken.append(sum(int((frame.planes[0] > 235)[item.hole_mask].sum()) for frame, item in zip(filled, rendered, strict=True)))
     assert taken[0] == 0 < taken[1]
+
+
+@pytest.mark.parametrize("layout", [PixelLayout("yuv", 10, 1, 1), PixelLayout("yuv", 8, 1, 0), PixelLayout("rgb", 32, has_alpha=True)])
+def test_an_overlay_leaves_a_hole_where_it_moved_to_and_is_put_back_where_it_was(layout):
+    at, elsewhere = panorama.camera(width=322, height=180), panorama.camera(2.0, width=322, height=180)
+    mask = np.zeros((45, 80), bool)
+    mask[10:20, 30:50] = True
+    view = replace(panorama.view(panorama.seen(panorama.texture(), at, layout), at), overlay_mask=mask)
+    target = Target(0, elsewhere, None)
+    rendered = WarpRenderer().render(target, view, ())
+    holes = without_overlay(rendered, view).hole_mask & ~rendered.hole_mask
+    shift_px = 0.9 * 322 * np.tan(np.radians(2.0))
+    rows, columns = np.nonzero(holes)
+    assert abs(columns.mean() + 0.5 - (40 / 80 * 322 - shift_px)) < 1 and abs(rows.mean() + 0.5 - 15 / 45 * 180) < 1
+    assert abs(holes.sum() / (80 * 40) - 1) < 0.06
+    restored = with_overlay(rendered.frame, view)
+    for new, old, source in zip(restored.planes, rendered.frame.planes, view.frame.planes, strict=True):
+        scale = np.array(new.shape) / mask.shape
+        inner = tuple(slice(round(a * s), round(b * s)) for (a, b), s in zip(((12, 18), (32, 48)), scale, strict=True))
+        assert np.array_equal(new[inner], source[inner]) and new.dtype == old.dtype
+        outer = np.ones(new.shape, bool)
+        outer[tuple(slice(int(a * s), int(b * s) + 1) for (a, b), s in zip(((8, 22), (28, 52)), scale, strict=True))] = False
+        assert np.array_equal(new[outer], old[outer])
+    assert not np.array_equal(restored.planes[0], rendered.frame.planes[0])
+
+
+def test_a_frame_seen_from_its_own_camera_keeps_its_overlay_untouched():
+    views, _, _ = panorama.shaken(1)
+    view = replace(views[0], overlay_mask=np.ones((45, 80), bool))
+    rendered = WarpRenderer().render(Target(0, view.camera, None), view, ())
+    assert without_overlay(rendered, view) is rendered
+    assert np.array_equal(with_overlay(rendered.frame, view).planes[0], view.frame.planes[0])
+
+
+def test_a_logo_stays_where_it_is_or_moves_with_the_picture(tmp_path):
+    clip = make_clip("regular", frames=30, width=256, height=144, seed=4)
+    for i, frame in enumerate(clip.frames):
+        clip._frames[i], ink = burnt_in(frame, "VIEW 7", 150, 40)
+    path = clip.write(tmp_path / "logo.mkv", crf=6)
+    missed = {}
+    for choice in ("stay", "move"):
+        job = pipeline.plan(str(path), str(tmp_path / "out.mkv"), Settings().with_values({"frame.overlay": choice}))
+        analysis = list(pipeline.analyze(job, DiskStore(tmp_path / "cache")))[-1]
+        assert analysis.overlay_mask is not None
+        steady, methods = pipeline.smoothed_path(job, analysis), choose_methods(job.settings, job.clip.rate)
+        with open_source(str(path)) as source:
+            frames = pipeline.render_frames(job, analysis, steady, job.render_range, source, methods)
+            missed[choice] = np.mean([np.mean(frame.planes[0][ink] < 200) for frame in frames])
+    assert missed["stay"] < 0.01 and missed["move"] > 0.1

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is burnt into a clip's frames (logos, timecode, a camera's display) is no scene: it stands still while the scene behind it moves."""
+"""What lies over the scene and stands still in the frame while the scene behind it moves (logos, timecode, the bonnet that a
+camera is mounted on): found, told from the scene, and left where it is."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
 
 from vs3r_engine.frame import Frame
-from vs3r_engine.scene import PictureBounds, Reconstruction
-from vs3r_engine.stages.mask import LEAST_ADVANTAGE_LEVELS, STEP_FRAMES, advantage_levels, found_differences, predicted_flow
+from vs3r_engine.scene import PictureBounds, Reconstruction, Rendered, View
+from vs3r_engine.stages.mask import LEAST_ADVANTAGE_LEVELS, STEP_FRAMES, advantage_levels, found_differences, grid_at, predicted_flow
+from vs3r_engine.stages.render import is_identity, source_positions
 
 _EVERY_FRAMES = 2
 _LEAST_MOTION_PX = 1.5
@@ -20,6 +23,11 @@ _LEAST_SURE_SHARE = 0.2
 """Of an area that is likely burnt in, what must be sure. On hand-held footage without logos nothing is."""
 _EDGE_SHARE = 1 / 80
 """Of the picture's width: closer to its edge lie lines that codecs leave there, which stand still too."""
+_LARGEST_SHARE = 0.5
+"""What stands still in more of the picture than this is what the shot is of."""
+_FEATHER_SHARE = 0.005
+"""Of the picture's width."""
+_CELL_PX = 16
 
 
 class OverlayObserver:
@@ -44,7 +52,7 @@ class OverlayObserver:
             self._moved = self._moved + (judged & (advantage < -LEAST_ADVANTAGE_LEVELS))
 
     def mask(self, bounds: PictureBounds, width: int) -> np.ndarray | None:
-        """[h, w] bool at the looked-at size, True on and close to what is burnt in; None where nothing is.
+        """[h, w] bool at the looked-at size, True on and close to what lies over the scene; None where nothing does.
 
         bounds are those of the clip's frames, `width` theirs: bars and edge lines stand still too.
         """
@@ -54,16 +62,60 @@ class OverlayObserver:
         )
         rows, columns = sure.shape
         left, top, right, bottom = (round(inset * columns / width + columns * _EDGE_SHARE) for inset in bounds.inset_px)
-        inside = np.zeros_like(likely)
-        inside[top : rows - bottom, left : columns - right] = True
-        joined = cv2.morphologyEx((likely & inside).astype(np.uint8), cv2.MORPH_CLOSE, _square(columns // 64))
+        inside = slice(top, rows - bottom), slice(left, columns - right)
+        sure, likely = sure[inside], likely[inside]
+        # Letters belong together, and what lies between them to them.
+        joined = cv2.morphologyEx(likely.astype(np.uint8), cv2.MORPH_CLOSE, _square(columns // 24))
         count, areas = cv2.connectedComponents(joined)
-        sure_px, likely_px = (np.bincount(areas[which & inside], minlength=count) for which in (sure, likely))
-        burnt_in = (sure_px >= np.maximum(_LEAST_SURE_PX, _LEAST_SURE_SHARE * likely_px))[areas] & (areas > 0)
-        if not burnt_in.any():
+        sure_px, likely_px = (np.bincount(areas[which], minlength=count) for which in (sure, likely))
+        lies_over = (sure_px >= np.maximum(_LEAST_SURE_PX, _LEAST_SURE_SHARE * likely_px))[areas] & (areas > 0)
+        if not 0 < lies_over.mean() <= _LARGEST_SHARE:
             return None
         # Small print beside a logo is not found by itself.
-        return cv2.dilate(cv2.morphologyEx(burnt_in.astype(np.uint8), cv2.MORPH_CLOSE, _square(columns // 24)), _square(columns // 36)) > 0
+        area = cv2.dilate(lies_over.astype(np.uint8), _square(columns // 26))
+        return cv2.copyMakeBorder(area, top, bottom, left, right, cv2.BORDER_REPLICATE) > 0
+
+
+def without_overlay(rendered: Rendered, view: View) -> Rendered:
+    """The same with holes where it shows the view's overlay; unchanged if it is the view's own frame."""
+    if view.overlay_mask is None or is_identity(rendered.target, view):
+        return rendered
+    height, width = rendered.hole_mask.shape
+    x, y = (np.linspace(0, side, -(-side // _CELL_PX) + 1) for side in (width, height))
+    at = grid_at(source_positions(rendered.target, view, np.stack(np.meshgrid(x, y), -1)), width, height)
+    rows, columns = view.overlay_mask.shape
+    at *= np.array([columns / width, rows / height], np.float32)
+    at -= np.float32(0.5)
+    cv2.patchNaNs(at, -1.0)
+    overlay = view.overlay_mask.astype(np.uint8) * 255
+    lies_over = cv2.remap(overlay, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) > 127  # type: ignore[call-overload]
+    if rendered.current_mask is None:
+        return replace(rendered, hole_mask=rendered.hole_mask | lies_over)
+    lies_over &= rendered.current_mask
+    return replace(rendered, hole_mask=rendered.hole_mask | lies_over, current_mask=rendered.current_mask & ~lies_over)
+
+
+def with_overlay(frame: Frame, view: View) -> Frame:
+    """The frame with the view's overlay over it, where it is in the view, feathered; the same frame where there is none."""
+    if view.overlay_mask is None:
+        return frame
+    rows, columns = view.overlay_mask.shape
+    soft = cv2.GaussianBlur(view.overlay_mask.astype(np.float32), (0, 0), columns * _FEATHER_SHARE, borderType=cv2.BORDER_REPLICATE)
+    matte = np.clip(2 * soft - 0.9, 0, 1)
+    _, _, boxes, _ = cv2.connectedComponentsWithStats((matte > 0).astype(np.uint8))
+    planes = [plane.copy() for plane in frame.planes]
+    for plane, source in zip(planes, view.frame.planes, strict=True):
+        scale_x, scale_y = columns / plane.shape[1], rows / plane.shape[0]
+        for left, top, width, height, _ in boxes[1:]:
+            x, y = int(left / scale_x), int(top / scale_y)
+            part = slice(y, -int(-(top + height) // scale_y)), slice(x, -int(-(left + width) // scale_x))
+            here = plane[part]
+            to_matte = np.array([[scale_x, 0, (x + 0.5) * scale_x - 0.5], [0, scale_y, (y + 0.5) * scale_y - 0.5]])
+            flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+            share = cv2.warpAffine(matte, to_matte, here.shape[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
+            mixed = here * (1 - share) + source[part] * share
+            np.copyto(here, mixed if plane.dtype == np.float32 else np.rint(mixed), where=share > 0, casting="unsafe")
+    return replace(frame, planes=tuple(planes))
 
 
 def _square(side: int) -> np.ndarray:
