@@ -15,13 +15,15 @@ import msgspec
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from vs3r_engine.errors import ProtocolError, VS3RError
+from vs3r_engine.errors import ProtocolError, ResourceError, VS3RError
 from vs3r_engine.service import protocol as p
 from vs3r_engine.service.rendezvous import Connection, is_running
 
 REPLY_S = 2.0
 POLL_S = 0.25
 STATUS_INTERVAL_S = 2.0
+PROBE_S = 600.0
+"""Most that a file may take to be examined: tens of gigabytes are read where nothing says where their frames are."""
 
 
 class EngineLost(VS3RError):
@@ -95,7 +97,14 @@ class EngineClient:
         return self._ask(self._request, "hello", p.Hello(self._name))[0]
 
     def probe(self, source: p.Source) -> p.ProbeReply:
-        return self._ask(self._request, "probe", p.Probe(source))[0]
+        """What the source is; asked again for as long as the engine still reads it, PROBE_S at most."""
+        until_s = time.monotonic() + PROBE_S
+        while True:
+            try:
+                return self._ask(self._request, "probe", p.Probe(source))[0]
+            except ResourceError as error:
+                if error.code != "still-reading" or time.monotonic() > until_s:
+                    raise
 
     def submit(self, job: p.Stabilize | p.Analyze) -> p.JobReport:
         """Raises: besides the engine's errors, EngineLost."""

@@ -12,10 +12,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from host_bridge.client import EngineClient
 from tests.fakes import engine as fake
 from tests.fakes.engine import make_media
 from tests.fakes.engine_process import EngineProcess, wait_until
-from vs3r_engine.errors import RangeError
+from vs3r_engine.errors import RangeError, ResourceError, VS3RError
 from vs3r_engine.service import protocol as p
 from vs3r_engine.service.cache import DiskStore
 from vs3r_engine.service.engine import Engine
@@ -120,6 +121,32 @@ def test_uploads_are_deleted_without_holding_up_anybody(tmp_path):
         engine.handle("put_frames", body, "s", "to", [memoryview(bytes(8))])
         wait_until(lambda: len(replies) == 2)
     assert not list((store.root / "uploads").iterdir())
+
+
+def test_a_file_that_takes_long_to_read_is_asked_for_again(tmp_path, monkeypatch):
+    answers = []
+    outside = SimpleNamespace(reply=print, post=lambda task: task(), publish=print, fail=lambda to, error: answers.append(error))
+    monkeypatch.setattr("vs3r_engine.service.engine.PROBE_PATIENCE_S", -1.0)
+    with closing(
+        Engine("e" * 16, outside, DiskStore(tmp_path), p.Limits(), 15, "tests.fakes.engine", logging.getLogger("quiet"))
+    ) as engine:
+        monkeypatch.setattr(engine, "_worker", SimpleNamespace(send=lambda order: True, keep_running=print, is_ready=False, stop=print))
+        engine.handle("probe", p.Probe(p.Source(path="/large.mov")), "s", "to", [])
+        engine.tick()
+    assert answers[0].code == "still-reading"
+
+    replies = [*answers * 2, ResourceError("queue-full", "No.", "Later."), *answers, "found"]
+
+    def ask(line, kind, body):
+        answer = replies.pop(0)
+        if isinstance(answer, VS3RError):
+            raise answer
+        return [answer]
+
+    client = SimpleNamespace(_request=None, _ask=ask)
+    with pytest.raises(ResourceError, match="queue-full"):
+        EngineClient.probe(client, p.Source(path="/large.mov"))
+    assert EngineClient.probe(client, p.Source(path="/large.mov")) == "found"
 
 
 def test_a_job_that_is_submitted_again_to_be_nobodys_is_nobodys():

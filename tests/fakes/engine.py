@@ -37,7 +37,8 @@ class FakeInfo:
 
 
 def make_media(path: Path, **facts: Any) -> str:
-    """A fake clip. frames, width, height; step_s per frame; die_once / die_always: the worker is killed at that frame;
+    """A fake clip. frames, width, height; step_s per frame; read_s: it is examined that long after it was made;
+    die_once / die_always: the worker is killed at that frame;
     fail_at: rendering it raises; ballast_mib: allocated while running; rotation_deg, pixel_aspect; ramp: green and blue
     grow with column and row; sequence: its rate can be stated, as an image sequence's."""
     path.write_text(json.dumps({"frames": 100, "width": 32, "height": 16, "step_s": 0.0, **facts}))
@@ -57,6 +58,7 @@ def probe(path: str, sequence_rate: Fraction | None = None) -> FakeInfo:
     if raw_frames.is_raw_frames(path):
         return FakeInfo(open_source(path).info.clip)
     facts = facts_of(path)
+    time.sleep(max(0, facts.get("read_s", 0) - (time.time() - os.path.getmtime(path))))
     sequence = path if facts.get("sequence") else None
     rate = sequence_rate if sequence and sequence_rate else Fraction(25)
     clip = Clip(path, rate, facts["width"], facts["height"], FrameRange(0, facts["frames"]))

@@ -124,6 +124,12 @@ def test_the_engine_is_started_and_after_its_death_started_again(spec_host, plac
     kill(second["pid"])
 
 
+@pytest.mark.slow
+def test_a_final_render_waits_for_a_file_that_takes_long_to_read(spec_host, engine, tmp_path):
+    status, pixels = effect(spec_host, make_media(tmp_path / "a.json", read_s=11)).render(Arguments(42))
+    assert status == OK and index_of(pixels) == 42
+
+
 def test_nothing_is_asked_of_the_engine_before_the_first_frame(spec_host, places):
     """No file is read, no thread started, nothing launched by describing and creating."""
     install(places[1], sys.executable, "-c", f"open({str(places[0] / 'launched')!r}, 'w')")

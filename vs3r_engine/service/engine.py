@@ -38,6 +38,8 @@ from vs3r_engine.service.worker import (
 PROGRESS_INTERVAL_S = 0.1
 STOP_PATIENCE_S = 5.0
 UPLOADS_IN_FLIGHT_BYTES = 1 << 30
+PROBE_PATIENCE_S = p.REPLY_DEADLINE_S["probe"] - 1
+"""How long a file may take to be examined before its host is told to ask again: sooner than the host gives up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,8 @@ class Engine:
         for ticket, (reply_to, until_s) in list(self._probes.items()):
             if now > until_s:
                 del self._probes[ticket]
-                self._outside.fail(reply_to, EngineFault("worker-died", "The file was not examined in time.", "Try again."))
+                text = "The file is still being read: it is large and has no table of its frames, or its disk is slow."
+                self._outside.fail(reply_to, ResourceError("still-reading", text, "Ask again; the reading goes on."))
         self._worker.keep_running()
         self._start_job()
         self._desk.dispatch()
@@ -171,7 +174,7 @@ class Engine:
         order = ProbeOrder(self._probe_ticket, self._uploads.resolved(session, body.source))
         if not self._worker.send(order):
             raise EngineFault("worker-died", "The computing process is being started again.", "Try again in a moment.")
-        self._probes[order.ticket] = (reply_to, time.monotonic() + p.REPLY_DEADLINE_S["probe"])
+        self._probes[order.ticket] = (reply_to, time.monotonic() + PROBE_PATIENCE_S)
 
     def _on_analyze(self, body: p.Analyze, session: str, *_: Any) -> p.JobReport:
         return self._submit("analyze", body, None, False, session)

@@ -198,7 +198,7 @@ std::string Effect::frame_within(const Binding& binding, const Controls& control
         heard = Clock::now();
         if (error.code == "not-analyzed") return "The analysis was cancelled. Press Analyze.";
         if (error.code == "unknown-source") return "The engine has lost this clip's pictures. Press Analyze.";
-        if (error.code != "queue-full" && error.code != "engine-stopping") return error.text();
+        if (error.code != "queue-full" && error.code != "engine-stopping" && error.code != "still-reading") return error.text();
         news = error.text();
         pause_s = 0.25;
         break;
