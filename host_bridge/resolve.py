@@ -227,7 +227,11 @@ def compare(resolve, say=print):
             say(f"{item.GetName()} has no stabilized take.")
             continue
         now = item.GetSelectedTakeIndex()
-        wanted = ours[-1] if now not in ours else next(index for index in range(1, item.GetTakesCount() + 1) if index not in ours)
+        others = [index for index in range(1, item.GetTakesCount() + 1) if index not in ours]
+        if not others:
+            say(f"{item.GetName()} has no original take any more.")
+            continue
+        wanted = ours[-1] if now not in ours else others[0]
         _select_take(item, wanted)
         say(f"{item.GetName()} shows the {'stabilized' if wanted in ours else 'original'} take.")
         switched += 1

@@ -59,7 +59,11 @@ def problems(folder: Path) -> list[str]:
     receipt = folder / RECEIPT
     if not receipt.exists():
         return [f"The plug-in is not installed in {folder}."]
-    wanted, found = json.loads(receipt.read_text()), checksums(folder / "VS3R.ofx.bundle")
+    try:
+        wanted = dict(json.loads(receipt.read_text()))
+    except (ValueError, TypeError):
+        return [f"{receipt} is damaged. Install the plug-in again."]
+    found = checksums(folder / "VS3R.ofx.bundle")
     return [f"{name} is {'missing' if name not in found else 'changed'}." for name in wanted if found.get(name) != wanted[name]] + [
         f"{name} does not belong there." for name in found if name not in wanted
     ]

@@ -187,6 +187,9 @@ def test_compare_switches_to_the_original_and_back(host, program, tmp_path):
     assert scripts.compare(host, said.append) == 1 and item.selected == 1
     assert scripts.compare(host, said.append) == 1 and item.selected == 2
     assert "plain has no stabilized take." in said
+    del item.takes[0]  # as the editor can, in the take selector
+    item.selected = 1
+    assert scripts.compare(host, said.append) == 0 and "shot has no original take any more." in said
 
 
 def test_what_a_program_says_in_another_encoding_does_not_hide_its_result():

@@ -435,6 +435,8 @@ def test_a_killed_engines_connection_file_does_not_hinder_the_next():
         engine.restart()
         with engine.client() as client:
             client.ping()
+        sockets = [file.name for file in engine.directory.iterdir() if file.is_socket()]
+        assert all(name.startswith(engine.connection.engine) for name in sockets), "the dead one's are gone"
 
 
 def test_a_connection_file_of_another_major_version_is_refused(tmp_path):

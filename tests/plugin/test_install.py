@@ -45,6 +45,8 @@ def test_a_newer_one_replaces_it_and_changes_are_found(small_bundle, tmp_path, c
         "Contents/Linux-x86-64/VS3R.ofx is changed.",
         "Contents/more does not belong there.",
     ]
+    (folder / install_plugin.RECEIPT).write_text("{")
+    assert "Install the plug-in again" in install_plugin.problems(folder)[0]
 
 
 def test_what_is_no_bundle_is_refused(tmp_path, capsys):

@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import re
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,7 @@ from vs3r_engine.service.rendezvous import Connection, connection_file, write_pr
 
 PORTS = (20000, 49000)
 """Ports for loopback TCP: clear of Resolve's 15000 (which is below) and of the ephemeral ones from 49152."""
+_SOCKET = re.compile(r"[0-9a-f]{16}\.(request|control|events)")
 _HEARTBEAT_MS, _HEARTBEAT_TIMEOUT_MS, _HANDSHAKE_MS, _LINGER_MS = 1000, 3000, 5000, 500
 
 
@@ -23,11 +25,15 @@ class Doors:
     """Bound sockets `request`, `control` and `events`. Nothing is told to anybody before `announce`."""
 
     def __init__(self, directory: Path, engine: str, authority: Authority, listen: str | None, tcp: bool) -> None:
-        """listen: tcp://ADDRESS:PORT beyond this machine. tcp: loopback TCP even where ipc exists.
+        """listen: tcp://ADDRESS:PORT beyond this machine. tcp: loopback TCP even where ipc exists. No other engine runs in
+        `directory`: what dead ones left there is gone.
 
         Raises: SetupError `cannot-listen`.
         """
         self._directory, self._engine, self._authority = directory, engine, authority
+        for left in directory.iterdir():
+            if _SOCKET.fullmatch(left.name) and left.is_socket():
+                left.unlink(missing_ok=True)
         self._context = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, 4096)
         authority.start(self._context)
