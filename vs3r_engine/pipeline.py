@@ -158,7 +158,7 @@ def render_frames(
 ) -> Iterator[Frame]:
     """The stabilized frames of `frame_range`, in order. What a frame looks like does not depend on where the range began.
 
-    hole_shares: told, by frame index, the share of each picture that had to be completed, without what an overlay hides.
+    hole_shares: told, by frame index, the share of each picture that had to be completed, without its bars and what an overlay hides.
     """
     completer, neighbours = methods.completer, methods.neighbours
     needs_whole_shot = completer is not None and completer.whole_shots
@@ -166,6 +166,7 @@ def render_frames(
     overlay_stays = job.settings.frame.overlay == "stay" and completer is not None and not needs_whole_shot
     first = max(job.render_range.start, analysis.shot_of(frame_range.start).start) if needs_whole_shot else frame_range.start
     views = SourceViews(source, analysis, completer, neighbours)
+    left, top, right, bottom = analysis.bounds.bars_px
 
     def rendered() -> Iterator[Rendered]:
         for frame_index in range(first, frame_range.end_exclusive):
@@ -175,7 +176,9 @@ def render_frames(
             around = [views.view(frame_index + offset) for offset in neighbours]
             result = methods.renderer.render(target, current, [view for view in around if view is not None and not view.is_bad])
             if hole_shares is not None:
-                hole_shares[frame_index] = round(np.count_nonzero(result.hole_mask) / result.hole_mask.size, 5)
+                height, width = result.hole_mask.shape
+                between_bars = result.hole_mask[top : height - bottom, left : width - right]
+                hole_shares[frame_index] = round(np.count_nonzero(between_bars) / between_bars.size, 5)
             yield without_overlay(result, current) if overlay_stays else result
 
     frames = (result.frame for result in rendered()) if completer is None else completer.complete(rendered(), views)

@@ -91,11 +91,14 @@ def test_a_letterboxed_clip_is_steady_between_its_bars(tmp_path):
     steady = pipeline.smoothed_path(job, analysis)
     assert not np.allclose(steady.world_from_camera, analysis.trajectory.world_from_camera, atol=1e-3)
     methods = choose_methods(job.settings, job.clip.rate)
+    shares: dict[int, float] = {}
     with open_source(str(path)) as source:
-        for frame in pipeline.render_frames(job, analysis, steady, job.render_range, source, methods):
+        for frame in pipeline.render_frames(job, analysis, steady, job.render_range, source, methods, shares):
             luma = frame.planes[0]
             assert (luma[:16] == 16).all() and (luma[-16:] == 16).all()
             assert (frame.planes[1][:8] == 128).all() and (frame.planes[2][-8:] == 128).all()
             # No black of a bar was drawn into the picture: its own first and last lines are as bright as those further in.
             for edge, inside in ((luma[16:20], luma[22:40]), (luma[-20:-16], luma[-40:-22])):
                 assert edge.mean() > 0.8 * inside.mean() and edge.min() > 20
+    # Bars are nothing that was missing: a quarter of every frame is theirs.
+    assert 0 < max(shares.values()) < 0.2
