@@ -9,6 +9,7 @@ python3 vs3r.py VERB ...              anything else `vs3r` can do
 """
 
 import hashlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -17,48 +18,63 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
-BIN = ENVIRONMENT / ("Scripts" if os.name == "nt" else "bin")
+PYTHON = str(ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
 TEST_EXTRAS = "test,deep,diffusion,timelines"
 
 
 def ensure_installed(extras: str) -> None:
-    """`.venv` holds this checkout, editable, with the named extras; a stamp of what it is made of makes the next start quick."""
+    """`.venv` holds this checkout, editable, with the named extras; a stamp of what it is made of, and where it lies,
+    makes the next start quick."""
     made_of = [(ROOT / name).read_bytes() for name in ("pyproject.toml", "hatch_build.py", "vs3r_engine/native/kernels.c")]
-    stamp = hashlib.sha256(b"".join(made_of) + extras.encode() + sys.version.encode()).hexdigest()
+    stamp = hashlib.sha256(b"".join(made_of) + f"{extras}{sys.version}{ROOT}".encode()).hexdigest()
     marker = ENVIRONMENT / f"vs3r-installed-{extras or 'base'}"
     if marker.exists() and marker.read_text() == stamp:
         return
     print("Setting up VS3R in .venv (once; about a minute) ...", file=sys.stderr, flush=True)
-    if not (BIN / ("python.exe" if os.name == "nt" else "python")).exists():
+    pip = [PYTHON, "-m", "pip"]
+    if not Path(PYTHON).exists():
         venv.create(ENVIRONMENT, with_pip=True)
-    pip = [str(BIN / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    elif subprocess.run([*pip, "--version"], capture_output=True).returncode:  # a set-up was interrupted
+        subprocess.run([PYTHON, "-m", "ensurepip"], check=True, stdout=subprocess.DEVNULL)
+    install = [*pip, "install", "--quiet", "--disable-pip-version-check"]
     if "deep" in extras:
         # Named alone and first: a machine with a local CPU build then takes that one, and nothing later replaces it.
-        subprocess.run([*pip, "torch==2.13.0"], check=True)
-    subprocess.run([*pip, "--editable", f"{ROOT}[{extras}]" if extras else str(ROOT)], check=True)
+        subprocess.run([*install, "torch==2.13.0"], check=True)
+    subprocess.run([*install, "--editable", f"{ROOT}[{extras}]" if extras else str(ROOT)], check=True)
     marker.write_text(stamp)
 
 
-def demo(python: str, clips: list[str]) -> int:
+def finished(*command: str, stdout: int | None = None) -> tuple[int, str]:
+    """A program's exit code, and what it wrote where `stdout` is a pipe. Ctrl-C is for the program to answer."""
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"} if stdout == subprocess.PIPE else None
+    with subprocess.Popen(command, stdout=stdout, encoding="utf-8", env=environment) as running:
+        while True:
+            try:
+                written, _ = running.communicate()
+                return (running.returncode if running.returncode >= 0 else 128 - running.returncode), written or ""
+            except KeyboardInterrupt:
+                continue
+
+
+def demo(arguments: list[str]) -> int:
     """Stabilize a clip into out/ and show it beside its source; prints the two paths."""
     out = ROOT / "out"
     out.mkdir(exist_ok=True)
-    if not clips:
-        clips = [str(out / "demo.mp4")]
-        subprocess.run([python, "-m", "vs3r_engine.app.cli", "demo-clip", clips[0]], check=True, stdout=subprocess.DEVNULL)
-    source = Path(clips[0])
-    result = out / f"{source.stem}.stable{source.suffix}"
-    page = out / f"{source.stem}.compare.html"
-    stabilized = subprocess.run(
-        [python, "-m", "host_bridge", "stabilize", str(source), "-o", str(result), "-f", *clips[1:]], stdout=subprocess.DEVNULL
-    )
-    if stabilized.returncode:
-        return stabilized.returncode
-    compared = subprocess.run(
-        [python, "-m", "host_bridge", "compare", str(source), str(result), "-o", str(page), "-f"], stdout=subprocess.DEVNULL
-    )
-    print(f"result   {result}\ncompare  {page}")
-    return compared.returncode
+    clip, *options = arguments or [str(out / "demo.mp4")]
+    if clip.startswith("-"):
+        print("python3 vs3r.py demo [CLIP [OPTION ...]], with the options of `python3 vs3r.py stabilize --help`")
+        return 0 if clip in ("-h", "--help") else 2
+    if not arguments:
+        code, _ = finished(PYTHON, "-m", "vs3r_engine.app.cli", "demo-clip", clip, stdout=subprocess.DEVNULL)
+        if code:
+            return code
+    code, result = finished(PYTHON, "-m", "host_bridge", "stabilize", clip, "-o", str(out), "-f", *options, stdout=subprocess.PIPE)
+    if code:
+        return code
+    result = result.rstrip("\n")
+    code, page = finished(PYTHON, "-m", "host_bridge", "compare", clip, result, "-f", stdout=subprocess.PIPE)
+    print(f"result   {result}" + (f"\ncompare  {page.rstrip()}" if page else ""))
+    return code
 
 
 def main() -> int:
@@ -68,15 +84,24 @@ def main() -> int:
     verb, *rest = sys.argv[1:] or ["--help"]
     try:
         ensure_installed(TEST_EXTRAS if verb == "test" else "")
+        if verb == "demo":
+            return demo(rest)
     except subprocess.CalledProcessError as error:
-        print(f"The set-up failed (exit code {error.returncode}). Check the network and free disk space, and run again.", file=sys.stderr)
+        hint = "Check the network and free disk space, and run again."
+        if importlib.util.find_spec("ensurepip") is None:
+            hint = "This Python lacks ensurepip; on Debian and Ubuntu `apt install python3-venv` brings it."
+        print(f"The set-up failed (exit code {error.returncode}). {hint}", file=sys.stderr)
         return 3
-    python = str(BIN / "python")
+    except OSError as error:
+        print(f"The set-up failed: {error}", file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        print("Stopped. The same command again goes on.", file=sys.stderr)
+        return 130
     if verb == "test":
-        return subprocess.run([python, "-m", "pytest", *rest], cwd=ROOT).returncode
-    if verb == "demo":
-        return demo(python, rest)
-    return subprocess.run([python, "-m", "host_bridge", verb, *rest]).returncode
+        os.chdir(ROOT)
+        return finished(PYTHON, "-m", "pytest", *rest)[0]
+    return finished(PYTHON, "-m", "host_bridge", verb, *rest)[0]
 
 
 if __name__ == "__main__":
