@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What goes into a render comes out of it: codec, depth, size, rate, times, colour, aspect, rotation, timecode, HDR."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -227,6 +228,17 @@ def ffprobe_free_bytes(path):
 
     with av.open(str(path)) as container:
         return [(packet.stream_index, packet.pts, bytes(packet)) for packet in container.demux() if packet.size]
+
+
+@pytest.mark.parametrize(
+    ("size", "speed", "looks_less_far"),
+    [((1920, 1080), "veryfast", False), ((3840, 2160), "veryfast", True), ((3840, 2160), "ultrafast", False)],
+)
+def test_x265_looks_less_far_ahead_where_pictures_are_large(tmp_path, size, speed, looks_less_far):
+    info = probe(str(make_clip(tmp_path / "in.mov", count=1)))
+    info = replace(info, clip=replace(info.clip, width=size[0], height=size[1]))
+    encoding = resolve_encoding(info, str(tmp_path / "out.mov"), OutputSettings(codec="h265", speed=speed))
+    assert ("rc-lookahead=10" in encoding.options["x265-params"]) == looks_less_far
 
 
 @pytest.mark.parametrize("range_tag", [0, 1, 2])

@@ -20,6 +20,9 @@ from vs3r_engine.media.source import VideoSource, refuse_tiny
 from vs3r_engine.timeline import Clip, FrameRange
 
 _INTERLACED_FIELD_ORDERS = (2, 3, 4, 5)
+_DECODER_THREADS = 4
+"""Each thread of a codec that predicts from other pictures holds some of them: 36 MB at 3840x2160 in 10 bits, 735 MB with
+16 threads, 317 MB with four, which decode several times faster than frames are rendered."""
 _SETTLING_KEY_FRAMES = (0, 1, 4)
 """How many key frames earlier decoding starts when a frame does not come out after the nearest one."""
 
@@ -174,6 +177,9 @@ class _Decoder:
             self._container = _open(self._path)
             self._stream = _main_video(self._container, self._path)
             self._stream.thread_type = "AUTO"
+            codec = self._stream.codec_context.codec
+            if not codec.intra_only and codec.name != "ffv1":  # which only says that it predicts
+                self._stream.codec_context.thread_count = min(_DECODER_THREADS, os.cpu_count() or 1)
         if target is not None:
             depth = self._stream.codec_context.reorder_depth
             self._container.seek(target, stream=self._stream)
