@@ -11,11 +11,11 @@ from typing import Any
 
 from vs3r_engine.errors import InputError, SettingsError
 from vs3r_engine.service.rendezvous import configuration_directory, write_private
-from vs3r_engine.settings import PRESETS, SCHEMA, Settings
+from vs3r_engine.settings import NAMING_FILES, PRESETS, SCHEMA, Settings
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_NAME_FILES = {"analysis.input_lens": ("perspective",), "fill.lora": ("", "none")}
-"""Settings that name files, `;` between several, and the words that they may hold instead."""
+_NO_FILE = ("", "none", "perspective")
+"""What a setting that may name files holds instead."""
 
 
 def chosen_values(preset: str, assignments: Iterable[str]) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def chosen_values(preset: str, assignments: Iterable[str]) -> dict[str, Any]:
         key, separator, value = (part.strip() for part in assignment.partition("="))
         if not separator:
             raise SettingsError("bad-setting", f"{assignment!r} is not a setting.", "Write --set group.name=value.")
-        if key in _NAME_FILES and value not in _NAME_FILES[key]:
+        if key in NAMING_FILES and value not in _NO_FILE:
             value = ";".join(os.path.abspath(os.path.expanduser(part.strip())) for part in value.split(";"))
         values[key] = value
     return values
