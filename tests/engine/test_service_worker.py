@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from contextlib import closing, contextmanager
+from fractions import Fraction
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +17,9 @@ from host_bridge.client import EngineClient
 from tests.fakes import engine as fake
 from tests.fakes.engine import make_media
 from tests.fakes.engine_process import EngineProcess, wait_until
-from vs3r_engine.errors import RangeError, ResourceError, VS3RError
+from vs3r_engine.errors import MediaError, RangeError, ResourceError, VS3RError
+from vs3r_engine.media.raw_frames import RawFormat, frame_file, write_format
+from vs3r_engine.media.raw_source import RawFramesSource
 from vs3r_engine.service import protocol as p
 from vs3r_engine.service.cache import DiskStore
 from vs3r_engine.service.engine import Engine
@@ -147,6 +150,14 @@ def test_a_file_that_takes_long_to_read_is_asked_for_again(tmp_path, monkeypatch
     with pytest.raises(ResourceError, match="queue-full"):
         EngineClient.probe(client, p.Source(path="/large.mov"))
     assert EngineClient.probe(client, p.Source(path="/large.mov")) == "found"
+
+
+def test_uploads_that_lie_an_age_apart_take_no_memory(tmp_path):
+    write_format(tmp_path, RawFormat(16, 16, Fraction(25), "uint8", "gray"))
+    for index in (0, 2**31 - 1):
+        frame_file(tmp_path, index).write_bytes(bytes(256))
+    with pytest.raises(MediaError, match="frames-missing"):
+        RawFramesSource(str(tmp_path))
 
 
 def test_a_job_that_is_submitted_again_to_be_nobodys_is_nobodys():

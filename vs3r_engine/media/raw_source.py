@@ -17,6 +17,8 @@ from vs3r_engine.timeline import Clip, FrameRange
 _DTYPES = {"uint8": "u1", "uint16": "<u2", "half": "<f2", "float32": "<f4"}
 _PLANES_AT = {"gray": (0,), "rgb": (0, 1, 2), "bgr": (2, 1, 0), "rgba": (0, 1, 2, 3), "bgra": (2, 1, 0, 3)}
 """Where each of our planes is among the interleaved channels."""
+_LONGEST = 10_000_000
+"""Frames from the first to the last one held, at most: four days. Every one of them has a time in memory."""
 
 
 class RawFramesSource(VideoSource):
@@ -31,6 +33,12 @@ class RawFramesSource(VideoSource):
             raise MediaError("media-empty", f"{path} holds no frames.", "Upload frames first.")
         refuse_tiny(path, raw_format.width, raw_format.height)
         available = FrameRange.between(indices[0], indices[-1] + 1)
+        if available.duration > _LONGEST:
+            raise MediaError(
+                "frames-missing",
+                f"Nearly all of the frames {available} were not uploaded.",
+                "Count from the first frame of the clip, and upload every frame of it.",
+            )
         depth = {"uint8": 8, "uint16": 16}.get(raw_format.sample, 32)
         is_gray = raw_format.channels == "gray"
         layout = PixelLayout("gray" if is_gray else "rgb", depth, has_alpha=raw_format.channels in ("rgba", "bgra"))
