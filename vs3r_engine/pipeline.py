@@ -36,7 +36,7 @@ from vs3r_engine.stages.bounds import LOOK_EVERY_FRAMES, BoundsObserver, with_ba
 from vs3r_engine.stages.complete import Completer
 from vs3r_engine.stages.framing import framed
 from vs3r_engine.stages.mask import masks_of
-from vs3r_engine.stages.overlay import OverlayObserver, with_overlay, without_overlay
+from vs3r_engine.stages.overlay import OverlayObserver, bounds_and_overlay, with_overlay, without_overlay
 from vs3r_engine.stages.reconstruct import shots
 from vs3r_engine.stages.smooth import smooth
 from vs3r_engine.timeline import FrameRange, parse_range
@@ -184,9 +184,8 @@ def render_frames(
     frames = (result.frame for result in rendered()) if completer is None else completer.complete(rendered(), views)
     for frame in frames:
         if frame.frame_index >= frame_range.start:
-            if overlay_stays:
-                frame = with_overlay(frame, views.required(frame.frame_index))
-            yield with_bars(frame, analysis.bounds)
+            frame = with_bars(frame, analysis.bounds)
+            yield with_overlay(frame, views.required(frame.frame_index)) if overlay_stays else frame
 
 
 class SourceViews:
@@ -298,8 +297,7 @@ def _write_analysis(job: Job, methods: Methods, source: VideoSource, directory: 
             done = first + len(frames) - job.analysis_range.start
             yield Progress("analyze", done, total, ANALYSIS_SHARE * done / total, dict(findings))
     findings |= {"moving_percent": round(100 * sum(moving) / total, 1), "shots": shot_count}
-    bounds = observer.bounds()
-    writer.finish(findings, bounds, overlays.mask(bounds, job.clip.width))
+    writer.finish(findings, *bounds_and_overlay(observer, overlays, job.clip.width))
 
 
 def _rendered(

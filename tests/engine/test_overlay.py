@@ -125,3 +125,25 @@ def test_a_logo_stays_where_it_is_or_moves_with_the_picture(tmp_path):
             frames = pipeline.render_frames(job, analysis, steady, job.render_range, source, methods)
             missed[choice] = np.mean([np.mean(frame.planes[0][ink] < 200) for frame in frames])
     assert missed["stay"] < 0.01 and missed["move"] > 0.1
+
+
+def test_a_letterbox_with_timecode_in_it_stays_black_and_legible(tmp_path):
+    clip = make_clip("regular", frames=30, width=320, height=200, seed=4)
+    ink = np.zeros((200, 320), np.uint8)
+    cv2.putText(ink, "01:00:00", (100, 192), cv2.FONT_HERSHEY_SIMPLEX, 0.6, 255, 2)
+    for i, frame in enumerate(clip.frames):
+        luma, *chroma = (plane.copy() for plane in frame.planes)
+        luma[:32], luma[-32:], luma[ink > 0] = 16, 16, 235
+        for plane in chroma:
+            plane[:16], plane[-16:] = 128, 128
+        clip._frames[i] = replace(frame, planes=(luma, *chroma))
+    path = clip.write(tmp_path / "dailies.mkv", crf=4)
+    job = pipeline.plan(str(path), str(tmp_path / "out.mkv"), Settings())
+    analysis = list(pipeline.analyze(job, DiskStore(tmp_path / "cache")))[-1]
+    steady, methods = pipeline.smoothed_path(job, analysis), choose_methods(job.settings, job.clip.rate)
+    beside = cv2.dilate(ink, np.ones((9, 9), np.uint8)) == 0
+    with open_source(str(path)) as source:
+        for frame in pipeline.render_frames(job, analysis, steady, job.render_range, source, methods):
+            luma = frame.planes[0]
+            assert luma[:32].max() < 20 and luma[-30:][beside[-30:]].max() < 24
+            assert luma[ink > 0].min() > 180

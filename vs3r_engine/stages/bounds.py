@@ -4,6 +4,7 @@ are no scene. Bars stay where they are; edge lines are filled like everything th
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 
 from vs3r_engine.frame import Frame
@@ -19,16 +20,18 @@ _EDGE_DARKNESS = 0.75
 
 
 class BoundsObserver:
-    """Looks at some frames of a clip and remembers one number per line: its brightest look, and its mean."""
+    """Looks at some frames of a clip and remembers per line its brightest look and its mean, and each pixel's brightest look."""
 
     def __init__(self) -> None:
         self._brightest: list[np.ndarray] = []
+        self._peak: np.ndarray | None = None
         self._total: list[np.ndarray] = []
 
     def look(self, frame: Frame) -> None:
         luma = frame.luma8()
         if not frame.colour.full_range and frame.layout.model != "rgb":
             luma = luma.clip(16)
+        self._peak = luma if self._peak is None else np.maximum(self._peak, luma)
         for axis, lines in enumerate((1, 0)):
             brightest = np.percentile(luma[:: 1 + 3 * (lines == 0), :: 1 + 3 * (lines == 1)], 99, axis=lines)
             total = luma.mean(axis=lines, dtype=np.float32)
@@ -39,15 +42,23 @@ class BoundsObserver:
                 self._brightest[axis] = np.maximum(self._brightest[axis], brightest)
                 self._total[axis] = self._total[axis] + total
 
-    def bounds(self) -> PictureBounds:
-        """What all looks together say; no bounds for a clip that is black throughout."""
-        if not self._brightest or max(lines.max() for lines in self._brightest) <= _BLACK_LEVEL:
+    def bounds(self, overlay_mask: np.ndarray | None = None) -> PictureBounds:
+        """What all looks together say; no bounds for a clip that is black throughout. A bar is one also where an overlay lies over
+        it ([h, w] bool of any size), as timecode does."""
+        if self._peak is None or max(lines.max() for lines in self._brightest) <= _BLACK_LEVEL:
             return PictureBounds()
+        line_peaks = self._brightest
+        if overlay_mask is not None:
+            lies_over = cv2.resize(overlay_mask.astype(np.uint8), self._peak.shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
+            beside = np.where(lies_over, np.nan, self._peak)
+            beside[lies_over.all(axis=1)] = self._peak[lies_over.all(axis=1)]
+            beside[:, lies_over.all(axis=0)] = self._peak[:, lies_over.all(axis=0)]
+            line_peaks = [np.nanpercentile(beside, 99, axis=lines) for lines in (1, 0)]
         bars: list[int] = []
         insets: list[int] = []
         for axis in (1, 0):
             for flip in (1, -1):
-                brightest, mean = self._brightest[axis][::flip], self._total[axis][::flip]
+                brightest, mean = line_peaks[axis][::flip], self._total[axis][::flip]
                 bar = int(np.argmax(brightest > _BLACK_LEVEL))
                 if bar > _LARGEST_BAR_SHARE * len(brightest):
                     bar = 0

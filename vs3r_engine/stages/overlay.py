@@ -10,6 +10,7 @@ import numpy as np
 
 from vs3r_engine.frame import Frame
 from vs3r_engine.scene import PictureBounds, Reconstruction, Rendered, View
+from vs3r_engine.stages.bounds import BoundsObserver
 from vs3r_engine.stages.mask import LEAST_ADVANTAGE_LEVELS, STEP_FRAMES, advantage_levels, found_differences, grid_at, predicted_flow
 from vs3r_engine.stages.render import is_identity, source_positions
 
@@ -74,6 +75,23 @@ class OverlayObserver:
         # Small print beside a logo is not found by itself.
         area = cv2.dilate(lies_over.astype(np.uint8), _square(columns // 26))
         return cv2.copyMakeBorder(area, top, bottom, left, right, cv2.BORDER_REPLICATE) > 0
+
+
+def bounds_and_overlay(bounds: BoundsObserver, overlays: OverlayObserver, width: int) -> tuple[PictureBounds, np.ndarray | None]:
+    """What is picture in frames `width` wide, and the mask of what lies over it or over its bars."""
+    plain = bounds.bounds()
+    mask = overlays.mask(plain, width)
+    if mask is None:
+        return plain, None
+    found = bounds.bounds(mask)
+    if found == plain:
+        return plain, mask
+    # A bar with timecode in it. Its inner edge stood still, but is no overlay; the timecode is.
+    rows, columns = mask.shape
+    left, top, right, bottom = (round(bar * columns / width) for bar in found.bars_px)
+    mask[top : rows - bottom, left : columns - right] = False
+    beside = overlays.mask(found, width)
+    return found, mask if beside is None else mask | beside
 
 
 def without_overlay(rendered: Rendered, view: View) -> Rendered:
