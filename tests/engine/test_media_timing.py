@@ -68,6 +68,16 @@ def test_a_recording_that_began_in_the_middle_of_a_group_begins_with_its_first_w
         assert number_of(next(source.frames(FrameRange(5, 1)))) == numbers[5]
 
 
+@pytest.mark.parametrize("offset_s", ["0", "0.8"])
+def test_broadcast_streams_one_after_the_other_lose_no_picture(tmp_path, offset_s):
+    first = make_clip(tmp_path / "first.ts", count=20)
+    second = make_clip(tmp_path / "second.ts", count=20, muxer={"output_ts_offset": offset_s})
+    path = tmp_path / "in.ts"
+    path.write_bytes(first.read_bytes() + second.read_bytes())
+    assert numbers_in(path) == [*range(20), *range(20)]
+    assert not probe(str(path)).is_variable_rate
+
+
 def test_two_ranges_can_be_read_at_the_same_time(tmp_path):
     path = make_clip(tmp_path / "in.mp4", count=COUNT, options={"g": "12"})
     with open_source(str(path)) as source:

@@ -311,10 +311,10 @@ def _counted_index(container: av.container.InputContainer, stream: av.VideoStrea
     shown: list[int] = []
     keys: list[tuple[int, int]] = []
     ends = -(1 << 62)
-    no_pts, has_order, packets = False, False, 0
+    no_pts, has_order, packets, damaged_end = False, False, 0, 0
     try:
         for packet in container.demux(stream):
-            if packet.size == 0 or packet.is_corrupt:
+            if packet.size == 0:
                 continue
             packets += 1
             pts = packet.pts
@@ -329,8 +329,10 @@ def _counted_index(container: av.container.InputContainer, stream: av.VideoStrea
             if not packet.is_discard:
                 shown.append(pts)
                 ends = max(ends, pts + (packet.duration or 0))
+                damaged_end = damaged_end + 1 if packet.is_corrupt else 0
     except av.FFmpegError as error:
         raise _cut_short(path, len(shown), stream.frames) from error
+    del shown[len(shown) - damaged_end :]  # of a broadcast stream that was cut; elsewhere such pictures can be decoded
     if not shown:
         raise MediaError(
             "media-truncated" if metadata.is_cut_short(path) else "media-unreadable",
