@@ -256,6 +256,23 @@ def test_a_cut_ends_what_is_drawn_on():
     assert all(output.planes[0].min() > 10 for output in outputs[:4])
 
 
+def test_a_shot_that_begins_without_a_hole_draws_on_no_other_shot_either():
+    views, targets, _ = panorama.shaken(24)
+    black = {i: replace(v, frame=replace(v.frame, planes=tuple(np.zeros_like(p) for p in v.frame.planes))) for i, v in views.items()}
+    shots = [{i: views[i] for i in range(12)}, {i: black[i] for i in range(12, 24)}]
+    targets |= {i: Target(i, views[i].camera, None) for i in (12, 13)}
+    completer = TemporalCompleter(FillSettings(), Fraction(30))
+    around = panorama.Held({})
+
+    def items():
+        for i in range(8, 24):
+            around.views = shots[i >= 12]
+            yield WarpRenderer().render(targets[i], shots[i >= 12][i], ())
+
+    outputs = list(completer.complete(items(), around))
+    assert all(output.planes[0].max() == 0 for output in outputs[4:])
+
+
 def test_anchors_stand_at_fixed_places_and_at_the_ends_of_a_shot():
     views, _, _ = panorama.shaken(18)
     cells = Cells.of(views[0].frame)

@@ -46,10 +46,13 @@ class Anchors:
         self._views, self._step, self._reach = views, step_frames, reach_frames
         self._held: dict[int, Anchor | None] = {}
 
-    def around(self, frame_index: int, cells: Cells) -> list[Anchor]:
-        """Those within reach of a frame and in its shot: every multiple of the step, and the shot's two ends."""
+    def move_to(self, frame_index: int) -> None:
+        """Forgets what the frames from here on cannot ask for: another shot's anchors. To be told of every frame."""
         if self._reach and self._views.view(frame_index - 1) is None:
             self._held.clear()
+
+    def around(self, frame_index: int, cells: Cells) -> list[Anchor]:
+        """Those within reach of a frame and in its shot: every multiple of the step, and the shot's two ends."""
         low, high = frame_index - self._reach, frame_index + self._reach
         for index in [held for held in self._held if held < low]:
             del self._held[index]

@@ -76,6 +76,8 @@ class TemporalCompleter:
         """See `Completer.complete`."""
         anchors = Anchors(views, self._step_frames, self.reach_frames)
         for item in rendered:
+            # Also of a frame without holes: it may be the first of a shot.
+            anchors.move_to(item.target.frame_index)
             yield self._completed(item, anchors, views) if item.hole_mask.any() else item.frame
 
     def _completed(self, item: Rendered, anchors: Anchors, views: Views) -> Frame:
