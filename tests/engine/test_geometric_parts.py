@@ -110,6 +110,14 @@ def test_black_and_noise_are_bridged_and_never_raise():
         assert column(pieces, "is_bridged").mean() > 0.5
 
 
+@pytest.mark.parametrize(("before", "after"), [(1, 0), (4, 0), (0, 20)])
+def test_black_before_and_after_a_picture_is_bad_and_the_picture_is_not(before, after):
+    black = np.zeros((96, 160), np.uint8)
+    pieces = checked(analysed([black] * before + shifted(30, 2, 1) + [black] * after), before + 30 + after)
+    is_bad = column(pieces, "is_bridged") & ~column(pieces, "is_repeated")
+    assert list(is_bad) == [True] * before + [False] * 30 + [True] * after
+
+
 def test_bad_frames_lie_on_the_way_between_their_neighbours_and_are_reported():
     pictures = shifted(40, 2, 1)
     whole = checked(analysed(pictures), 40)

@@ -43,6 +43,7 @@ class Link:
     kind: "linked" to the last good frame; "start" of a chain (the first frame, or no tracks across what lies before it);
     "repeated" (the same picture as the last good one); "bad" (no tracks could be followed to it).
     glimpse: [3, 3] of a bad link and of a start, the turn since the last good frame that the whole picture shows, if it does.
+    is_blank: of a start and of a repeated link, whether the picture has too little in it to follow, like a black one.
     ids, xy_from, xy_to: tracks from the last good frame, centred analysed pixels [m, 2]. to_from, log_zoom, weights:
     see PairMotion. votes: [m] sum 1. span_frames: frames since the last good one. pace: [2, 4] see Shutter.
     """
@@ -61,6 +62,12 @@ class Link:
     span_frames: int = 1
     pace: np.ndarray = field(default_factory=lambda: np.zeros((2, 4)))
     glimpse: np.ndarray | None = None
+    is_blank: bool = False
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether the frame's camera is only guessed."""
+        return self.kind == "bad" or self.is_blank
 
 
 class Chain:
@@ -98,7 +105,7 @@ class Chain:
             self._bad_in_a_row = 0
             return link
         self._bad_in_a_row += 1
-        if self._bad_in_a_row >= _RESTART_AFTER_FRAMES:
+        if self._bad_in_a_row >= _RESTART_AFTER_FRAMES or self._is_blank:
             found = self._tracker.begin(picture)
             if found >= FEWEST_TRACKS or self._bad_in_a_row >= _LONGEST_GAP_FRAMES:
                 self._bad_in_a_row, self._expected, self._last_index = 0, (np.eye(3), 0.0), index
@@ -185,7 +192,14 @@ class Chain:
     def _without_motion(self, index: int, kind: str, glimpse: np.ndarray | None = None) -> Link:
         nothing = np.zeros((0, 2))
         none = np.zeros(0)
-        return Link(index, kind, np.zeros(0, np.int64), nothing, nothing, none, none, np.eye(3), 0.0, 0.0, 0.0, glimpse=glimpse)
+        is_blank = kind != "bad" and self._is_blank
+        ids = np.zeros(0, np.int64)
+        return Link(index, kind, ids, nothing, nothing, none, none, np.eye(3), 0.0, 0.0, 0.0, glimpse=glimpse, is_blank=is_blank)
+
+    @property
+    def _is_blank(self) -> bool:
+        """Whether the last good picture has nothing to follow."""
+        return len(self._tracker.xy) < FEWEST_TRACKS
 
     def _centred(self, xy: np.ndarray) -> np.ndarray:
         return (xy - 0.5 * np.array(self._small)) * self._square

@@ -163,8 +163,8 @@ class _Shot:
         diagnostics = {
             "track_count": np.array([len(state.link.ids) for state in states]),
             "inlier_share": np.array([state.link.inlier_share for state in states]),
-            "is_bridged": np.array([state.link.kind in ("bad", "repeated") for state in states]),
-            "is_repeated": np.array([state.link.kind == "repeated" for state in states]),
+            "is_bridged": np.array([state.link.is_bad or state.link.kind == "repeated" for state in states]),
+            "is_repeated": np.array([state.link.kind == "repeated" and not state.link.is_bad for state in states]),
             "has_parallax": np.array([state.has_parallax for state in states]),
             "residual_rms_px": np.array([state.residual_rms_px for state in states]),
         }
@@ -190,7 +190,7 @@ class _Shot:
     def _count(self, states: list[_State]) -> None:
         self._frames += len(states)
         self._parallax_frames += sum(state.has_parallax for state in states)
-        self._bridged_frames += sum(state.link.kind in ("bad", "repeated") for state in states)
+        self._bridged_frames += sum(state.link.is_bad or state.link.kind == "repeated" for state in states)
         self._shake.add(np.stack([state.world_from_camera[:3, :3] for state in states]))
 
     def _calibrate(self, linked: list[Link]) -> None:
