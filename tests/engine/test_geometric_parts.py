@@ -139,6 +139,29 @@ def test_a_repeated_frame_stands_where_it_was_taken():
     assert list(np.flatnonzero(column(pieces, "is_repeated"))) == [11]
 
 
+def test_a_repeated_frame_stands_where_it_was_taken_after_a_flash_too():
+    pictures = shifted(30, 2, 0)
+    pictures[11], pictures[12] = np.full_like(pictures[0], 255), pictures[10]
+    path = np.concatenate([piece.trajectory.world_from_camera for piece in checked(analysed(pictures), 30)])
+    assert (path[12] == path[10]).all() and (path[11] != path[10]).any()
+
+
+@pytest.mark.parametrize("picture", [texture(64, 48), np.zeros((48, 64), np.uint8)])
+def test_a_picture_that_stands_still_is_not_waited_for_until_it_moves(picture):
+    read = done = 0
+
+    def endless():
+        nonlocal read
+        while read < 2000:
+            yield Frame(read, (picture,), GRAY)
+            read += 1
+
+    for piece in GeometricReconstructor(AnalysisSettings()).reconstruct(endless(), RATE):
+        done += len(piece.trajectory)
+        assert read - done <= 100 and len(piece.trajectory) <= 200
+    assert done == 2000
+
+
 def test_a_jump_of_a_quarter_of_the_picture_is_found_again():
     pictures = shifted(24, 2, 0, 320, 96)
     big = texture(700, 96, seed=5)
@@ -165,9 +188,9 @@ def yaw_and_roll_deg(pieces: list[Reconstruction]) -> np.ndarray:
     return np.degrees(np.stack([np.arctan2(path[:, 0, 2], path[:, 2, 2]), np.arctan2(path[:, 1, 0], path[:, 1, 1])], axis=1))
 
 
-@pytest.mark.parametrize(("blurred", "away"), [([13], slice(13, 14)), ([13, 14, 15, 16], slice(13, None))])
+@pytest.mark.parametrize(("blurred", "away"), [([13], slice(13, 14)), ([13, 14, 15, 16], slice(13, None)), ([22, 23], slice(22, None))])
 def test_frames_too_blurred_for_tracks_stand_where_the_whole_picture_shows_them(blurred, away):
-    # The second: too many to go on from, so that the chain begins anew, where the camera has gone meanwhile.
+    # The second: too many to go on from, so that the chain begins anew, where the camera has gone meanwhile. The third: the shot's end.
     patches = cv2.resize(texture(45, 15, seed=7), (900, 300), interpolation=cv2.INTER_CUBIC)
     turn_deg = np.stack([np.arange(24) * 0.3, np.zeros(24)], axis=1)
     turn_deg[away] += 5.0, 3.0
@@ -175,7 +198,7 @@ def test_frames_too_blurred_for_tracks_stand_where_the_whole_picture_shows_them(
     for i in blurred:
         pictures[i] = cv2.GaussianBlur(pictures[i], (0, 0), 7)
     pieces = checked(analysed(pictures, focal_mm=36 * 378 / 420), 24)
-    assert column(pieces, "is_bridged")[13]
+    assert column(pieces, "is_bridged")[blurred].any()
     assert np.abs(yaw_and_roll_deg(pieces) - turn_deg).max() < 0.6
 
 

@@ -137,13 +137,18 @@ class _Shot:
             self._add(link)
         if self._is_calibrated and len(self._waiting) > _LONGEST_WAIT_FRAMES:
             self._settle_all()
+            self._leave_waiting()
 
     def finish(self) -> None:
         """Makes every frame final: the shot has ended."""
         if not self._is_calibrated:
             self._calibrate([link for link in self._waiting if link.kind in ("start", "linked")])
         self._settle_all()
-        self._final += [self._standing(link) for link in self._waiting]
+        self._leave_waiting()
+
+    def _leave_waiting(self) -> None:
+        """Makes final what no later good frame is waited for."""
+        self._final += [self._on_the_way(link, self._node, 0.0, self._residual) for link in self._waiting]
         self._waiting = []
 
     def taken(self) -> Reconstruction:
@@ -242,7 +247,8 @@ class _Shot:
             for link in between:
                 # A repeated picture stands where it was taken; a bad one lies on the way to the next good one.
                 step += link.kind == "bad"
-                self._final.append(self._on_the_way(link, node, step / steps if node.link.kind == "linked" else 0.0, field_px))
+                is_between = node.link.kind == "linked" and link.kind == "bad"
+                self._final.append(self._on_the_way(link, node, step / steps if is_between else 0.0, field_px))
             self._residual = self._residual + field_px
             self._node = node
             self._final.append(self._standing(node.link, rms_px))
@@ -273,9 +279,10 @@ class _Shot:
             self._depth.flatten()
         return field_px, float(np.sqrt(np.mean(field_px**2)))
 
-    def _on_the_way(self, link: Link, node: Node, share: float, field_px: np.ndarray) -> _State:
+    def _on_the_way(self, link: Link, node: Node | None, share: float, field_px: np.ndarray) -> _State:
+        """A frame that far on the way from the last node to this one; where the whole picture shows it, if it does."""
         state = self._standing(link)
-        if share > 0 and self._node is not None:
+        if share > 0 and self._node is not None and node is not None:
             vector = vector_from_rotation(self._node.rotation.T @ node.rotation)
             state.world_from_camera[:3, :3] = self._node.rotation @ rotation_from_vector(share * vector)
             state.world_from_camera[:3, 3] += share * (node.centre - self._node.centre)
