@@ -8,6 +8,8 @@ import numpy as np
 
 from vs3r_engine.errors import EngineFault
 
+_LARGEST_HALF = np.float32(65504)
+
 # Masks are plain bool arrays [h, w]; the name says what True means, and there are only two names:
 #   dynamic_mask   True = the scene point moves by itself
 #   hole_mask      True = nothing was rendered here
@@ -78,6 +80,14 @@ class Frame:
     @property
     def height(self) -> int:
         return self.planes[0].shape[0]
+
+    def of_numbers(self) -> "Frame":
+        """The frame with every float sample a number within a half float's range: NaN becomes 0. Renderers write such pixels, and one of
+        them would be all of a sum over the picture. The same frame where there is none."""
+        if self.layout.bit_depth < 32 or all(max(-plane.min(), plane.max()) <= _LARGEST_HALF for plane in self.planes):
+            return self
+        planes = (np.nan_to_num(plane).clip(-_LARGEST_HALF, _LARGEST_HALF) for plane in self.planes)
+        return replace(self, planes=tuple(planes))
 
     def luma(self) -> np.ndarray:
         """[h, w] brightness in the layout's own dtype; a view where the first plane already is it."""

@@ -34,6 +34,21 @@ class Counted(VideoSource):
         self.is_closed = True
 
 
+class Unearthly(Counted):
+    """One float frame with what is no picture."""
+
+    def _decode(self, frame_range):
+        plane = np.full((16, 16), 0.5, np.float32)
+        plane[0, :5] = np.nan, np.inf, -np.inf, 1e30, -3.0
+        yield Frame(0, (plane, np.ones_like(plane)), PixelLayout("gray", 32, has_alpha=True))
+
+
+def test_what_is_no_number_leaves_no_source():
+    (frame,) = Unearthly().frames(FrameRange(0, 1))
+    assert frame.planes[0][0, :6].tolist() == [0.0, 65504.0, -65504.0, 65504.0, -3.0, 0.5]
+    assert frame.planes[1].min() == 1.0
+
+
 def indices(source: VideoSource, start: int, end: int) -> list[int]:
     return [frame.frame_index for frame in source.frames(FrameRange.between(start, end))]
 

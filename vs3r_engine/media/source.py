@@ -30,7 +30,7 @@ class VideoSource(ABC):
                 f"The range {frame_range} asks for frames that do not exist: {self.info.clip.path} holds {available}.",
                 "Trim the range, or relink the full-length file.",
             )
-        return self._decode(frame_range)
+        return (frame.of_numbers() for frame in self._decode(frame_range))
 
     @abstractmethod
     def _decode(self, frame_range: FrameRange) -> Iterator[Frame]:
