@@ -263,6 +263,17 @@ def test_the_tracker_measures_a_shift_to_a_twentieth_of_a_pixel():
     assert np.abs(np.median(pair.xy_to - pair.xy_from, axis=0) - [-3.3, 1.6]).max() < 0.05
 
 
+def test_bars_hold_no_track_still():
+    pictures = shifted(2, 2, 3)
+    for picture in pictures:
+        picture[:12] = picture[-14:] = picture[:, :9] = 16
+    tracker = Tracker(160, 96)
+    tracker.begin(pictures[0])
+    pair = tracker.follow(pictures[1])
+    assert len(pair) > 60
+    assert np.abs(pair.xy_to - pair.xy_from + (2, 3)).max() < 0.5
+
+
 def test_a_large_moving_object_does_not_take_the_camera_along():
     rng = np.random.default_rng(3)
     points = rng.uniform([-320, -180], [320, 180], (300, 2))

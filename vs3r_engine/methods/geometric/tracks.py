@@ -19,6 +19,12 @@ _FLAT_EIGENVALUE = 2e-5
 """Smaller eigenvalue of the 3 x 3 structure tensor (picture scaled to 0..1 by OpenCV) under which a corner is noise."""
 
 
+_DARK_LEVEL = 26
+"""Luma up to which lines at the picture's edge are taken for a bar, as in `stages.bounds`; dark picture has no corners to lose."""
+_BAR_KEEP_OFF_PX = 1 + _WINDOW_PX // 2
+"""A track closer than this to a bar would be followed by the bar's edge, which stands still."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PairTracks:
     """Tracks between two pictures. `ids` [m] name a scene point while it is followed; `xy_from`, `xy_to` [m, 2] float64
@@ -87,7 +93,8 @@ class Tracker:
             criteria=(cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 4, 0.02),
             flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
         )
-        inside = np.all((found > 1.0) & (found < np.array([self._width - 2, self._height - 2], np.float32)), axis=1)
+        low, high = _without_bars(picture)
+        inside = np.all((found > low + 1.0) & (found < high - 2.0), axis=1)
         kept = (status.ravel() > 0) & (status_back.ravel() > 0) & inside & (np.abs(back - self._xy).max(axis=1) < _ROUND_TRIP_PX)
         return PairTracks(self._ids[kept], self._xy[kept].astype(np.float64) + 0.5, found[kept].astype(np.float64) + 0.5)
 
@@ -125,8 +132,10 @@ class Tracker:
         cell_h, cell_w = small.shape[0] // self._rows, small.shape[1] // self._columns
         if cell_h < 1 or cell_w < 1:
             return
-        rim = 2
-        strength[:rim], strength[-rim:], strength[:, :rim], strength[:, -rim:] = 0, 0, 0, 0
+        rim, per_px = 2, np.array([small.shape[1] / self._width, small.shape[0] / self._height])
+        low, high = (np.ceil(side * per_px).astype(int) for side in _without_bars(self._picture))
+        strength[: low[1] + rim], strength[max(high[1] - rim, 0) :] = 0, 0
+        strength[:, : low[0] + rim], strength[:, max(high[0] - rim, 0) :] = 0, 0
         used = strength[: cell_h * self._rows, : cell_w * self._columns]
         blocks = used.reshape(self._rows, cell_h, self._columns, cell_w).swapaxes(1, 2).reshape(self._rows * self._columns, -1)
         best = blocks.argmax(axis=1)
@@ -145,3 +154,14 @@ class Tracker:
         self._xy = np.concatenate([self._xy, xy[wanted].astype(np.float32)])
         self._ids = np.concatenate([self._ids, np.arange(self._next_id, self._next_id + count)])
         self._next_id += count
+
+
+def _without_bars(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[2], [2] (x, y) of the part of a picture in which tracks are not led by letterbox or pillarbox bars."""
+    low, high = [0, 0], [picture.shape[1], picture.shape[0]]
+    for axis in (0, 1):
+        lit = np.flatnonzero(picture.max(axis=axis) > _DARK_LEVEL)
+        if len(lit):
+            low[axis] = int(lit[0]) + _BAR_KEEP_OFF_PX if lit[0] else 0
+            high[axis] = int(lit[-1]) + 1 - _BAR_KEEP_OFF_PX if lit[-1] + 1 < high[axis] else high[axis]
+    return np.array(low), np.array(high)
