@@ -144,7 +144,7 @@ def smoothed_path(job: Job, analysis: Analysis) -> Trajectory:
     """The path the output is seen from, for every analysed frame: smoothed, then framed."""
     rate, settings = job.clip.rate, job.settings
     path = smooth(analysis.trajectory, analysis.shots, rate, settings.path, analysis.plane_depth)
-    return framed(analysis.trajectory, path, analysis.shots, rate, settings.frame, analysis.plane_depth)
+    return framed(analysis.trajectory, path, analysis.shots, rate, settings.frame, analysis.plane_depth, analysis.bounds)
 
 
 def render_frames(

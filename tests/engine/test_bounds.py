@@ -102,3 +102,19 @@ def test_a_letterboxed_clip_is_steady_between_its_bars(tmp_path):
                 assert edge.mean() > 0.8 * inside.mean() and edge.min() > 20
     # Bars are nothing that was missing: a quarter of every frame is theirs.
     assert 0 < max(shares.values()) < 0.2
+
+
+@pytest.mark.parametrize("zoom", ["static", "dynamic"])
+def test_crop_shows_nothing_unseen_between_the_bars(tmp_path, zoom):
+    clip = make_clip("regular", frames=24, width=192, height=136, seed=3)
+    for i, frame in enumerate(clip.frames):
+        clip._frames[i] = darkened(frame, 0, 16, 0, 16, 16)
+    path = clip.write(tmp_path / "wide.mkv", crf=6)
+    job = pipeline.plan(
+        str(path), "unused.mkv", Settings().with_values({"frame.framing": "crop", "frame.zoom": zoom, "frame.zoom_limit": 300})
+    )
+    analysis = list(pipeline.analyze(job, DiskStore(tmp_path / "cache")))[-1]
+    methods, steady, shares = choose_methods(job.settings, job.clip.rate), pipeline.smoothed_path(job, analysis), {}
+    with open_source(str(path)) as source:
+        list(pipeline.render_frames(job, analysis, steady, job.render_range, source, methods, shares))
+    assert max(shares.values()) < 0.001  # depth is judged as one plane

@@ -8,11 +8,14 @@ from fractions import Fraction
 import numpy as np
 
 from vs3r_engine.camera import Trajectory
+from vs3r_engine.scene import PictureBounds
 from vs3r_engine.settings import FrameSettings
 from vs3r_engine.timeline import FrameRange
 
 _GRID = 20
 """Cells per side whose centres stand for the picture when coverage is judged; no decision made of it is finer than 5 %."""
+_KEPT_OFF_PX = 3
+"""How close renderers read to lines without picture: a kernel's reach."""
 _ROWS = 256
 """Frames looked at at once, so that a long shot takes no more memory than a byte a cell."""
 
@@ -51,9 +54,10 @@ def framed(
     rate: Fraction,
     settings: FrameSettings,
     plane_depth: np.ndarray | None = None,
+    bounds: PictureBounds = PictureBounds(),
 ) -> Trajectory:
-    """`smoothed` with its focal lengths raised so that, up to the zoom limit, no output pixel is unseen (framing "crop");
-    other framings come back as they are. Static: one zoom a shot; dynamic: a slowly varying one."""
+    """`smoothed` with its focal lengths raised so that, up to the zoom limit, no output pixel between the clip's bars is unseen
+    (framing "crop"); other framings come back as they are. Static: one zoom a shot; dynamic: a slowly varying one."""
     if settings.framing != "crop":
         return smoothed
     zoom = np.ones(len(smoothed))
@@ -61,7 +65,7 @@ def framed(
         part = slice(shot.start - measured.first_frame, shot.end_exclusive - measured.first_frame)
         depth = None if plane_depth is None else plane_depth[part]
         args = measured.sliced(shot.start, shot.end_exclusive), smoothed.sliced(shot.start, shot.end_exclusive)
-        needed = _needed_zoom(*args, depth, settings.zoom_limit / 100.0)
+        needed = _needed_zoom(*args, depth, settings.zoom_limit / 100.0, bounds)
         if settings.zoom == "static":
             zoom[part] = needed.max()
         else:
@@ -109,9 +113,12 @@ def _cell_centres(path: Trajectory) -> np.ndarray:
     return np.stack(np.meshgrid(cells * path.width, cells * path.height), axis=-1).reshape(-1, 2)
 
 
-def _needed_zoom(measured: Trajectory, smoothed: Trajectory, plane_depth: np.ndarray | None, limit: float) -> np.ndarray:
-    """[n] smallest zoom in [1, limit] at which the whole border of the output is seen, by bisection."""
-    across, down = np.linspace(0.5, measured.width - 0.5, 33), np.linspace(0.5, measured.height - 0.5, 33)
+def _needed_zoom(
+    measured: Trajectory, smoothed: Trajectory, plane_depth: np.ndarray | None, limit: float, bounds: PictureBounds
+) -> np.ndarray:
+    """[n] smallest zoom in [1, limit] at which the whole border of the output, or of what its bars leave, is seen, by bisection."""
+    left, top, right, bottom = bounds.bars_px
+    across, down = np.linspace(left + 0.5, measured.width - right - 0.5, 33), np.linspace(top + 0.5, measured.height - bottom - 0.5, 33)
     border = np.concatenate(
         [
             np.stack(np.broadcast_arrays(x, y), axis=-1)
@@ -119,16 +126,22 @@ def _needed_zoom(measured: Trajectory, smoothed: Trajectory, plane_depth: np.nda
         ]
     )
     low, high = np.ones(len(measured)), np.full(len(measured), limit)
-    is_seen_at_one = (_excess(measured, smoothed, plane_depth, border) <= 0).all(axis=1)
+    is_seen_at_one = (_excess(measured, smoothed, plane_depth, border, bounds) <= 0).all(axis=1)
     for _ in range(14):
         middle = (low + high) / 2
-        is_seen = (_excess(measured, zoomed(smoothed, middle), plane_depth, border) <= 0).all(axis=1)
+        is_seen = (_excess(measured, zoomed(smoothed, middle), plane_depth, border, bounds) <= 0).all(axis=1)
         low, high = np.where(is_seen, low, middle), np.where(is_seen, middle, high)
     return np.where(is_seen_at_one, 1.0, high)
 
 
-def _excess(measured: Trajectory, smoothed: Trajectory, plane_depth: np.ndarray | None, pixels: np.ndarray) -> np.ndarray:
-    """[n, m] how far (px) output pixels' sources lie outside the measured frame; at most 0 inside."""
+def _excess(
+    measured: Trajectory,
+    smoothed: Trajectory,
+    plane_depth: np.ndarray | None,
+    pixels: np.ndarray,
+    bounds: PictureBounds = PictureBounds(),
+) -> np.ndarray:
+    """[n, m] how far (px) output pixels' sources lie outside the measured frame's picture; at most 0 inside."""
     n = len(measured)
     points = np.concatenate([pixels, np.ones((len(pixels), 1))], axis=1)
     source_from_world = measured.K @ np.swapaxes(measured.world_from_camera[:, :3, :3], 1, 2)
@@ -143,9 +156,9 @@ def _excess(measured: Trajectory, smoothed: Trajectory, plane_depth: np.ndarray 
         source = source + _residual_at(measured.residual_px - smoothed.residual_px, pixels, measured.width, measured.height).reshape(
             n, -1, 2
         )
-    size = np.array([measured.width, measured.height])
+    left, top, right, bottom = (inset + _KEPT_OFF_PX if inset else 0 for inset in bounds.inset_px)
     # Half a pixel is the reach of a pixel's own area: sampling its centre on the border is still inside.
-    outside = np.maximum(-source, source - size).max(axis=-1)
+    outside = np.maximum((left, top) - source, source - (measured.width - right, measured.height - bottom)).max(axis=-1)
     return np.where(is_ahead, outside, np.inf)
 
 
