@@ -117,10 +117,11 @@ def test_locked_stands_still():
     assert np.ptp(calm.world_from_camera, axis=0).max() < 1e-12
 
 
-def test_horizon_lock_takes_the_roll_out_of_a_wandering_horizon():
+@pytest.mark.parametrize("smoothness", [50.0, 0.0])
+def test_horizon_lock_takes_the_roll_out_of_a_wandering_horizon(smoothness):
     roll = 6 * np.sin(np.linspace(0, 3, 240))
     measured = path_of(Rotation.from_rotvec(np.radians(roll)[:, None] * np.array([0.0, 0.0, 1.0])))
-    calm = smooth(measured, whole(measured), RATE, PathSettings(horizon_lock=True))
+    calm = smooth(measured, whole(measured), RATE, PathSettings(horizon_lock=True, smoothness=smoothness))
     right = calm.world_from_camera[:, :3, 0]
     assert np.ptp(np.degrees(np.arcsin(right[:, 1]))) < 0.01
     assert np.allclose(np.linalg.det(calm.world_from_camera[:, :3, :3]), 1.0)

@@ -39,20 +39,22 @@ def smooth(
 ) -> Trajectory:
     """The path the output is rendered from, for the same frames as `measured`.
 
-    A path of constant velocity comes out unchanged, also at its ends; strength 0 or smoothness 0 gives `measured` back.
+    A path of constant velocity comes out unchanged, also at its ends; strength 0 gives `measured` back, and so does smoothness 0
+    without a horizon lock.
     plane_depth: [n] median scene depth in scene units, to judge how far a moved camera sees; None = rotation only.
 
     Source: eq. 2-3, applied to world_from_camera. The end rule is ours: a Gaussian-weighted straight line instead of a
     weighted mean, which is the same thing wherever the window is whole.
     """
     mix = settings.strength / 100.0
-    if mix == 0.0 or (settings.mode == "smooth" and settings.smoothness == 0.0):
+    is_followed = settings.mode == "smooth" and settings.smoothness == 0.0
+    if mix == 0.0 or (is_followed and not settings.horizon_lock):
         return measured
     pieces = []
     for shot in shots:
         part = measured.sliced(shot.start, shot.end_exclusive)
         depth = None if plane_depth is None else plane_depth[shot.start - measured.first_frame : shot.end_exclusive - measured.first_frame]
-        calm = _calmed(part, rate, settings, depth)
+        calm = part if is_followed else _calmed(part, rate, settings, depth)
         if settings.horizon_lock:
             calm = _levelled(calm)
         pieces.append(blended(part, calm, np.full(len(part), mix)))
