@@ -155,6 +155,21 @@ def test_breathing_exposure_leaves_no_step():
             assert abs(np.median(error)) < 2 and psnr(output, truths[i], item.hole_mask) > 29
 
 
+def test_a_fade_leaves_no_bright_rim():
+    views, targets, truths = panorama.shaken(30)
+
+    def faded(frame: Frame) -> Frame:
+        share = np.clip(1.0 - (frame.frame_index - 10) / 12, 0.25, 1.0)
+        return replace(frame, planes=(np.rint(frame.planes[0] * share).astype(np.uint8), *frame.planes[1:]))
+
+    dimmed = {i: replace(view, frame=faded(view.frame)) for i, view in views.items()}
+    outputs, rendered = run(dimmed, targets, range(12, 20))
+    for output, item in zip(outputs, rendered, strict=True):
+        if item.hole_mask.sum() > 200:
+            error = (output.planes[0].astype(float) - faded(truths[output.frame_index]).planes[0])[item.hole_mask]
+            assert abs(np.median(error)) < 5
+
+
 def test_a_moving_object_in_another_frame_is_not_copied_where_any_frame_shows_what_is_behind_it():
     views, targets, _ = panorama.shaken(30)
     marked = {}
