@@ -67,13 +67,18 @@ def test_a_cancel_that_comes_after_the_jobs_end_does_not_cancel_its_next_run(tmp
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no named pipes in folders")
-def test_a_file_that_never_answers_holds_up_nothing_but_probes(tmp_path):
+def test_a_file_that_never_answers_holds_up_nothing_else(tmp_path):
     os.mkfifo(tmp_path / "silent.json")
     path = make_media(tmp_path / "a.json")
     with worker(tmp_path) as (process, reports):
-        process.send(ProbeOrder(1, p.Source(path=str(tmp_path / "silent.json"))))
+        for ticket in (1, 2):
+            process.send(ProbeOrder(ticket, p.Source(path=str(tmp_path / "silent.json"))))
         process.send(JobOrder("j", "analyze", p.Source(path=path), p.SettingsChoice(), None, False))
         assert end_of_job(reports) == "done"
+        process.send(ProbeOrder(3, p.Source(path=path)))
+        assert reports.get(timeout=10).ticket == 3
+        (tmp_path / "silent.json").write_text((tmp_path / "a.json").read_text())
+        assert {reports.get(timeout=10).ticket for _ in range(2)} == {1, 2}, "examined once, told to both"
 
 
 def test_a_frame_past_the_end_leaves_its_clip_open(tmp_path):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inside the worker process: one job at a time, step by step, and single frames between the steps.
 
-The reading thread takes orders and cancels at once, another one probes: a file on a share that is gone may take for ever. The main
-thread computes. The worker ends with its pipe.
+The reading thread takes orders and cancels at once, each probe has one of its own: a file on a share that is gone may take for
+ever. The main thread computes. The worker ends with its pipe.
 """
 
 import importlib
@@ -21,7 +21,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from vs3r_engine.errors import DiskFull, EngineFault, OutOfMemory, VS3RError
-from vs3r_engine.service.protocol import Error, ProbeReply, error_of
+from vs3r_engine.service.protocol import Error, ProbeReply, encode, error_of
 from vs3r_engine.service.worker import (
     CancelOrder,
     FrameDone,
@@ -35,6 +35,8 @@ from vs3r_engine.service.worker import (
     ProbeOrder,
     Ready,
 )
+
+PROBES_AT_ONCE = 16
 
 
 def main(pipe: Connection, pipeline: str, cache_root: str, cache_limit_bytes: int) -> None:
@@ -53,7 +55,9 @@ class Worker:
         self._pipe = pipe
         self._sending = threading.Lock()
         self._orders: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._probes: queue.SimpleQueue[ProbeOrder] = queue.SimpleQueue()
+        self._probes: dict[bytes, list[int]] = {}
+        """Tickets that wait for what is being examined, by the encoded source."""
+        self._probing = threading.Lock()
         self._cancelled: set[str] = set()
         self._job: JobOrder | None = None
         self._steps: Iterator[JobProgress | JobEnded] = iter(())
@@ -65,7 +69,6 @@ class Worker:
 
     def run(self) -> None:
         threading.Thread(target=self._read, name="orders", daemon=True).start()
-        threading.Thread(target=self._answer_probes, name="probes", daemon=True).start()
         self.send(Ready(device_name()))
         while True:
             try:
@@ -94,7 +97,7 @@ class Worker:
                 if isinstance(order, CancelOrder):
                     self._cancelled.add(order.job_id)
                 elif isinstance(order, ProbeOrder):
-                    self._probes.put(order)
+                    self._begin_probe(order)
                 else:
                     if isinstance(order, JobOrder):  # a cancel that came after its job's end was not meant for this run
                         self._cancelled.discard(order.job_id)
@@ -103,10 +106,22 @@ class Worker:
             pass
         os._exit(0)  # the server is gone or wants us gone; finished chunks are already safe
 
-    def _answer_probes(self) -> None:
-        while True:
-            order = self._probes.get()
-            self.send(Probed(order.ticket, self._probe(order)))
+    def _begin_probe(self, order: ProbeOrder) -> None:
+        """It is examined, once for all who ask for it meanwhile; where too much is, its ticket runs out."""
+        source = encode(order.source)
+        with self._probing:
+            if source in self._probes:
+                self._probes[source].append(order.ticket)
+            elif len(self._probes) < PROBES_AT_ONCE:
+                self._probes[source] = [order.ticket]
+                threading.Thread(target=self._answer_probe, args=(order, source), name="probe", daemon=True).start()
+
+    def _answer_probe(self, order: ProbeOrder, source: bytes) -> None:
+        reply = self._probe(order)
+        with self._probing:
+            tickets = self._probes.pop(source)
+        for ticket in tickets:
+            self.send(Probed(ticket, reply))
 
     def _probe(self, order: ProbeOrder) -> ProbeReply | Error:
         from vs3r_engine.service.playback import job_of
