@@ -295,6 +295,10 @@ def test_the_command_measures_folders_and_prints_where_the_tables_are(tmp_path):
     assert answer.exit_code == 0, answer.output
     assert "no result for Crowd/1" in answer.output
     assert "| r | 1.000 |" in (tmp_path / "out" / "results.md").read_text()
+    (tmp_path / "file").touch()
+    refused = CliRunner().invoke(app, [*folders, "-o", str(tmp_path / "file")])
+    assert isinstance(refused.exception, MediaError) and refused.exception.code == "output-unwritable"
+    assert CliRunner().invoke(app, [*folders, "--jobs", "-3"]).exit_code == 2
     refused = CliRunner().invoke(app, [str(tmp_path / "o")])
     assert isinstance(refused.exception, SettingsError)
 

@@ -13,7 +13,7 @@ def evaluate(
     originals: Annotated[Path, typer.Argument(help="Folder of the original clips (NUS layout or any).")],
     results: Annotated[list[Path] | None, typer.Argument(help="Folders of results, paired by relative path.")] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the tables.")] = Path("evaluation"),
-    jobs: Annotated[int, typer.Option(help="Clips measured at once; 0 = one for each core.")] = 0,
+    jobs: Annotated[int, typer.Option(min=0, help="Clips measured at once; 0 = one for each core.")] = 0,
     every: Annotated[int, typer.Option(min=1, help="Measure every n-th frame, to be quicker.")] = 1,
     published: Annotated[bool, typer.Option(help="Also as the paper's own code measures.")] = True,
     quick: Annotated[bool, typer.Option("--quick", help="That at width 640 and from what is measured anyway.")] = False,

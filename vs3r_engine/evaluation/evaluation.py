@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from vs3r_engine.errors import VS3RError
+from vs3r_engine.errors import MediaError, VS3RError
 from vs3r_engine.evaluation.pairs import Pair, Pairing
 from vs3r_engine.evaluation.tables import METRICS, PUBLISHED_COLUMNS, markdown, mean, metric
 
@@ -88,9 +88,12 @@ def evaluate(
 ) -> list[Row]:
     """Measure every pair and keep the rows in folder/evaluation.jsonl; the rows of all pairs, in order.
 
-    told: called with (done, total, row) as rows become known.
+    told: called with (done, total, row) as rows become known. Raises: MediaError `output-unwritable`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MediaError("output-unwritable", f"The folder {folder} cannot be made: {error.strerror}.", "Name another with -o.") from error
     log = folder / "evaluation.jsonl"
     known = {(row.label, row.name, row.key): row for row in _rows(log)}
     tasks = [(pairing.label, pair, _key(pair, asked)) for pairing in pairings for pair in pairing.pairs]
