@@ -32,7 +32,7 @@ from vs3r_engine.media.kept import KeptSource
 from vs3r_engine.methods.choice import Methods, choose_methods
 from vs3r_engine.scene import Rendered, Target, View
 from vs3r_engine.settings import Settings
-from vs3r_engine.stages.bounds import LOOK_EVERY_FRAMES, BoundsObserver, with_bars
+from vs3r_engine.stages.bounds import BoundsObserver, look_every_frames, with_bars
 from vs3r_engine.stages.complete import Completer
 from vs3r_engine.stages.framing import framed
 from vs3r_engine.stages.mask import masks_of
@@ -271,13 +271,13 @@ def _write_analysis(job: Job, methods: Methods, source: VideoSource, directory: 
     moving: list[float] = []
     total = job.analysis_range.duration
     small: dict[int, Frame] = {}
-    observer, overlays = BoundsObserver(), OverlayObserver()
+    observer, overlays, look_every = BoundsObserver(), OverlayObserver(), look_every_frames(total)
 
     def remembered(frames: Iterable[Frame]) -> Iterator[Frame]:
         # The mask looks at frames again, small, once the reconstructor has understood them.
         for frame in frames:
             small[frame.frame_index] = methods.flow.prepared(frame)
-            if (frame.frame_index - job.analysis_range.start) % LOOK_EVERY_FRAMES == 0:
+            if (frame.frame_index - job.analysis_range.start) % look_every == 0:
                 observer.look(frame)
             yield frame
 

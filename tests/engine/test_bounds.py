@@ -13,7 +13,7 @@ from vs3r_engine.media.decode import open_source
 from vs3r_engine.methods.choice import choose_methods
 from vs3r_engine.service.cache import DiskStore
 from vs3r_engine.settings import Settings
-from vs3r_engine.stages.bounds import BoundsObserver, with_bars
+from vs3r_engine.stages.bounds import BoundsObserver, look_every_frames, with_bars
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,34 @@ def test_a_pillarbox_with_coding_noise_is_found(frames):
 def test_a_dark_edge_line_is_no_picture_and_no_bar(frames):
     bounds = looked([darkened(frame, 0, 1, 0, 2, 40) for frame in frames]).bounds()
     assert bounds.inset_px == (0, 1, 0, 2) and not any(bounds.bars_px)
+
+
+def test_a_dark_wall_in_linear_light_is_no_bar():
+    layout = PixelLayout("rgb", 32)
+    planes = tuple(np.full((96, 128), 0.4, np.float32) for _ in range(3))
+    for plane in planes:
+        plane[:24] = 0.03  # as dark on a screen as 48 of 255
+    assert not any(looked([Frame(0, planes, layout)]).bounds().bars_px)
+    for plane in planes:
+        plane[:24] = 0.0
+    assert looked([Frame(0, planes, layout)]).bounds().bars_px == (0, 24, 0, 0)
+
+
+def test_a_dark_part_of_a_full_range_picture_is_no_bar():
+    planes = tuple(np.full((96, 128), 120, np.uint8) for _ in range(3))
+    for plane in planes:
+        plane[:24] = 20
+    assert not any(looked([Frame(0, planes, PixelLayout("rgb", 8))]).bounds().bars_px)
+
+
+def test_a_star_in_a_night_sky_is_no_bar(frames):
+    night = darkened(frames[0], 0, 30, 0, 0, 18)
+    night.planes[0][5, 77] = 140
+    assert looked([night]).bounds().bars_px == (0, 5, 0, 0)
+
+
+def test_every_clip_is_looked_at_a_few_times_and_a_long_one_once_a_second():
+    assert [look_every_frames(count) for count in (1, 7, 24, 300, 9000)] == [1, 1, 3, 30, 30]
 
 
 def test_a_clip_that_is_black_throughout_is_all_picture(frames):

@@ -10,57 +10,67 @@ import numpy as np
 from vs3r_engine.frame import Frame
 from vs3r_engine.scene import PictureBounds
 
-LOOK_EVERY_FRAMES = 30
-_BLACK_LEVEL = 26
-"""8-bit luma up to which a whole line is taken for a bar: video black is 16, and bars carry some coding noise."""
+_LOOK_EVERY_FRAMES, _FEWEST_LOOKS = 30, 8
+_DARKEST_PICTURE_LEVELS = 10
+"""8-bit luma above black up to which a whole line is taken for a bar: bars carry some coding noise. Not in float pictures: there a dark
+wall is linear light of a few hundredths, and bars are 0."""
+_SPECK_LEVELS = 40
+"""A line with anything as bright as this above black, were it one star in a night sky, is no bar."""
 _LARGEST_BAR_SHARE = 0.3
 _EDGE_LINES = 4
 _EDGE_DARKNESS = 0.75
 """An edge line whose mean is below this share of the lines just inside is no picture; hand-held clips show 0.9 and more."""
 
 
+def look_every_frames(count: int) -> int:
+    """Every how manieth of `count` frames is looked at: of a few frames, the first may lie in a fade."""
+    return max(1, min(_LOOK_EVERY_FRAMES, count // _FEWEST_LOOKS))
+
+
 class BoundsObserver:
-    """Looks at some frames of a clip and remembers per line its brightest look and its mean, and each pixel's brightest look."""
+    """Looks at some frames of a clip and remembers how far above black each pixel and each line was at its brightest, and each
+    line's mean."""
 
     def __init__(self) -> None:
-        self._brightest: list[np.ndarray] = []
         self._peak: np.ndarray | None = None
+        self._line_peaks: list[np.ndarray] = []
         self._total: list[np.ndarray] = []
+        self._darkest = _DARKEST_PICTURE_LEVELS
 
     def look(self, frame: Frame) -> None:
-        luma = frame.luma8()
+        luma, black = frame.luma8(), np.uint8(0)
         if not frame.colour.full_range and frame.layout.model != "rgb":
-            luma = luma.clip(16)
-        self._peak = luma if self._peak is None else np.maximum(self._peak, luma)
-        for axis, lines in enumerate((1, 0)):
-            brightest = np.percentile(luma[:: 1 + 3 * (lines == 0), :: 1 + 3 * (lines == 1)], 99, axis=lines)
-            total = luma.mean(axis=lines, dtype=np.float32)
-            if len(self._brightest) <= axis:
-                self._brightest.append(brightest)
-                self._total.append(total)
-            else:
-                self._brightest[axis] = np.maximum(self._brightest[axis], brightest)
-                self._total[axis] = self._total[axis] + total
+            luma, black = luma.clip(16), np.uint8(16)
+        if frame.layout.bit_depth == 32:
+            self._darkest = 0
+        totals = [luma.mean(axis=lines, dtype=np.float32) for lines in (1, 0)]
+        luma = luma - black
+        peaks = _line_peaks(luma)
+        if self._peak is None:
+            self._peak, self._line_peaks, self._total = luma, peaks, totals
+            return
+        self._peak = np.maximum(self._peak, luma)
+        self._line_peaks = [np.maximum(old, new) for old, new in zip(self._line_peaks, peaks, strict=True)]
+        self._total = [old + new for old, new in zip(self._total, totals, strict=True)]
 
     def bounds(self, overlay_mask: np.ndarray | None = None) -> PictureBounds:
         """What all looks together say; no bounds for a clip that is black throughout. A bar is one also where an overlay lies over
         it ([h, w] bool of any size), as timecode does."""
-        if self._peak is None or max(lines.max() for lines in self._brightest) <= _BLACK_LEVEL:
+        if self._peak is None or max(lines.max() for lines in self._line_peaks) <= self._darkest:
             return PictureBounds()
-        line_peaks = self._brightest
+        line_peaks = self._line_peaks
         if overlay_mask is not None:
-            lies_over = cv2.resize(overlay_mask.astype(np.uint8), self._peak.shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
-            beside = np.where(lies_over, np.nan, self._peak)
-            beside[lies_over.all(axis=1)] = self._peak[lies_over.all(axis=1)]
-            beside[:, lies_over.all(axis=0)] = self._peak[:, lies_over.all(axis=0)]
-            line_peaks = [np.nanpercentile(beside, 99, axis=lines) for lines in (1, 0)]
+            hidden = cv2.resize(overlay_mask.astype(np.uint8), self._peak.shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
+            # Of a line that is hidden from end to end, what hides it is all that is known.
+            hidden &= ~(hidden.all(axis=1)[:, None] | hidden.all(axis=0))
+            line_peaks = _line_peaks(np.where(hidden, np.uint8(0), self._peak))
         bars: list[int] = []
         insets: list[int] = []
         for axis in (1, 0):
             for flip in (1, -1):
-                brightest, mean = line_peaks[axis][::flip], self._total[axis][::flip]
-                bar = int(np.argmax(brightest > _BLACK_LEVEL))
-                if bar > _LARGEST_BAR_SHARE * len(brightest):
+                peaks, mean = line_peaks[axis][::flip], self._total[axis][::flip]
+                bar = int(np.argmax(peaks > self._darkest))
+                if bar > _LARGEST_BAR_SHARE * len(peaks):
                     bar = 0
                 inside = mean[bar + _EDGE_LINES : bar + 2 * _EDGE_LINES].mean() if len(mean) > bar + 2 * _EDGE_LINES else 0.0
                 dark = mean[bar : bar + _EDGE_LINES] < _EDGE_DARKNESS * inside
@@ -68,6 +78,16 @@ class BoundsObserver:
                 insets.append(bar + (int(np.flatnonzero(dark)[-1]) + 1 if dark.any() else 0))
         (left, right, top, bottom), (left_bar, right_bar, top_bar, bottom_bar) = insets, bars
         return PictureBounds((left, top, right, bottom), (left_bar, top_bar, right_bar, bottom_bar))
+
+
+def _line_peaks(luma: np.ndarray) -> list[np.ndarray]:
+    """How bright each row and each column is: 99 % of it, or one bright speck."""
+    found = []
+    for lines in (1, 0):
+        peaks = np.percentile(luma[:: 1 + 3 * (lines == 0), :: 1 + 3 * (lines == 1)], 99, axis=lines)
+        specks = luma.max(axis=lines)
+        found.append(np.where(specks > _SPECK_LEVELS, specks, peaks))
+    return found
 
 
 def with_bars(frame: Frame, bounds: PictureBounds) -> Frame:
