@@ -141,6 +141,9 @@ def test_a_folder_that_is_not_there_or_not_writable(tmp_path):
     assert refused_output(source, tmp_path / "none" / "out.mp4") == "output-unwritable"
     (tmp_path / "out.mp4").mkdir()
     assert refused_output(source, tmp_path / "out.mp4", overwrite=True) == "output-unwritable"
+    pass_through(source, tmp_path / f"{'n' * 226}.mp4")
+    for too_long in (227, 260):
+        assert refused_output(source, tmp_path / f"{'n' * too_long}.mp4") == "output-unwritable"
     if os.geteuid() == 0:
         return  # nothing is forbidden to root
     locked = tmp_path / "locked"

@@ -50,6 +50,9 @@ MXF_RATES = (24, 25, 30, 48, 50, 60, 100, 120, *(Fraction(nominal * 1000, 1001) 
 _PRORES_TAGS = ("apco", "apcs", "apcn", "apch", "ap4h", "ap4x")
 _PRORES_PROFILES = {"Proxy": 0, "LT": 1, "Standard": 2, "HQ": 3, "4444": 4, "XQ": 5}
 
+_MOST_NAME_BYTES = 230
+"""File systems take 255; what lies beside an output, or becomes it, has up to 25 more."""
+
 # libx264 and libx265 give other bits with another number of frame threads. A fixed number makes equal inputs give equal
 # files on every machine of a farm.
 _X264_THREADS = 4
@@ -353,6 +356,8 @@ def check_output(info: MediaInfo, output_path: str, overwrite: bool, render_rang
         raise MediaError("output-unwritable", f"The folder {folder} does not exist.", "Create it, or choose another folder.")
     if not os.access(folder, os.W_OK | os.X_OK) or os.path.isdir(output_path):
         raise MediaError("output-unwritable", f"{output_path} cannot be written.", "Choose another name, or a folder you may write to.")
+    if len(os.fsencode(os.path.basename(output_path))) > _MOST_NAME_BYTES:
+        raise MediaError("output-unwritable", f"{output_path} cannot be written: its name is too long.", "Choose a shorter name.")
     outputs, sources = [output_path], [info.clip.path]
     if Path(output_path).suffix.lower() in IMAGE_CODECS:
         name = sequence.output_name(output_path, info)
