@@ -234,6 +234,13 @@ def test_published_warping_error_counts_a_steady_pan_and_the_corrected_one_does_
     assert metrics.warping(first, first, metrics.dis_flow) == pytest.approx(0, abs=1e-9)
 
 
+def test_published_warping_error_takes_black_for_what_came_into_the_picture(monkeypatch):
+    flow = np.broadcast_to(np.float32([6, 0]), (48, 64, 2))
+    monkeypatch.setattr(metrics.cv2, "calcOpticalFlowFarneback", lambda *_: flow)
+    plain = np.full((48, 64, 3), 200, np.uint8)
+    assert metrics.warping_published(plain, plain) == pytest.approx(6 / 64 * (200 / 255) ** 2)
+
+
 def test_warping_error_of_added_noise_is_the_noise_and_its_interpolated_part():
     rng = np.random.default_rng(1)
     scene = cv2.GaussianBlur(texture(), (0, 0), 2).astype(np.float32) * 0.5 + 64
