@@ -275,6 +275,20 @@ def test_what_an_output_cannot_hold_is_refused_before_rendering(tmp_path, pixel_
     assert caught.value.hint
 
 
+def test_a_width_whose_last_chroma_prores_loses_is_written_otherwise(tmp_path):
+    source = make_clip(tmp_path / "in.mkv", "ffv1", "yuv422p10le", size=(321, 180), count=2)
+    notes = pass_through(source, tmp_path / "out.mov")
+    assert probe(str(tmp_path / "out.mov")).codec == "hevc"
+    assert "prores-hq cannot hold 321x180" in notes[0]
+
+
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv440p", "yuv422p"])
+def test_tiffs_of_odd_sizes_can_be_read(tmp_path, pixel_format):
+    source = make_clip(tmp_path / "in.mkv", "ffv1", pixel_format, size=(97, 65), count=3)
+    pass_through(source, tmp_path / "out.0000.tiff")
+    assert numbers_in(tmp_path / "out.0000.tiff") == [0, 1, 2]
+
+
 @pytest.mark.parametrize("times_ms", [[100 * i for i in range(8)], [0, 40, 80, 200, 240, 400, 440, 480]])
 def test_a_rate_that_mxf_does_not_hold_is_refused_before_rendering(tmp_path, times_ms):
     from vs3r_engine.errors import MediaError

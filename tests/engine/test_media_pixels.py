@@ -8,7 +8,9 @@ from media_clips import numbered_planes
 
 from vs3r_engine.errors import EngineFault, MediaError
 from vs3r_engine.frame import ColourTags, Frame, PixelLayout
+from vs3r_engine.media.codecs import Encoding
 from vs3r_engine.media.pixel_formats import frame_format, name_of_layout, picture_of, planar_format, planes_of
+from vs3r_engine.media.segments import encodable
 
 PLANAR = [
     "yuv420p",
@@ -151,3 +153,56 @@ def test_trackers_see_the_same_picture_at_every_depth_it_is_handed_over_in():
         planes = tuple((plane / 255 * layout.peak).astype(layout.dtype) for plane in codes)
         seen.append(Frame(0, planes, layout, ColourTags(matrix=0, full_range=True)).luma8())
     assert np.array_equal(seen[0], seen[1]) and np.array_equal(seen[0], seen[2])
+
+
+CONVERSIONS = [
+    ("yuv420p", "gbrp"),
+    ("yuv420p10le", "gbrp10le"),
+    ("yuv422p10le", "gbrpf32le"),
+    ("yuv444p12le", "gbrp16le"),
+    ("yuva444p10le", "gbrap16le"),
+    ("gbrp", "gbrp10le"),
+    ("gbrp", "gbrpf32le"),
+    ("gbrp12le", "gbrp16le"),
+    ("gbrap16le", "gbrapf32le"),
+    ("gbrp10le", "yuv444p10le"),
+    ("gbrp12le", "yuv444p12le"),
+    ("gray10le", "yuv422p10le"),
+    ("gray16le", "grayf32le"),
+    ("yuv444p12le", "yuv444p10le"),
+    ("yuv420p", "yuv422p10le"),
+    ("yuva420p", "yuva444p10le"),
+    ("yuv420p10le", "yuv444p10le"),
+]
+
+
+@pytest.mark.parametrize(("source", "target"), CONVERSIONS)
+@pytest.mark.parametrize("full_range", [False, True])
+def test_a_picture_in_another_layout_has_the_same_colours(source, target, full_range):
+    before, after = planar_format(source), planar_format(target)
+    y, x = np.mgrid[0:96, 0:256]
+    rgb = np.dstack([0.03 + 0.94 * x / 255, 0.2 + 0.6 * y / 95, 0.5 + 0.3 * np.sin(x / 90 + y / 50)]).astype(np.float32)
+    rgb[..., 1:] = rgb[..., :1] if before.layout.model == "gray" else rgb[..., 1:] * (1 - rgb[..., :1]) + rgb[..., :1] ** 2
+    colour = ColourTags(1, 1, 1 if before.layout.model == "yuv" else 0, full_range or before.layout.model != "yuv")
+    written = ColourTags(1, 1, 1, colour.full_range if before.layout.model == after.layout.model else after.layout.model != "yuv")
+    blank = tuple(np.zeros(before.layout.plane_shape(i, 256, 96), before.layout.dtype) for i in range(before.layout.plane_count))
+    frame = Frame(0, blank, before.layout, colour).with_rgb(rgb)
+    if before.layout.has_alpha:
+        alpha = np.rint(x / 255 * before.layout.peak).astype(before.layout.dtype)
+        frame = Frame(0, (*frame.planes[:-1], alpha), before.layout, colour)
+    planes = planes_of(encodable(frame, Encoding("x", "x", "mov", after, target, written)))
+    wrong = Frame(0, planes, after.layout, written).to_rgb() - frame.to_rgb()
+    step = 1 / min(layout.peak for layout in (before.layout, after.layout))
+    resampled = before.layout.model == after.layout.model and before.layout.chroma_shift_x != after.layout.chroma_shift_x
+    assert np.abs(wrong).max() < (0.012 if resampled else 2.1 * step)
+    assert np.abs(wrong.mean(axis=(0, 1))).max() < (0.0015 if resampled else step / 10)
+    if before.layout.has_alpha:
+        kept = planes[-1].astype(np.float64) / after.layout.peak - frame.planes[-1] / before.layout.peak
+        assert np.abs(kept).max() <= 0.5 * step + 1e-6
+
+
+def test_what_is_brighter_than_white_stays_so_in_floats():
+    white = Frame(0, (np.full((32, 32), 1019, np.uint16), *[np.full((16, 16), 512, np.uint16)] * 2), PixelLayout("yuv", 10, 1, 1))
+    format = planar_format("gbrpf32le")
+    planes = planes_of(encodable(white, Encoding("exr", "exr", "sequence", format, format.name, ColourTags(matrix=0, full_range=True))))
+    np.testing.assert_allclose(planes, 955 / 876, atol=1e-4)

@@ -175,6 +175,9 @@ def _encoding(info: MediaInfo, codec: str, container: str, settings: OutputSetti
     if encoder == "prores_aw" and clip.width % 2:
         encoder = "prores_ks"  # the other one takes even widths only
     encoder_format = _choose_format(info, codec, encoder)
+    if encoder == "prores_ks" and encoder_format == "yuv422p10le" and clip.width % 16 == 1:
+        # Its last column of chroma, alone in its block, comes out in colours of its own.
+        raise _refused_size(info, codec, encoder_format)
     format = frame_format(encoder_format)
     colour = _output_colour(info, format.layout)
     options: dict[str, str] = {}
@@ -238,6 +241,8 @@ def _choose_format(info: MediaInfo, codec: str, encoder: str) -> str:
             for name in offered
             if not name.startswith(("gbr", "yuva")) and _divides(frame_format(name).layout, info.clip.width, info.clip.height)
         ]
+    elif codec == "tiff":  # FFmpeg cannot read what it writes of chroma rows that reach past the picture
+        offered = [name for name in offered if _divides(frame_format(name).layout, info.clip.width, info.clip.height)]
     elif codec in ("prores", "prores-hq"):
         offered = ["yuv422p10le"]
     elif codec == "ffv1":
@@ -405,8 +410,10 @@ def _tried(info: MediaInfo, encoding: Encoding, output_path: str) -> Encoding:
     try:
         context.open()
     except (av.FFmpegError, ValueError) as error:
-        size = f"{info.clip.width}x{info.clip.height}"
-        raise MediaError(
-            "output-codec", f"{encoding.codec} cannot hold {size} pictures as {encoding.encoder_format}.", "Choose another codec."
-        ) from error
+        raise _refused_size(info, encoding.codec, encoding.encoder_format) from error
     return encoding
+
+
+def _refused_size(info: MediaInfo, codec: str, encoder_format: str) -> MediaError:
+    size = f"{info.clip.width}x{info.clip.height}"
+    return MediaError("output-codec", f"{codec} cannot hold {size} pictures as {encoder_format}.", "Choose another codec.")

@@ -5,17 +5,19 @@ import errno
 import os
 import shutil
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 
 from vs3r_engine.errors import DiskFull, EngineFault, MediaError
-from vs3r_engine.frame import Frame
+from vs3r_engine.frame import ColourTags, Frame, PixelLayout
 from vs3r_engine.media.codecs import Encoding, open_encoder
 from vs3r_engine.media.image_headers import ImageHeader, with_header
 from vs3r_engine.media.info import MediaInfo
-from vs3r_engine.media.pixel_formats import name_of_layout, picture_of, planar_format
+from vs3r_engine.media.pixel_formats import name_of_layout, picture_of, planar_format, planes_of
 
 _MOST_REORDERED = 16
 """No codec decodes a picture more than this many places before it is shown."""
@@ -127,19 +129,69 @@ def encodable(frame: Frame, encoding: Encoding) -> av.VideoFrame:
     target = encoding.format
     if frame.layout == target.layout:
         return picture_of(frame.planes, target)
+    if frame.layout.model == "rgb" and frame.layout.bit_depth == target.layout.bit_depth == 8:
+        return _by_swscale(frame, target.name, encoding.colour)
+    return picture_of(_converted(frame, target.layout, encoding.colour).planes, target)
+
+
+def _by_swscale(frame: Frame, name: str, colour: ColourTags) -> av.VideoFrame:
     source = planar_format(name_of_layout(frame.layout))
     assert source is not None
-    picture = picture_of(frame.planes, source)
-    matrix = encoding.colour.matrix if frame.layout.model == "rgb" else frame.colour.matrix
+    matrix = colour.matrix if frame.layout.model == "rgb" else frame.colour.matrix
     colourspace = matrix if matrix not in (0, 2) else (1 if frame.height >= 720 else 5)
-    return picture.reformat(
-        format=target.name,
+    return picture_of(frame.planes, source).reformat(
+        format=name,
         src_colorspace=colourspace,
         dst_colorspace=colourspace,
         interpolation="BICUBIC",
         src_color_range=2 if frame.colour.full_range else 1,
-        dst_color_range=2 if encoding.colour.full_range else 1,
+        dst_color_range=2 if colour.full_range else 1,
     )
+
+
+def _converted(frame: Frame, layout: PixelLayout, colour: ColourTags) -> Frame:
+    """The frame in another layout. swscale does nothing but resample chroma: its RGB of 8-bit YUV is up to three levels
+    away, its white of more bits is 0.4 % too dark, and what is brighter than white it cuts off even in floats."""
+    source = frame.layout
+    if source.model != layout.model:
+        matrix = colour.matrix if source.model == "rgb" else frame.colour.matrix
+        if matrix in (0, 2):
+            matrix = 1 if frame.height >= 720 else 5
+        picture = replace(frame, colour=replace(frame.colour, matrix=matrix)).to_rgb()
+        blank = Frame(frame.frame_index, frame.planes, layout, replace(colour, matrix=matrix))
+        planes = blank.with_rgb(picture).planes
+        return replace(blank, planes=(*planes[:-1], _rescaled(frame.planes[-1], source, layout)) if source.has_alpha else planes)
+    frame = _at_depth(frame, layout)
+    if frame.layout != layout:
+        frame = replace(frame, planes=planes_of(_by_swscale(frame, name_of_layout(layout), frame.colour)), layout=layout)
+    return replace(frame, colour=colour)
+
+
+def _at_depth(frame: Frame, layout: PixelLayout) -> Frame:
+    """The frame with the bit depth and the alpha of `layout`."""
+    source, target = frame.layout, replace(frame.layout, bit_depth=layout.bit_depth, has_alpha=layout.has_alpha)
+    planes = []
+    for index, plane in enumerate(frame.planes[: source.plane_count - source.has_alpha]):
+        if source.model == "yuv" and not frame.colour.full_range:
+            planes.append(_rescaled(plane, source, target, factor=2.0 ** (target.bit_depth - source.bit_depth)))
+        else:
+            planes.append(_rescaled(plane, source, target, is_chroma=source.model == "yuv" and index > 0))
+    if target.has_alpha:
+        alpha = frame.planes[-1] if source.has_alpha else np.full(frame.planes[0].shape, source.peak, source.dtype)
+        planes.append(_rescaled(alpha, source, target))
+    return replace(frame, planes=tuple(planes), layout=target)
+
+
+def _rescaled(
+    plane: np.ndarray, source: PixelLayout, target: PixelLayout, factor: float | None = None, is_chroma: bool = False
+) -> np.ndarray:
+    """Code values at another depth: by `factor`, else so that the largest stays the largest, and the middle of chroma the
+    middle."""
+    if source.bit_depth == target.bit_depth:
+        return plane
+    before, after = ((1 << layout.bit_depth - 1 if is_chroma else 0) for layout in (source, target))
+    values = (plane.astype(np.float32) - before) * np.float32(target.peak / source.peak if factor is None else factor) + after
+    return values if target.bit_depth == 32 else np.clip(np.rint(values), 0, target.peak).astype(target.dtype)
 
 
 def discard(path: Path) -> None:
