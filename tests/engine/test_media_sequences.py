@@ -69,7 +69,13 @@ def test_images_come_out_with_every_code_value(tmp_path, encoder, pixel_format, 
 def test_one_file_a_pattern_a_part_and_the_folder_mean_the_sequence(tmp_path):
     make_images(tmp_path, "shot_%05d.png", "png", "rgb24", range(8, 13))
     whole = (8, 12)
-    for path, numbers in [("shot_00010.png", whole), ("shot_%05d.png", whole), ("shot_[00009-00011].png", (9, 11)), ("", whole)]:
+    for path, numbers in [
+        ("shot_00010.png", whole),
+        ("shot_%05d.png", whole),
+        ("shot_#####.png", whole),
+        ("shot_[00009-00011].png", (9, 11)),
+        ("", whole),
+    ]:
         info = probe(str(tmp_path / path))
         assert info.sequence.numbers == numbers
         assert info.frame_count == numbers[1] - numbers[0] + 1
@@ -82,6 +88,15 @@ def test_unpadded_numbers_count_on_past_nine(tmp_path):
     make_images(tmp_path, "a%d.png", "png", "rgb24", range(8, 12))
     assert numbers_in(tmp_path / "a10.png") == [0, 1, 2, 3]
     assert numbers_in(tmp_path / "a8.png") == [0, 1, 2, 3]
+
+
+def test_numbers_below_zero_are_refused_and_hyphens_are_none(tmp_path):
+    make_images(tmp_path, "a.-%04d.png", "png", "rgb24", [1, 2])
+    make_images(tmp_path, "b-%04d.png", "png", "rgb24", [1, 2])
+    with pytest.raises(MediaError) as caught:
+        probe(str(tmp_path / "a.-0001.png"))
+    assert caught.value.code == "media-negative"
+    assert numbers_in(tmp_path / "b-0001.png") == [0, 1]
 
 
 def test_a_single_image_is_a_clip_of_one_frame(tmp_path):
@@ -100,6 +115,8 @@ def test_a_range_writes_the_files_of_that_range(tmp_path):
 
 def test_a_movie_becomes_a_sequence_numbered_as_named(tmp_path):
     source = make_clip(tmp_path / "in.mov", count=5, sounds=[{}])
+    pass_through(source, tmp_path / "hashes.###.png")
+    assert sorted(p.name for p in tmp_path.glob("*.png")) == [f"hashes.{n:03d}.png" for n in range(5)]
     notes = pass_through(source, tmp_path / "frame_0001.tif")
     assert any("Sound" in note for note in notes)
     assert sorted(p.name for p in tmp_path.glob("*.tif")) == [f"frame_{n:04d}.tif" for n in range(1, 6)]

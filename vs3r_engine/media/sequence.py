@@ -23,16 +23,18 @@ DECODERS = {".exr": "exr", ".dpx": "dpx", ".tif": "tiff", ".tiff": "tiff", ".png
 ASSUMED_RATE = Fraction(24)
 """The rate of a sequence for which nobody states one, and whose files do not say theirs."""
 
-_PATTERN = re.compile(r"^(?P<prefix>.*?)(?:%0?(?P<digits>\d*)d|\[(?P<first>\d+)-(?P<last>\d+)\])(?P<suffix>\.\w+)$")
+_PATTERN = re.compile(r"^(?P<prefix>.*?)(?:%0?(?P<digits>\d*)d|(?P<hashes>#+)|\[(?P<first>\d+)-(?P<last>\d+)\])(?P<suffix>\.\w+)$")
 _NUMBERED = re.compile(r"^(?P<prefix>.*?)(?P<number>\d+)(?P<suffix>\.\w+)$")
+_ENDS_IN_MINUS = re.compile(r"(^|[._ ])-$")
+"""As of name.-0001.exr; that of name-0001.exr is a hyphen."""
 
 
 def find(path: str) -> SequenceName | None:
     """The image sequence that `path` means; None where it is a file of another kind, or not there.
 
-    A name with %04d or [0001-0100] means just that; a folder, its one sequence; one file, all files numbered like it.
+    A name with %04d, #### or [0001-0100] means just that; a folder, its one sequence; one file, all files numbered like it.
 
-    Raises: MediaError `media-missing`, `media-gap`, `media-ambiguous`, `media-not-video`.
+    Raises: MediaError `media-missing`, `media-gap`, `media-negative`, `media-ambiguous`, `media-not-video`.
     """
     folder, name = os.path.split(path)
     if os.path.isdir(path):
@@ -44,7 +46,7 @@ def find(path: str) -> SequenceName | None:
         if match["first"]:
             found = SequenceName(prefix, len(match["first"]), match["suffix"], (int(match["first"]), int(match["last"])))
             return _complete(found, set(_numbers(found)))
-        found = SequenceName(prefix, int(match["digits"] or 1), match["suffix"], (0, 0))
+        found = SequenceName(prefix, _digits(match), match["suffix"], (0, 0))
         return _spanning(found, _numbers(found), path)
     if not os.path.exists(path):
         return None
@@ -52,6 +54,12 @@ def find(path: str) -> SequenceName | None:
     if match is None:
         stem, suffix = os.path.splitext(path)
         return SequenceName(stem, 0, suffix, (0, 0))
+    if _ENDS_IN_MINUS.search(match["prefix"]):
+        raise MediaError(
+            "media-negative",
+            f"{path} has a number below zero, which is not supported.",
+            "Name a part from 0 on, such as name.[0000-0100].exr.",
+        )
     # Zero-padded names have one width; unpadded ones count on from 9 to 10.
     is_padded = match["number"].startswith("0") and len(match["number"]) > 1
     digits = len(match["number"])
@@ -62,6 +70,10 @@ def find(path: str) -> SequenceName | None:
         if min(_numbers(unpadded), default=0) < min(numbers):
             like, numbers = unpadded, _numbers(unpadded)
     return _spanning(like, numbers, path)
+
+
+def _digits(pattern: re.Match[str]) -> int:
+    return int(pattern["digits"] or 1) if pattern["hashes"] is None else len(pattern["hashes"])
 
 
 def _only_sequence_of(folder: str) -> SequenceName:
@@ -132,7 +144,7 @@ def output_name(output_path: str, info: MediaInfo) -> SequenceName:
     if match := _PATTERN.match(name):
         if match["first"]:
             return _counting(os.path.join(folder, match["prefix"]), len(match["first"]), match["suffix"], int(match["first"]), info)
-        return _counting(os.path.join(folder, match["prefix"]), int(match["digits"] or 1), match["suffix"], first, info)
+        return _counting(os.path.join(folder, match["prefix"]), _digits(match), match["suffix"], first, info)
     if match := _NUMBERED.match(name):
         return _counting(os.path.join(folder, match["prefix"]), len(match["number"]), match["suffix"], int(match["number"]), info)
     stem, suffix = os.path.splitext(output_path)
