@@ -197,6 +197,13 @@ def test_a_rate_is_recognised_through_millisecond_times(rate):
     assert (found, is_variable) == (rate, False)
 
 
+@pytest.mark.parametrize(("jitter_us", "is_variable"), [(500, False), (3000, True)])
+def test_a_rate_is_recognised_where_rounded_times_were_copied_to_a_finer_clock(jitter_us, is_variable):
+    times = np.array([round((i * 1001 / 30000 + (i % 3 - 1) * jitter_us * 1e-6) * 90000) for i in range(2000)], np.int64)
+    found = fit_rate(times, int(times[-1]) + 3003, Fraction(1, 90000), [Fraction(30000, 1001)])
+    assert found == (Fraction(30000, 1001), is_variable)
+
+
 def test_a_dropped_frame_makes_a_rate_variable():
     times = np.array([i for i in range(100) if i != 50], np.int64)
     assert fit_rate(times, 100, Fraction(1, 25), [Fraction(25)])[1]

@@ -137,9 +137,11 @@ def refuse_rate_of_file(info: MediaInfo, stated_rate: Fraction | None) -> None:
 
 
 def fit_rate(pts: np.ndarray, end_pts: int, time_base: Fraction, stated: list[Fraction]) -> tuple[Fraction, bool]:
-    """(rate, is_variable): the first stated rate whose grid every time keeps within a tick, else the average rate.
+    """(rate, is_variable): the first stated rate whose grid every time keeps within a tick or a millisecond, else the
+    average rate.
 
-    Matroska keeps milliseconds: 29.97 then shows as 33, 34, 33 ... which is no variable rate.
+    Matroska keeps milliseconds: 29.97 then shows as 33, 34, 33 ... which is no variable rate, nor is it in an MP4 that a
+    Matroska file was copied into.
     """
     count = len(pts)
     span = Fraction(int(pts[-1] - pts[0])) * time_base
@@ -150,13 +152,14 @@ def fit_rate(pts: np.ndarray, end_pts: int, time_base: Fraction, stated: list[Fr
     nominal = exact_rate(float(average))
     candidates = [rate for rate in [*stated, average.limit_denominator(1001), nominal] if rate > 0]
     candidates = list(dict.fromkeys([*map(_broadcast_rate, candidates), *candidates]))
+    tolerance = max(1, int(Fraction(1, 1000) / time_base))
     for rate in candidates:
-        # |pts_k - pts_0 - k / (rate * time_base)| <= 1 tick and a quarter of a frame, in exact integers
+        # |pts_k - pts_0 - k / (rate * time_base)| <= `tolerance` ticks and a quarter of a frame, in exact integers
         ticks_per_frame = 1 / (rate * time_base)
         numerator, denominator = ticks_per_frame.numerator, ticks_per_frame.denominator
         if count * numerator < 1 << 62:
             deviation = np.abs((pts - pts[0]) * denominator - np.arange(count, dtype=np.int64) * numerator)
-            if int(deviation.max()) <= min(denominator, numerator // 4):
+            if int(deviation.max()) <= min(tolerance * denominator, numerator // 4):
                 return rate, False
     return (nominal if nominal.denominator in (1, 1001) else average.limit_denominator(1001)), True
 
