@@ -44,6 +44,7 @@ READ_ONLY = frozenset((".avi", ".webm", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg",
 """Containers that are read and not written; results of such clips are .mp4 where no other name is given."""
 
 Clip = Annotated[str, typer.Argument(metavar="IN", help="The clip: a video file, or an image sequence.")]
+Clips = Annotated[list[str], typer.Argument(metavar="IN...", help="The clips: video files, or image sequences.")]
 Range = Annotated[str | None, typer.Option("--range", help="Frames to return: 100..340 (end not included), or two timecodes.")]
 Fps = Annotated[str | None, typer.Option(help="The rate of an image sequence: 25, 29.97, 30000/1001.")]
 Preset = Annotated[str, typer.Option(help="natural, glide, locked, subtle, or one of your own.")]
@@ -59,7 +60,7 @@ EngineFile = Annotated[Path | None, typer.Option("--engine", help="Connection fi
 
 @app.command()
 def stabilize(
-    source: Clip,
+    sources: Clips,
     output: Annotated[str | None, typer.Option("-o", "--output", help="Where the result goes: a file, or a folder for IN_vs3r.")] = None,
     range_text: Range = None,
     fps: Fps = None,
@@ -72,11 +73,41 @@ def stabilize(
     quiet: Quiet = False,
     engine_file: EngineFile = None,
 ) -> None:
-    """Stabilize a clip. The result has its size, rate, depth, colour and sound, and nothing is cropped."""
-    from host_bridge.progress import write_json
+    """Stabilize clips. Each result has its clip's size, rate, depth, colour and sound, and nothing is cropped.
+
+    Of several clips, one that fails does not stop the rest; the exit code is the first failure's.
+    """
     from vs3r_engine.service import protocol as p
 
     values = _values(preset, assignments, draft)
+    if len(sources) > 1 and output and not os.path.isdir(output):
+        raise InputError(
+            "output-is-no-folder", f"{output} is no folder, and {len(sources)} clips have as many results.", "Make it, or name another."
+        )
+    targets = [_target(source, output, force) for source in sources]
+    if len(set(targets)) < len(targets):
+        raise InputError("same-output", "Two of the clips would have the same result.", "Name each once, or stabilize them one by one.")
+    rate, exit_code = _rate(fps), 0
+    for source, target in zip(sources, targets, strict=True):
+        clip = p.Source(path=_absolute(source), range=range_text, rate=rate)
+        if len(sources) > 1 and not quiet and not dry_run:
+            print(f"{source}:", file=sys.stderr)
+        try:
+            if dry_run:
+                _say_plan(clip, target, values, engine_file, as_json)
+            else:
+                _stabilize(clip, target, p.SettingsChoice("natural", values), force, engine_file, as_json, quiet)
+        except VS3RError as error:
+            if len(sources) == 1 or isinstance(error, Cancelled):
+                raise
+            told = report(error)
+            exit_code = exit_code or told
+    if exit_code:
+        raise typer.Exit(exit_code)
+
+
+def _target(source: str, output: str | None, force: bool) -> str:
+    """Where a clip's result goes. Raises: InputError where it would take the place of something."""
     path = _absolute(source)
     target = _absolute(output) if output else _default_output(path)
     if os.path.isdir(target):
@@ -85,37 +116,46 @@ def stabilize(
         raise InputError("output-is-source", f"{source} would be overwritten by its own result.", "Give -o another name.")
     if os.path.exists(target) and not force:
         raise InputError("output-exists", f"{target} exists already.", "Use -f to replace it, or -o another name.")
-    clip = p.Source(path=path, range=range_text, rate=_rate(fps))
-    if dry_run:
-        with _client(engine_file) as client:
-            found = client.probe(clip)
-        first, end = found.render_range
-        plan = {
-            "type": "plan",
-            "source": path,
-            "output": target,
-            "width": found.width,
-            "height": found.height,
-            "rate": found.rate,
-            "frames": [first, end],
-            "available": list(found.available_range),
-            "settings": values,
-        }
-        if as_json:
-            write_json(plan)
-        else:
-            print(f"{path}: frames {first}..{end} of {found.available_range[1]}, {found.width}x{found.height} at {found.rate}\n-> {target}")
-            for key, value in values.items():
-                print(f"   {key} = {value}")
+    return target
+
+
+def _say_plan(clip: Any, target: str, values: dict[str, Any], engine_file: Path | None, as_json: bool) -> None:
+    from host_bridge.progress import write_json
+
+    with _client(engine_file) as client:
+        found = client.probe(clip)
+    first, end = found.render_range
+    if as_json:
+        write_json(
+            {
+                "type": "plan",
+                "source": clip.path,
+                "output": target,
+                "width": found.width,
+                "height": found.height,
+                "rate": found.rate,
+                "frames": [first, end],
+                "available": list(found.available_range),
+                "settings": values,
+            }
+        )
         return
-    job = p.Stabilize(clip, target, p.SettingsChoice("natural", values), f"j-{uuid.uuid4().hex[:12]}", False, force)
-    report = _run(job, engine_file, as_json, quiet)
+    print(f"{clip.path}: frames {first}..{end} of {found.available_range[1]}, {found.width}x{found.height} at {found.rate}\n-> {target}")
+    for key, value in values.items():
+        print(f"   {key} = {value}")
+
+
+def _stabilize(clip: Any, target: str, choice: Any, force: bool, engine_file: Path | None, as_json: bool, quiet: bool) -> None:
+    from host_bridge.progress import write_json
+    from vs3r_engine.service.protocol import Stabilize
+
+    report = _run(Stabilize(clip, target, choice, f"j-{uuid.uuid4().hex[:12]}", False, force), engine_file, as_json, quiet)
     assert report.result is not None
     if as_json:
         write_json({"type": "result", "job_id": report.job_id, **report.result})
     else:
         _say_findings(report.result["findings"], quiet)
-        print(report.result["output"])
+        print(report.result["output"], flush=True)
 
 
 @app.command()

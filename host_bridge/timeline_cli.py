@@ -110,7 +110,7 @@ def timeline_command(open_engine: OpenEngine):
         report.failures(planned, outcome)
         _say(as_json, {"type": "result", "output": output, "rendered": len(outcome.results), "failed": len(outcome.failures)}, output)
         if outcome.failures:
-            raise typer.Exit(1)
+            raise typer.Exit(next(iter(outcome.failures.values())).exit_code)
 
     return timeline
 

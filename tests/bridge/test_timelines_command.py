@@ -125,10 +125,10 @@ def test_a_timeline_for_an_editor_holds_no_originals_to_start_from_or_go_back_to
     assert error.code == "original-missing" and "timeline that was stabilized" in error.hint
 
 
-def test_a_failed_clip_is_reported_last_the_others_are_delivered_and_the_exit_code_is_1(desk):
+def test_a_failed_clip_is_reported_last_the_others_are_delivered_and_the_exit_code_is_its_own(desk):
     desk.engine.faults[desk.b] = MediaError("media-broken", "Frame 7 cannot be decoded.", "Copy the file again.")
     result = desk.run(desk.write(shot(desk.b, 5, 20, "bad"), shot(desk.a, 100, 20, first=86400)), "-o", desk.folder / "out.otio")
-    assert result.exit_code == 1
+    assert result.exit_code == 4
     assert [clip.active_media_reference_key for clip in desk.clips("out.otio")] == ["DEFAULT_MEDIA", "VS3R"]
     assert "failed: clip 1 bad: Frame 7 cannot be decoded. Copy the file again. [media-broken]" in result.stderr
     assert result.stdout.strip() == str(desk.folder / "out.otio"), "standard output carries the result only"

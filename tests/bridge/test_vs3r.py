@@ -151,6 +151,30 @@ def test_a_folder_as_output_takes_the_result_under_its_usual_name(vs3r, tmp_path
     assert "[output-exists]" in vs3r("stabilize", "clip.json", "-o", "results", check=4).stderr
 
 
+def test_several_clips_each_have_their_result_and_one_that_fails_stops_none(vs3r, tmp_path):
+    for name, fail_at in (("a", None), ("b", 5), ("c", None)):
+        make_media(tmp_path / f"{name}.json", frames=6, fail_at=fail_at)
+    done = vs3r("stabilize", "a.json", "gone.json", "b.json", "c.json", check=4)  # the first failure's
+    assert done.stdout == f"{tmp_path}/a_vs3r.json\n{tmp_path}/c_vs3r.json\n"
+    assert "gone.json:\n" in done.stderr and "[media-missing]" in done.stderr and "[engine-fault]" in done.stderr
+    assert "[output-exists]" in vs3r("stabilize", "b.json", "a.json", check=4).stderr
+    (tmp_path / "results").mkdir()
+    events = [json.loads(line) for line in vs3r("stabilize", "a.json", "c.json", "-o", "results", "--json", check=0).stdout.splitlines()]
+    outputs = [event["output"] for event in events if event["type"] == "result"]
+    assert outputs == [f"{tmp_path}/results/{name}_vs3r.json" for name in "ac"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code"), [(["a.json", "-o", "one.json"], "output-is-no-folder"), (["b/c.json", "-o", "b"], "same-output")]
+)
+def test_several_clips_never_have_one_result(vs3r, tmp_path, words, code):
+    (tmp_path / "b").mkdir()
+    for name in ("a.json", "c.json", "b/c.json"):
+        make_media(tmp_path / name, frames=2)
+    assert f"[{code}]" in vs3r("stabilize", "c.json", *words, check=4).stderr
+    assert not list(tmp_path.rglob("*_vs3r*"))
+
+
 @pytest.mark.parametrize("name", ["title [id9].json", "50% done.json", "[2024] trip/x.json", "a b/c d.json", "new\nline.json", "é😀.json"])
 def test_a_clip_of_any_name_has_its_result_beside_it(vs3r, tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -62,7 +62,7 @@ class BoundsObserver:
         if overlay_mask is not None:
             hidden = cv2.resize(overlay_mask.astype(np.uint8), self._peak.shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
             # Of a line that is hidden from end to end, what hides it is all that is known.
-            hidden &= ~(hidden.all(axis=1)[:, None] | hidden.all(axis=0))
+            hidden &= ~(np.all(hidden, axis=1, keepdims=True) | np.all(hidden, axis=0, keepdims=True))
             line_peaks = _line_peaks(np.where(hidden, np.uint8(0), self._peak))
         bars: list[int] = []
         insets: list[int] = []
