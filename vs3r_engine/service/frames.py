@@ -28,6 +28,7 @@ from vs3r_engine.service.protocol import (
     exception_of,
 )
 from vs3r_engine.service.worker import FrameDone, FrameFailed, FrameKey, FrameOrder
+from vs3r_engine.settings import NAMING_FILES, stamp_of
 
 ORDERS_AT_WORK = 2
 """Orders given to the worker at once: it renders one while the next is on its way."""
@@ -351,8 +352,10 @@ class FrameDesk:
 
 
 def _clip_digest(source: Source, settings: SettingsChoice) -> str:
-    """Equal digests, equal frames: a file that was written again is another clip."""
+    """Equal digests, equal frames: a clip, or a file that a setting names, is another one when it was written again."""
     digest = hashlib.sha256(encode(source) + encode(settings))
+    for key in NAMING_FILES:
+        digest.update(stamp_of(str(settings.values.get(key, ""))).encode())
     if source.path is not None:
         try:
             stat = os.stat(source.path)
