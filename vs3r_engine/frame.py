@@ -10,8 +10,9 @@ from vs3r_engine.errors import EngineFault
 
 _LARGEST_HALF = np.float32(65504)
 
-# Masks are plain bool arrays [h, w]; the name says what True means, and there are only two names:
-#   dynamic_mask   True = the scene point moves by itself
+# Masks are plain bool arrays [h, w]; the name says what True means, and there are only three names:
+#   dynamic_mask   True = moves against the scene
+#   overlay_mask   True = lies over the scene and stands still in the frame
 #   hole_mask      True = nothing was rendered here
 
 
