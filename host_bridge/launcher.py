@@ -136,13 +136,22 @@ class Launcher:
         )
 
     def stop(self) -> bool:
-        """No engine runs any more. False where none ran."""
-        client = self.find()
-        if client is None:
-            return self._end_silent()
-        with client:
-            connection = client.connection
-            client.shutdown()
+        """No engine runs any more, not even one of ours that speaks another protocol. False where none ran."""
+        try:
+            client = self.find()
+        except ProtocolError as error:
+            connection = None if error.code == "connection-file" else read_connection(self._file, of_any_protocol=True)
+            if connection is None or connection.server_key is not None or not self._is_ours:
+                raise
+            if is_running(connection):
+                with contextlib.suppress(psutil.Error):
+                    psutil.Process(connection.pid).terminate()
+        else:
+            if client is None:
+                return self._end_silent()
+            with client:
+                connection = client.connection
+                client.shutdown()
         if connection.server_key is None:
             until_s = time.monotonic() + STOP_S
             while is_running(connection) and time.monotonic() < until_s:

@@ -33,7 +33,7 @@ def directory(monkeypatch):
     monkeypatch.chdir(ROOT)
     path = Path(tempfile.mkdtemp(prefix="vs3r-"))
     yield path
-    connection = read_connection(connection_file(path))
+    connection = read_connection(connection_file(path), of_any_protocol=True)
     if connection is not None and is_running(connection.pid):
         kill(connection.pid)
     shutil.rmtree(path, ignore_errors=True)
@@ -121,6 +121,17 @@ def test_an_engine_of_another_version_is_refused(directory):
             launcher.ensure()
         assert launcher.state is EngineState.REFUSED
     (directory / "engine.json").unlink()
+
+
+def test_an_engine_of_another_version_is_ours_to_stop(directory):
+    with launcher_for(directory).ensure() as client:
+        connection = client.connection
+    file = connection_file(directory)
+    file.write_text(json.dumps({**json.loads(file.read_text()), "protocol": "9.0"}))
+    with pytest.raises(ProtocolError, match="protocol-version"):
+        Launcher(endpoint_file=file).stop()
+    assert rendezvous.is_running(connection)
+    assert launcher_for(directory).stop() and not rendezvous.is_running(connection)
 
 
 def test_a_tied_engine_ends_with_its_launcher_and_a_free_one_does_not(directory):

@@ -73,7 +73,7 @@ def launch_file() -> Path:
     return configuration_directory() / "launch.json"
 
 
-def read_connection(path: Path) -> Connection | None:
+def read_connection(path: Path, *, of_any_protocol: bool = False) -> Connection | None:
     """What the connection file says; None where there is none.
 
     Raises: ProtocolError `protocol-version`, `connection-file` for one that is none; SetupError `directory-unusable`.
@@ -86,11 +86,11 @@ def read_connection(path: Path) -> Connection | None:
         raise _unusable(path.parent, error.strerror) from error
     except ProtocolError as error:
         raise ProtocolError("connection-file", f"The connection file {path} cannot be read: {error}", "Delete it.") from error
-    if major(connection.protocol) != major(VERSION):
+    if major(connection.protocol) != major(VERSION) and not of_any_protocol:
         raise ProtocolError(
             "protocol-version",
             f"The running engine speaks protocol {connection.protocol}, this host {VERSION}.",
-            "Stop it with its own `vs3r engine stop`, or update.",
+            "`vs3r engine stop` ends it.",
         )
     return connection
 
