@@ -62,6 +62,24 @@ def test_a_clock_that_counts_is_found():
     assert mask is not None and mask[np.any(inks, axis=0)].mean() > 0.9
 
 
+@pytest.mark.parametrize(("sway_px", "is_overlay"), [(0.0, True), (3.0, False)])
+def test_a_bonnet_is_found_and_a_face_that_the_camera_is_held_before_is_not(sway_px, is_overlay):
+    clip = make_clip("regular", frames=40, width=256, height=144, seed=4)
+    face = (panorama.texture()[:80, :70, 0] * 255).astype(np.uint8)
+    frames = []
+    for i, frame in enumerate(clip.frames):
+        luma = frame.planes[0].copy()
+        x, y = sway_px * np.sin(i / 5), sway_px * np.cos(i / 7)
+        place = np.float32([[1, 0, 90 + x], [0, 1, 40 + y]])
+        shown = cv2.warpAffine(np.full_like(face, 255), place, (256, 144)) > 0
+        luma[shown] = cv2.warpAffine(face, place, (256, 144))[shown]
+        frames.append(replace(frame, planes=(luma, *frame.planes[1:])))
+    mask = found(clip, frames)
+    assert (mask is not None) == is_overlay
+    if mask is not None:
+        assert mask[50:110, 100:150].mean() > 0.75  # plain parts of it look the same wherever they are
+
+
 def test_what_is_burnt_in_fills_nothing():
     views, targets, _ = panorama.shaken(24)
     mark = np.zeros((180, 320), bool)

@@ -17,7 +17,7 @@ from vs3r_engine.lens import Lens
 from vs3r_engine.scene import PictureBounds, Reconstruction
 from vs3r_engine.timeline import FrameRange
 
-SCHEMA = 8
+SCHEMA = 9
 """Part of every analysis key: raise it whenever a method's results change, and old analyses are made again."""
 
 

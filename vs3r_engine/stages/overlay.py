@@ -2,6 +2,7 @@
 """What lies over the scene and stands still in the frame while the scene behind it moves (logos, timecode, the bonnet that a
 camera is mounted on): found, told from the scene, and left where it is."""
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -19,6 +20,10 @@ _LEAST_MOTION_PX = 1.5
 _SURE, _LIKELY = (5, 0.25, 0.85), (3, 0.15, 0.6)
 """Least looks in favour, their least share of all looks (plain scene behind a logo hides it from the rest), and their least
 agreement, (for - against) / (for + against). Logos reach 1; a walker whom the camera follows stays below 0.7."""
+_KEPT_EVERY_FRAMES, _KEPT, _FEWEST_KEPT = 6, 4, 2
+"""A face that the camera is held before stands as still as a logo for two frames; it has moved after 12 to 24."""
+_ALIKE, _LEAST_ALIKE_SHARE = 0.8, 0.7
+_LEAST_TEXTURE_LEVELS = 3.0
 _LEAST_SURE_PX = 12
 _LEAST_SURE_SHARE = 0.2
 """Of an area that is likely burnt in, what must be sure. On hand-held footage without logos nothing is."""
@@ -32,10 +37,12 @@ _CELL_PX = 16
 
 
 class OverlayObserver:
-    """Compares frames with later ones and counts per pixel how often it stood still though the scene there moved."""
+    """Compares frames with later ones and counts per pixel how often it stood still though the scene there moved, and how often
+    it looked as it did long before."""
 
     def __init__(self) -> None:
-        self._stood = self._moved = self._looks = np.zeros((1, 1), np.int32)
+        self._stood = self._moved = self._looks = self._alike = self._compared = np.zeros((1, 1), np.int32)
+        self._kept: deque[np.ndarray] = deque(maxlen=_KEPT)
 
     def look(self, piece: Reconstruction, frames: Sequence[Frame]) -> None:
         """frames: the piece's, of one size, the same for all pieces."""
@@ -51,6 +58,13 @@ class OverlayObserver:
             self._looks = self._looks + judged
             self._stood = self._stood + (judged & (advantage > LEAST_ADVANTAGE_LEVELS))
             self._moved = self._moved + (judged & (advantage < -LEAST_ADVANTAGE_LEVELS))
+        for frame in frames[::_KEPT_EVERY_FRAMES]:
+            luma = frame.luma8().astype(np.float32)
+            if len(self._kept) >= _FEWEST_KEPT:
+                likeness, textured = _likeness(self._kept[0], luma)
+                self._compared = self._compared + textured
+                self._alike = self._alike + (textured & (likeness > _ALIKE))
+            self._kept.append(luma)
 
     def mask(self, bounds: PictureBounds, width: int) -> np.ndarray | None:
         """[h, w] bool at the looked-at size, True on and close to what lies over the scene; None where nothing does.
@@ -61,6 +75,7 @@ class OverlayObserver:
             (self._stood >= np.maximum(count, share * self._looks)) & (self._stood - self._moved > agreement * (self._stood + self._moved))
             for count, share, agreement in (_SURE, _LIKELY)
         )
+        sure &= self._alike >= np.maximum(1, _LEAST_ALIKE_SHARE * self._compared)
         rows, columns = sure.shape
         left, top, right, bottom = (round(inset * columns / width + columns * _EDGE_SHARE) for inset in bounds.inset_px)
         inside = slice(top, rows - bottom), slice(left, columns - right)
@@ -134,6 +149,16 @@ def with_overlay(frame: Frame, view: View) -> Frame:
             mixed = here * (1 - share) + source[part] * share
             np.copyto(here, mixed if plane.dtype == np.float32 else np.rint(mixed), where=share > 0, casting="unsafe")
     return replace(frame, planes=tuple(planes))
+
+
+def _likeness(luma: np.ndarray, later: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[h, w] correlation of 5 x 5 pixels around each, and whether both have texture there."""
+    (mean, later_mean, square, later_square, product) = (
+        cv2.boxFilter(image, -1, (5, 5)) for image in (luma, later, luma * luma, later * later, luma * later)
+    )
+    variance, later_variance = square - mean * mean, later_square - later_mean * later_mean
+    textured = np.minimum(variance, later_variance) > _LEAST_TEXTURE_LEVELS**2
+    return (product - mean * later_mean) / np.sqrt(np.maximum(variance * later_variance, 1.0)), textured
 
 
 def _square(side: int) -> np.ndarray:
