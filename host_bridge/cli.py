@@ -472,7 +472,7 @@ def _engine_program(*arguments: str) -> None:
 
 
 def run(command: Callable[[], Any]) -> int:
-    """Run a command line; its exit code. Known errors are one message, unknown ones a traceback."""
+    """Run a command line; its exit code. Known errors are one message, unknown ones a traceback; nobody reading is neither."""
     try:
         try:
             command()
@@ -483,6 +483,8 @@ def run(command: Callable[[], Any]) -> int:
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else 0 if exit_.code is None else 1
     except BrokenPipeError:
+        # Python writes out what is left when it ends, and would fail once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EngineFault.exit_code
     return 0
 
