@@ -19,7 +19,7 @@ from vs3r_engine.evaluation.measurement import Choice, Measurement
 from vs3r_engine.evaluation.perceptual import lpips
 from vs3r_engine.evaluation.reading import facts, pictures
 
-MEANING = 5
+MEANING = 6
 """Goes up when a stored measurement would no longer mean the same."""
 SAMPLES = 20
 """All but the path's metrics look at about so many frames of a clip, evenly spread, and at the frame before each:

@@ -20,7 +20,7 @@ from vs3r_engine.errors import MediaError, VS3RError
 from vs3r_engine.evaluation.pairs import Pair, Pairing
 from vs3r_engine.evaluation.tables import METRICS, PUBLISHED_COLUMNS, markdown, mean, metric
 
-SCHEMA = 1
+SCHEMA = 2
 TASKS_PER_PROCESS = 100
 """A worker is replaced after so many pairs, so that nothing a decoder leaks adds up."""
 
