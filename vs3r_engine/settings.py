@@ -106,7 +106,7 @@ class FrameSettings:
     overlay: str = _setting(
         "stay",
         "Overlays",
-        "Logos, timecode, the bonnet before the camera: stay where they are, or move with the picture (diffusion: always move).",
+        "Logos, timecode, the bonnet before the camera: stay where they are, or move with the picture (diffusion, show-edges: always).",
         choices=("stay", "move"),
     )
     lens: str = _setting(

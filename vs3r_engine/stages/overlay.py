@@ -26,7 +26,7 @@ _ALIKE, _LEAST_ALIKE_SHARE = 0.8, 0.7
 _LEAST_TEXTURE_LEVELS = 3.0
 _LEAST_SURE_PX = 12
 _LEAST_SURE_SHARE = 0.2
-"""Of an area that is likely burnt in, what must be sure. On hand-held footage without logos nothing is."""
+"""Of an area that is likely an overlay, what must be sure. On hand-held footage without logos nothing is."""
 _EDGE_SHARE = 1 / 80
 """Of the picture's width: closer to its edge lie lines that codecs leave there, which stand still too."""
 _LARGEST_SHARE = 0.5
@@ -114,14 +114,15 @@ def without_overlay(rendered: Rendered, view: View) -> Rendered:
     if view.overlay_mask is None or is_identity(rendered.target, view):
         return rendered
     height, width = rendered.hole_mask.shape
-    x, y = (np.linspace(0, side, -(-side // _CELL_PX) + 1) for side in (width, height))
-    at = grid_at(source_positions(rendered.target, view, np.stack(np.meshgrid(x, y), -1)), width, height)
     rows, columns = view.overlay_mask.shape
+    x, y = (np.linspace(0, side, -(-side // _CELL_PX) + 1) for side in (width, height))
+    at = grid_at(source_positions(rendered.target, view, np.stack(np.meshgrid(x, y), -1)), columns, rows)
     at *= np.array([columns / width, rows / height], np.float32)
     at -= np.float32(0.5)
     cv2.patchNaNs(at, -1.0)
     overlay = view.overlay_mask.astype(np.uint8) * 255
-    lies_over = cv2.remap(overlay, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) > 127  # type: ignore[call-overload]
+    moved = cv2.remap(overlay, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+    lies_over = cv2.resize(moved, (width, height), interpolation=cv2.INTER_LINEAR) > 127
     if rendered.current_mask is None:
         return replace(rendered, hole_mask=rendered.hole_mask | lies_over)
     lies_over &= rendered.current_mask
