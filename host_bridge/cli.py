@@ -61,7 +61,7 @@ EngineFile = Annotated[Path | None, typer.Option("--engine", help="Connection fi
 @app.command()
 def stabilize(
     sources: Clips,
-    output: Annotated[str | None, typer.Option("-o", "--output", help="Where the result goes: a file, or a folder for IN_vs3r.")] = None,
+    output: Annotated[str | None, typer.Option("-o", "--output", help="Where the result goes: a file, or FOLDER/ for IN_vs3r.")] = None,
     range_text: Range = None,
     fps: Fps = None,
     preset: Preset = "natural",
@@ -80,13 +80,20 @@ def stabilize(
     from vs3r_engine.service import protocol as p
 
     values = _values(preset, assignments, draft)
-    if len(sources) > 1 and output and not os.path.isdir(output):
+    if len(sources) > 1 and output and not _is_folder(output):
         raise InputError(
-            "output-is-no-folder", f"{output} is no folder, and {len(sources)} clips have as many results.", "Make it, or name another."
+            "output-is-no-folder",
+            f"{output} is no folder, and {len(sources)} clips have as many results.",
+            "End its name in / to have it made.",
         )
     targets = [_target(source, output, force) for source in sources]
     if len(set(targets)) < len(targets):
         raise InputError("same-output", "Two of the clips would have the same result.", "Name each once, or stabilize them one by one.")
+    if output and _is_folder(output) and not dry_run:
+        try:
+            os.makedirs(output, exist_ok=True)
+        except OSError as error:
+            raise InputError("output-unwritable", f"{output} cannot be made: {error.strerror}.", "Choose another folder.") from error
     rate, exit_code = _rate(fps), 0
     for source, target in zip(sources, targets, strict=True):
         clip = p.Source(path=_absolute(source), range=range_text, rate=rate)
@@ -106,11 +113,16 @@ def stabilize(
         raise typer.Exit(exit_code)
 
 
+def _is_folder(output: str) -> bool:
+    """Whether results go into it under their usual names: a folder that is there, or one to be made, whose name ends in a slash."""
+    return os.path.isdir(output) or output.endswith(("/", os.sep))
+
+
 def _target(source: str, output: str | None, force: bool) -> str:
     """Where a clip's result goes. Raises: InputError where it would take the place of something."""
     path = _absolute(source)
     target = _absolute(output) if output else _default_output(path)
-    if os.path.isdir(target):
+    if output and _is_folder(output):
         target = os.path.join(target, os.path.basename(_default_output(path)))
     if target == path:
         raise InputError("output-is-source", f"{source} would be overwritten by its own result.", "Give -o another name.")

@@ -149,6 +149,10 @@ def test_a_folder_as_output_takes_the_result_under_its_usual_name(vs3r, tmp_path
     (tmp_path / "results").mkdir()
     assert vs3r("stabilize", "clip.json", "-o", "results/", check=0).stdout == f"{tmp_path}/results/clip_vs3r.json\n"
     assert "[output-exists]" in vs3r("stabilize", "clip.json", "-o", "results", check=4).stderr
+    vs3r("stabilize", "clip.json", "-o", "new/folder/", "--dry-run", check=0)
+    assert not (tmp_path / "new").exists()
+    assert vs3r("stabilize", "clip.json", "-o", "new/folder/", check=0).stdout == f"{tmp_path}/new/folder/clip_vs3r.json\n"
+    assert "[output-unwritable]" in vs3r("stabilize", "clip.json", "-o", "clip.json/", check=4).stderr
 
 
 def test_several_clips_each_have_their_result_and_one_that_fails_stops_none(vs3r, tmp_path):
