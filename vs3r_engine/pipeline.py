@@ -297,7 +297,10 @@ def _write_analysis(job: Job, methods: Methods, source: VideoSource, directory: 
             done = first + len(frames) - job.analysis_range.start
             yield Progress("analyze", done, total, ANALYSIS_SHARE * done / total, dict(findings))
     findings |= {"moving_percent": round(100 * sum(moving) / total, 1), "shots": shot_count}
-    writer.finish(findings, *bounds_and_overlay(observer, overlays, job.clip.width))
+    bounds, overlay_mask = bounds_and_overlay(observer, overlays, job.clip.width)
+    if overlay_mask is not None:
+        findings["overlay_percent"] = round(100 * float(overlay_mask.mean()), 1)
+    writer.finish(findings, bounds, overlay_mask)
 
 
 def _rendered(

@@ -137,7 +137,7 @@ def test_a_logo_stays_where_it_is_or_moves_with_the_picture(tmp_path):
     for choice in ("stay", "move"):
         job = pipeline.plan(str(path), str(tmp_path / "out.mkv"), Settings().with_values({"frame.overlay": choice}))
         analysis = list(pipeline.analyze(job, DiskStore(tmp_path / "cache")))[-1]
-        assert analysis.overlay_mask is not None
+        assert analysis.overlay_mask is not None and 1 < analysis.findings["overlay_percent"] < 30
         steady, methods = pipeline.smoothed_path(job, analysis), choose_methods(job.settings, job.clip.rate)
         with open_source(str(path)) as source:
             frames = pipeline.render_frames(job, analysis, steady, job.render_range, source, methods)
