@@ -3,6 +3,7 @@
 end."""
 
 import json
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ torch = pytest.importorskip("torch")
 
 from synthetic import make_clip  # noqa: E402
 
-from vs3r_engine.errors import DeviceError, WeightsMissing  # noqa: E402
-from vs3r_engine.methods import choice, weights  # noqa: E402
+from vs3r_engine.errors import DeviceError, SetupError, WeightsMissing  # noqa: E402
+from vs3r_engine.methods import choice, devices, weights  # noqa: E402
 from vs3r_engine.methods.geometric.reconstructor import GeometricReconstructor  # noqa: E402
 from vs3r_engine.methods.rectified import RectifiedReconstructor  # noqa: E402
 from vs3r_engine.methods.splat import SplatRenderer  # noqa: E402
@@ -44,6 +45,21 @@ def test_weights_without_a_gpu_do_not_start_a_network_by_themselves(tmp_path, mo
     monkeypatch.setattr(choice, "_gpu", lambda: "cuda")
     assert choice.method_name(Settings())[0] == "vggt4d"
     assert choice.method_name(settings(analysis__device="cpu"))[0] == "geometric"
+
+
+def test_what_a_network_needs_besides_weights_decides_too(monkeypatch):
+    monkeypatch.setattr(choice, "_missing", lambda *_: None)
+    monkeypatch.setattr(choice, "find_spec", lambda _: None)
+    flow = choice.choose_flow(Settings())
+    assert (flow.name, flow.reason) == ("dis", "torchvision is not installed")
+
+
+@pytest.mark.parametrize("completer", ["dvdm", "vace"])
+def test_quantizing_without_its_package_is_refused_before_anything_is_read(monkeypatch, completer):
+    monkeypatch.setattr(devices, "find_spec", lambda _: None)
+    chosen = settings(fill__completer=completer, fill__offload="int8", fill__weights="random:1", fill__lora="untrained")
+    with pytest.raises(SetupError, match="torchao-missing"):
+        choice.choose_methods(chosen, Fraction(30))
 
 
 def test_what_is_asked_for_by_name_is_never_replaced():

@@ -101,6 +101,12 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(tmp_path):
         run(tmp_path / "parts", adapters.TrainSettings(**{**vars_of(settings), "learning_rate": 1.0}), data)
 
 
+def test_the_latest_checkpoints_are_kept_and_no_more(tmp_path):
+    settings = adapters.TrainSettings(**{**vars_of(SETTINGS), "steps": 7, "checkpoint_every": 2, "checkpoints_kept": 2})
+    run(tmp_path / "run", settings, OnePair(1))
+    assert [path.name for path in adapters.checkpoints(tmp_path / "run")] == ["checkpoint-0000006", "checkpoint-0000007"]
+
+
 def vars_of(settings) -> dict:
     import dataclasses
 

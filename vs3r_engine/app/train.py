@@ -65,6 +65,7 @@ def lora(
     switch_every: Annotated[int, typer.Option(min=1, help="Steps an expert is kept; above 1 the other waits in main memory.")] = 1,
     held_out: Annotated[int, typer.Option(min=0, help="Samples kept for validation, from the end.")] = 2,
     every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints and between validations.")] = 250,
+    keep: Annotated[int, typer.Option(min=1, help="Latest checkpoints that are kept; each is gigabytes.")] = 3,
     text_mode: Annotated[str, typer.Option(help="vs3r or diffusers: how the prompt is encoded; run the result with the same.")] = "vs3r",
     seed: Seed = 0,
     device: Device = "auto",
@@ -93,6 +94,7 @@ def lora(
         seed=seed,
         precision=precision,
         checkpoint_every=every,
+        checkpoints_kept=keep,
         validate_every=every,
     )
     validate = watch([samples[len(samples) - 1 - i] for i in range(kept)] or [samples[0]], prompt, output, decode=decode)

@@ -4,6 +4,7 @@ left to "auto" is announced."""
 
 from dataclasses import dataclass
 from fractions import Fraction
+from importlib.util import find_spec
 from typing import Any, Generic, TypeVar
 
 from vs3r_engine.lens import neighbour_offsets
@@ -120,7 +121,7 @@ def choose_flow(settings: Settings) -> Part[FlowEstimator]:
     """The flow of `analysis.flow`. Raises: WeightsMissing, DeviceError, SetupError."""
     name, reason = settings.analysis.flow, "asked for"
     if name == "auto":
-        why = _missing(settings, ("raft-large",))
+        why = _missing(settings, ("raft-large",)) or (None if find_spec("torchvision") else "torchvision is not installed")
         name, reason = ("raft", "its weights and a GPU are there") if why is None else ("dis", why)
     if name == "raft":
         from vs3r_engine.methods.raft import RaftFlow

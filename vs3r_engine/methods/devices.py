@@ -4,8 +4,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 
-from vs3r_engine.errors import DeviceError, OutOfMemory
+from vs3r_engine.errors import DeviceError, OutOfMemory, SetupError
 
 _GIB = 1024**3
 
@@ -90,3 +91,11 @@ def memory_errors(what: str, hint: str) -> Iterator[None]:
         if "out of memory" in str(error) or "can't allocate memory" in str(error) or "DefaultCPUAllocator" in str(error):
             raise OutOfMemory("out-of-memory", f"{what} does not fit in memory.", hint) from error
         raise
+
+
+def require_quantizer(mode: str) -> None:
+    """Nothing, if what this `fill.offload` quantizes with is there. Raises: SetupError `torchao-missing`."""
+    if mode in ("int8", "fp8") and find_spec("torchao") is None:
+        raise SetupError(
+            "torchao-missing", f"fill.offload={mode} needs the package torchao.", "pip install torchao, or use fill.offload=group."
+        )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vs3r_engine.errors import InputError, SetupError, WeightsMissing
 from vs3r_engine.frame import Frame
 from vs3r_engine.methods import weights
+from vs3r_engine.methods.devices import require_quantizer
 from vs3r_engine.methods.diffusion import text
 from vs3r_engine.scene import Rendered
 from vs3r_engine.settings import FillSettings, Settings, stamp_of
@@ -42,9 +43,10 @@ def preflight(settings: Settings, installed: Installed | None = None) -> None:
     """Nothing, if everything is there that this completer needs; imports nothing heavy.
 
     Raises: WeightsMissing naming all that is missing at once, InputError `lora-missing`, SetupError
-    `prompt-not-prepared`.
+    `prompt-not-prepared`, `torchao-missing`.
     """
     fill = settings.fill
+    require_quantizer(fill.offload)
     if fill.lora not in ("", UNTRAINED):
         missing = [part for part in fill.lora.split(";") if not Path(part.strip()).expanduser().exists()]
         if missing:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vs3r_engine.errors import SettingsError
 from vs3r_engine.frame import Frame
 from vs3r_engine.methods import weights
+from vs3r_engine.methods.devices import require_quantizer
 from vs3r_engine.methods.diffusion import text
 from vs3r_engine.methods.dvdm import Installed, area_px, footprint, require
 from vs3r_engine.scene import Rendered
@@ -35,9 +36,10 @@ def preflight(settings: Settings, installed: Installed | None = None) -> None:
     """Nothing, if everything is there that this completer needs; imports nothing heavy.
 
     Raises: WeightsMissing naming all that is missing at once, SettingsError `bad-setting`, SetupError
-    `prompt-not-prepared`.
+    `prompt-not-prepared`, `torchao-missing`.
     """
     fill = settings.fill
+    require_quantizer(fill.offload)
     if fill.sampler != "vs3r":
         raise SettingsError("bad-setting", f"fill.sampler={fill.sampler} belongs to dvdm.", "Use fill.sampler=vs3r with vace.")
     if weights.random_seed(fill.weights) is None:

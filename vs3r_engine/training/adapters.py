@@ -4,6 +4,7 @@ so a run that was stopped and taken up again is the run that was never stopped."
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,8 +25,8 @@ EXPERTS = (lora.HIGH, lora.LOW)
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
     """The published recipe. steps: optimizer steps over both experts. switch_every: steps an expert is kept for, so
-    that the other may wait in main memory. What may change between a run and its continuation: steps, checkpoint_every,
-    validate_every."""
+    that the other may wait in main memory. checkpoints_kept: the latest ones; each is gigabytes. What may change between a run
+    and its continuation: steps, checkpoint_every, checkpoints_kept, validate_every."""
 
     steps: int
     rank: int = lora.RANK
@@ -41,10 +42,11 @@ class TrainSettings:
     precision: str = "bf16"
     save_memory: bool = True
     checkpoint_every: int = 250
+    checkpoints_kept: int = 3
     validate_every: int = 250
 
 
-_MAY_CHANGE = ("steps", "checkpoint_every", "validate_every")
+_MAY_CHANGE = ("steps", "checkpoint_every", "checkpoints_kept", "validate_every")
 
 
 class Samples(Protocol):
@@ -275,10 +277,10 @@ def _save(output: Path, step: int, experts: dict[str, Any], optimizers: dict[str
     )
     (partial / "settings.json").write_text(json.dumps(asdict(settings), indent=1))
     if final.exists():
-        import shutil
-
         shutil.rmtree(final)
     partial.rename(final)
+    for old in checkpoints(output)[: -settings.checkpoints_kept]:
+        shutil.rmtree(old)
 
 
 def _resume(output: Path, experts: dict[str, Any], optimizers: dict[str, Any], settings: TrainSettings) -> int:

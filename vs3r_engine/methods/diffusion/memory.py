@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from vs3r_engine.errors import DeviceError, OutOfMemory, SetupError
-from vs3r_engine.methods.devices import choose_device, memory_errors
+from vs3r_engine.errors import DeviceError, OutOfMemory
+from vs3r_engine.methods.devices import choose_device, memory_errors, require_quantizer
 
 log = logging.getLogger(__name__)
 _GIB = 1 << 30
@@ -206,14 +206,9 @@ def quantize(model: Any, mode: str) -> None:
 
     Raises: SetupError `torchao-missing`.
     """
-    try:
-        from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
-    except ImportError as error:
-        raise SetupError(
-            "torchao-missing",
-            f"fill.offload={mode} needs the package torchao.",
-            "pip install torchao, or use fill.offload=group.",
-        ) from error
+    require_quantizer(mode)
+    from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
+
     quantize_(model, Int8WeightOnlyConfig() if mode == "int8" else Float8WeightOnlyConfig())
 
 
