@@ -310,6 +310,7 @@ def list_jobs(context: typer.Context, as_json: AsJson = False, engine_file: Engi
 
     client = _launcher(engine_file).find()
     if client is None:
+        print("No engine runs.", file=sys.stderr)
         return
     with client:
         for job in client.jobs():

@@ -54,15 +54,17 @@ def format_of(path: str) -> Format:
 def read_timeline(path: str, edl_rate: float | None = None) -> Root:
     """The timeline, or the collection of timelines, in a file.
 
-    edl_rate: an EDL does not state its frame rate.
+    edl_rate: an EDL does not state its frame rate, and nothing else needs one.
 
-    Raises: InputError `timeline-missing`, `unknown-timeline-format`, `edl-rate`, `not-a-timeline`, `unknown-schema`.
+    Raises: InputError `timeline-missing`, `unknown-timeline-format`, `edl-rate`, `rate-of-file`, `not-a-timeline`, `unknown-schema`.
     """
     kind = format_of(path)
     if not os.path.isfile(path):
         raise InputError("timeline-missing", f"There is no file {path}.", "Check the path.")
     if kind.adapter == "cmx_3600" and edl_rate is None:
         raise InputError("edl-rate", f"{path} is an EDL, which does not state its frame rate.", "Give it, such as --rate 25.")
+    if kind.adapter != "cmx_3600" and edl_rate is not None:
+        raise InputError("rate-of-file", f"{path} is no EDL: the rates in the file stand.", "Leave the rate (--rate) out.")
     arguments = {"rate": float(exact_rate(edl_rate))} if kind.adapter == "cmx_3600" and edl_rate is not None else {}
     try:
         if kind.adapter == "fcpx_xml":

@@ -298,6 +298,11 @@ def test_a_clip_with_fcp7_time_remapping_gets_all_of_its_media(desk):
 
 
 @needs_adapters
+def test_a_timeline_that_states_its_rates_is_given_none(desk):
+    cut = desk.write(shot(desk.a, 100, 20, first=86400))
+    assert desk.refused(cut, "-o", desk.folder / "out.otio", "--rate", "25").code == "rate-of-file"
+
+
 def test_an_edl_is_read_at_its_rate_and_its_media_found_by_name(desk):
     (desk.folder / "cut.edl").write_text(
         "TITLE: cut\nFCM: DROP FRAME\n\n001  A001     V     C        01:00:10;00 01:00:12;00 01:00:00;00 01:00:02;00\n"

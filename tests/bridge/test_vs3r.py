@@ -326,6 +326,11 @@ def test_analyze_reports_what_it_found(vs3r, tmp_path):
     assert vs3r("analyze", "clip.json", check=0).stdout == "shake 2.9° rms\n"
 
 
+def test_where_no_engine_runs_there_are_no_jobs(vs3r, tmp_path):
+    done = vs3r("jobs", "--engine", tmp_path / "none.json", check=0)
+    assert (done.stdout, done.stderr) == ("", "No engine runs.\n")
+
+
 def test_jobs_are_listed_newest_first(vs3r, tmp_path):
     make_media(tmp_path / "clip.json", frames=2)
     vs3r("stabilize", "clip.json", "-o", "listed.json", check=0)
