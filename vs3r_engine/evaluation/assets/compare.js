@@ -189,7 +189,7 @@
     .map((key) => [data.metric_names[key], data.metrics.input[key] ?? "", data.metrics.values[key]]));
   for (const [key, reason] of Object.entries(data.metrics.reasons)) note(metrics, `${data.metric_names[key]}: ${reason}`);
   for (const words of data.metrics.notes) note(metrics, words);
-  table(details, "Found in the clip", null, Object.entries(data.findings));
+  table(details, "Found in the clip", null, Object.entries(data.findings).filter(([, value]) => !(Array.isArray(value) && !value.length)));
   table(details, "Time, seconds", null, Object.entries(data.timings_s));
   table(details, "Versions", null, Object.entries(data.versions));
   if (Object.keys(data.settings).length) {
