@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
+from host_bridge.presets_cli import presets_app
 from host_bridge.resolve_cli import resolve_app
 from host_bridge.timeline_cli import timeline_command
 from vs3r_engine import __version__
@@ -32,11 +33,10 @@ app = typer.Typer(
 )
 jobs = typer.Typer(invoke_without_command=True, help="List the engine's jobs, or cancel one.")
 engine = typer.Typer(no_args_is_help=True, help="The engine: start, stop, status, logs.")
-presets = typer.Typer(no_args_is_help=True, help="Presets: list, show, save.")
 cache = typer.Typer(no_args_is_help=True, help="What is kept on disk between jobs: show, clear.")
 app.add_typer(jobs, name="jobs")
 app.add_typer(engine, name="engine")
-app.add_typer(presets, name="presets")
+app.add_typer(presets_app, name="presets")
 app.add_typer(cache, name="cache")
 
 CANCEL_S = 15.0
@@ -392,53 +392,6 @@ def engine_logs(lines: Annotated[int, typer.Option("-n", min=1, help="Lines.")] 
         raise InputError("no-log", f"There is no log at {file}.", "Nothing has run yet.")
     with file.open(encoding="utf-8", errors="replace") as stream:
         sys.stdout.writelines(deque(stream, lines))
-
-
-@presets.command("list")
-def list_presets() -> None:
-    """List the presets, built-in ones first."""
-    from host_bridge.presets import user_presets
-    from vs3r_engine.settings import PRESETS
-
-    for name in PRESETS:
-        print(name)
-    for name in user_presets():
-        print(f"{name} (yours)")
-
-
-@presets.command("show")
-def show_preset(name: Annotated[str, typer.Argument(help="The preset.")], as_json: AsJson = False) -> None:
-    """Show every setting of a preset, and what it means."""
-    from host_bridge.presets import preset_values
-    from host_bridge.progress import write_json
-    from vs3r_engine.settings import DESCRIPTORS, GROUPS, Settings
-
-    settings = Settings().with_values(preset_values(name))
-    values, changed = settings.values(), settings.changed()
-    if as_json:
-        write_json(values)
-        return
-    group = ""
-    for descriptor in DESCRIPTORS:
-        if descriptor.group != group:
-            group = descriptor.group
-            print(f"\n{GROUPS[group]}")
-        mark = "*" if descriptor.key in changed else " "
-        print(f"{mark} {descriptor.key:32} {values[descriptor.key]!s:14} {descriptor.help}")
-
-
-@presets.command("save")
-def save_preset(
-    name: Annotated[str, typer.Argument(help="The new preset's name.")],
-    preset: Annotated[str, typer.Option(help="The preset to begin with.")] = "natural",
-    assignments: Set = [],  # noqa: B006
-    force: Annotated[bool, typer.Option("-f", "--force", help="Replace it.")] = False,
-) -> None:
-    """Keep settings under a name: `vs3r presets save calm --set path.smoothness=80`."""
-    from host_bridge.presets import save
-    from vs3r_engine.settings import Settings
-
-    print(save(name, Settings().with_values(_values(preset, assignments, False)), overwrite=force))
 
 
 @cache.command("show")

@@ -50,9 +50,9 @@ class PictureBounds:
 class View:
     """One source frame and all that is known of it. depth and the masks are of any size that spans the picture.
 
-    dynamic_mask: True on what moves against the scene. overlay_mask: True on what of it is burnt into the frame, None where
-    nothing is. inset_px: lines at (left, top, right, bottom) of the frame that hold no picture. is_bad: black, white, blurred or
-    without texture, so that its camera is only guessed from the frames around it.
+    dynamic_mask: True on what moves against the scene. overlay_mask: True on what of it stands still in the frame, as a logo
+    does; None where nothing does. inset_px: lines at (left, top, right, bottom) of the frame that hold no picture. is_bad: black,
+    white, blurred or without texture, so that its camera is only guessed from the frames around it.
     """
 
     frame: Frame

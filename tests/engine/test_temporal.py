@@ -253,29 +253,13 @@ def test_a_frame_that_is_nowhere_to_be_seen_is_still_a_picture(radius_s):
     assert all(np.ptp(output.planes[0]) < 60 for output in outputs)
 
 
-def test_a_cut_ends_what_is_drawn_on():
+@pytest.mark.parametrize("whole", [(), (12, 13)])
+def test_a_cut_ends_what_is_drawn_on_also_where_the_next_shot_begins_without_a_hole(whole):
     views, targets, _ = panorama.shaken(24)
     black = {i: replace(v, frame=replace(v.frame, planes=tuple(np.zeros_like(p) for p in v.frame.planes))) for i, v in views.items()}
     # Frames from 12 on are another shot: the pipeline then answers None across the cut.
     shots = [{i: views[i] for i in range(12)}, {i: black[i] for i in range(12, 24)}]
-    completer = TemporalCompleter(FillSettings(), Fraction(30))
-    around = panorama.Held({})
-
-    def items():
-        for i in range(8, 16):
-            around.views = shots[i >= 12]
-            yield WarpRenderer().render(targets[i], shots[i >= 12][i], ())
-
-    outputs = list(completer.complete(items(), around))
-    assert all(output.planes[0].max() == 0 for output in outputs[4:])
-    assert all(output.planes[0].min() > 10 for output in outputs[:4])
-
-
-def test_a_shot_that_begins_without_a_hole_draws_on_no_other_shot_either():
-    views, targets, _ = panorama.shaken(24)
-    black = {i: replace(v, frame=replace(v.frame, planes=tuple(np.zeros_like(p) for p in v.frame.planes))) for i, v in views.items()}
-    shots = [{i: views[i] for i in range(12)}, {i: black[i] for i in range(12, 24)}]
-    targets |= {i: Target(i, views[i].camera, None) for i in (12, 13)}
+    targets |= {i: Target(i, views[i].camera, None) for i in whole}
     completer = TemporalCompleter(FillSettings(), Fraction(30))
     around = panorama.Held({})
 
@@ -286,6 +270,7 @@ def test_a_shot_that_begins_without_a_hole_draws_on_no_other_shot_either():
 
     outputs = list(completer.complete(items(), around))
     assert all(output.planes[0].max() == 0 for output in outputs[4:])
+    assert all(output.planes[0].min() > 10 for output in outputs[:4])
 
 
 def test_anchors_stand_at_fixed_places_and_at_the_ends_of_a_shot():

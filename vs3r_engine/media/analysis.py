@@ -20,7 +20,6 @@ from vs3r_engine.timeline import FrameRange
 SCHEMA = 9
 """Part of every analysis key: raise it whenever a method's results change, and old analyses are made again."""
 
-
 _OVERLAY = "overlay.npy"
 
 
@@ -76,8 +75,7 @@ class AnalysisWriter:
         self._lens = path.lens
 
     def finish(self, findings: dict[str, Any], bounds: PictureBounds = PictureBounds(), overlay_mask: np.ndarray | None = None) -> None:
-        """Write the index that makes the directory an analysis. overlay_mask: [h, w] bool of the dynamic masks' size, True on what
-        is burnt into every frame."""
+        """Write the index that makes the directory an analysis. overlay_mask: [h, w] bool of the dynamic masks' size, see `View`."""
         if overlay_mask is not None:
             np.save(self._directory / _OVERLAY, overlay_mask)
         index = {
@@ -140,7 +138,7 @@ class Analysis:
         self.diagnostics = {name: np.concatenate(values) for name, values in diagnostics.items()}
         overlay = directory / _OVERLAY
         self.overlay_mask: np.ndarray | None = np.load(overlay) if overlay.exists() else None
-        """[h, w] bool, True on what is burnt into every frame; None where nothing is."""
+        """[h, w] bool, True on what lies over the scene and stands still in every frame; None where nothing does."""
         nowhere = np.zeros(len(self.trajectory), bool)
         self.is_bad = self.diagnostics.get("is_bridged", nowhere) & ~self.diagnostics.get("is_repeated", nowhere)
         """[n] bool: frames whose camera is only guessed; a picture that merely stands still is none of them."""
@@ -153,7 +151,7 @@ class Analysis:
         return self._of_piece("depth", frame_index)
 
     def dynamic_mask(self, frame_index: int) -> np.ndarray:
-        """[h, w] bool, True = moves against the scene: by itself, or with the frame because it is burnt in."""
+        """[h, w] bool, True = moves against the scene: by itself, or with the frame as overlays do."""
         moving = self._of_piece("dynamic_mask", frame_index)
         return moving if self.overlay_mask is None else moving | self.overlay_mask
 

@@ -20,7 +20,7 @@ _FLAT_EIGENVALUE = 2e-5
 
 
 _DARK_LEVEL = 26
-"""Luma up to which lines at the picture's edge are taken for a bar, as in `stages.bounds`; dark picture has no corners to lose."""
+"""Luma up to which lines at the picture's edge hold no tracks: there lies a bar, or dark picture, which has no corners to lose."""
 _BAR_KEEP_OFF_PX = 1 + _WINDOW_PX // 2
 """A track closer than this to a bar would be followed by the bar's edge, which stands still."""
 

@@ -18,7 +18,7 @@ class Anchor:
     """A source frame and what is asked of it again and again.
 
     small: [h, w, planes] its small picture. levels: its first plane, as in `blurred`. still: [h, w] small, 0 on and
-    close to what moves against the scene, or None where nothing does. scene: the same of what is burnt into the frame.
+    close to what moves against the scene, or None where nothing does. scene: the same of what lies over the scene.
     bounds: `picture_bounds`. surface: its depth.
     """
 

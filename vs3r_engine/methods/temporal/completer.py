@@ -30,7 +30,7 @@ few are warped and blended. The others lose as much, so that nothing jumps when 
 MOST_ANCHORS = 6
 AT_RIM, MOVING = np.float32(1e-3), np.float32(1e-8)
 """What an anchor counts for at its own rim, and where it shows something that moves: there it is the last resort, better only
-than a picture that is made up. Where it shows something burnt in it counts for nothing."""
+than a picture that is made up. Where it shows an overlay it counts for nothing."""
 NEGLIGIBLE = 1e-3
 COARSE_PER_CELL = 2
 """Samples a cell, across and down, that what nothing has shown is continued at: it is smooth anyway."""
