@@ -25,6 +25,7 @@ from vs3r_engine.service.rendezvous import Launch, connection_file, is_running, 
 START_S = 30.0
 SILENCE_S = 6.0
 """How long an engine whose process runs may stay silent before another takes its place."""
+TRY_AGAIN_S = 0.5
 STOP_S = 10.0
 RESTARTS = 10
 """Times a job's engine may be lost before the job is given up."""
@@ -121,9 +122,12 @@ class Launcher:
                 client = self.find()
                 if client is not None:
                     return client
-                # Where another launcher was first, ours ends, and the other's is on its way up.
-                if process.poll() is not None and b"[already-running]" not in errors.read_bytes():
-                    break
+                if process.poll() is not None:
+                    if b"[already-running]" not in errors.read_bytes():
+                        break
+                    # Another launcher's is on its way up, or one that ends is not gone yet.
+                    time.sleep(TRY_AGAIN_S)
+                    process = self._start(errors)
                 time.sleep(0.02)
             said = " ".join(errors.read_text(errors="replace").strip().splitlines()[-3:])
         finally:

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
+from filelock import FileLock
 
 from host_bridge.client import EngineClient, EngineLost
 from host_bridge.launcher import EngineState, Launcher, write_launch_file
@@ -98,6 +99,18 @@ def test_launchers_that_start_at_once_end_up_with_one_engine(directory):
     for thread in threads:
         thread.join()
     assert not failures and len(engines) == 3 and len(set(engines)) == 1
+
+
+def test_an_engine_is_started_once_the_one_that_ends_is_gone(directory):
+    """It has withdrawn its connection file and still waits for its worker."""
+    ending = FileLock(directory / "engine.lock", thread_local=False)
+    ending.acquire()
+    release = threading.Timer(1.5, ending.release)
+    release.start()
+    with launcher_for(directory).ensure() as client:
+        assert client.is_alive
+    release.join()
+    assert not list(directory.glob("start-*"))
 
 
 def test_an_engine_that_cannot_start_says_why(directory):
