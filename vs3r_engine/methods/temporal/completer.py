@@ -277,23 +277,27 @@ def _continue(pictures: Sequence[np.ndarray], missing: Sequence[np.ndarray], til
     small: the small picture as it was rendered, of all cells."""
     layout = tiles.layout
     size = cells.columns * COARSE_PER_CELL, cells.rows * COARSE_PER_CELL
-    known = np.ones(size[::-1], np.float32)
-    known[-(-cells.height * COARSE_PER_CELL // cells.cell_px) :] = 0
-    known[:, -(-cells.width * COARSE_PER_CELL // cells.cell_px) :] = 0
-    coarse = cv2.resize(small, size, interpolation=cv2.INTER_AREA).reshape(*known.shape, -1)
+    coarse = cv2.resize(small, size, interpolation=cv2.INTER_AREA).reshape(*size[::-1], -1)
     at = (tiles.rows, slice(None), tiles.columns)
-    _in_cells(known, cells)[at] *= 1 - tiles.averaged(missing[0], 0, COARSE_PER_CELL)
-    for i in range(coarse.shape[2]):
-        filled = tiles.averaged(pictures[i], i, COARSE_PER_CELL)
-        _in_cells(coarse[..., i], cells)[at] = filled * np.float32(255 / layout.peak)
-    beyond = _ringed(extrapolated(coarse, known)).transpose(2, 0, 1)
+    inside = np.zeros(cells.full_shape, np.float32)
+    inside[: cells.height, : cells.width] = 1
+    inside = tiles.read(inside, 0)
     lacking = np.flatnonzero(missing[0].max(axis=1) > NEGLIGIBLE)
     part = tiles.only(lacking)
-    for i, picture in enumerate(pictures):
+    for i, (picture, lack) in enumerate(zip(pictures, missing, strict=True)):
         value: np.ndarray | np.float32 = np.float32(layout.peak)
-        if i < len(beyond):
-            value = part.spread_small(beyond[i : i + 1], i, COARSE_PER_CELL)[0] * np.float32(layout.peak / 255)
-        picture[lacking] += missing[i][lacking] * (value - picture[lacking])
+        if i < coarse.shape[2]:
+            plane, known = np.ascontiguousarray(coarse[..., i]), np.ones(size[::-1], np.float32)
+            known[-(-cells.height * COARSE_PER_CELL // cells.cell_px) :] = 0
+            known[:, -(-cells.width * COARSE_PER_CELL // cells.cell_px) :] = 0
+            # What is missing holds whatever the renderer left there, and what lies beyond the border repeats it: neither counts.
+            shown = tiles.subsampled(inside, i) * (1 - lack)
+            weighted, weight = (tiles.averaged(values, i, COARSE_PER_CELL) for values in (picture * shown, shown))
+            _in_cells(plane, cells)[at] = weighted / np.maximum(weight, 1e-6) * np.float32(255 / layout.peak)
+            _in_cells(known, cells)[at] = weight
+            beyond = _ringed(extrapolated(plane, known))[None]
+            value = part.spread_small(beyond, i, COARSE_PER_CELL)[0] * np.float32(layout.peak / 255)
+        picture[lacking] += lack[lacking] * (value - picture[lacking])
 
 
 def _in_cells(coarse: np.ndarray, cells: Cells) -> np.ndarray:

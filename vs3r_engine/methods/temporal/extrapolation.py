@@ -6,25 +6,20 @@ import cv2
 import numpy as np
 
 
-def extrapolated(picture: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """[h, w, planes] float32: the picture where it is known, and beyond a blend of its surroundings that grows smoother
-    with distance. known: [h, w] float32 in [0, 1]; where nothing is known at all, mid-grey 128."""
-    weighted, weight = picture * known[..., None], known
+def extrapolated(plane: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """[h, w] float32: the plane where it is known, and beyond a blend of its surroundings that grows smoother with
+    distance. known: [h, w] float32 in [0, 1]; where nothing is known at all, mid-grey 128."""
+    weighted, weight = plane * known, known
     levels = []
     while True:
         levels.append((weighted, weight))
         if min(weight.shape) <= 2 or float(weight.min()) > 0.25:
             break
         weighted, weight = cv2.pyrDown(weighted), cv2.pyrDown(weight)
-        weighted = weighted.reshape(*weight.shape, -1)
     total = float(weight.sum())
-    mean = weighted.sum(axis=(0, 1)) / total if total > 0 else np.full(picture.shape[2], 128.0, np.float32)
-    filled = np.broadcast_to(mean, weighted.shape)
+    filled = np.full(weight.shape, weighted.sum() / total if total > 0 else 128, np.float32)
     for weighted, weight in reversed(levels):
-        height, width = weight.shape
-        coarse = cv2.resize(np.ascontiguousarray(filled, np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
-        coarse = coarse.reshape(height, width, -1)
+        coarse = cv2.resize(filled, weight.shape[::-1], interpolation=cv2.INTER_LINEAR)
         # Known in a quarter is known: a border continues itself before it fades into what lies further away.
-        share = np.minimum(weight * 4, 1)[..., None]
-        filled = share * (weighted / np.maximum(weight, 1e-6)[..., None] - coarse) + coarse
+        filled = np.minimum(weight * 4, 1) * (weighted / np.maximum(weight, 1e-6) - coarse) + coarse
     return filled
