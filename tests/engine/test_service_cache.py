@@ -3,6 +3,8 @@
 
 import errno
 import os
+import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -103,7 +105,60 @@ def test_a_new_engine_sweeps_up_after_a_dead_one(tmp_path):
     store = DiskStore(tmp_path)
     assert not list((tmp_path / "tmp").iterdir())
     assert store.find("analysis", "a") is None
-    assert [path.name for path in (tmp_path / "leases").iterdir()] == [str(os.getpid())]
+    assert [path.name for path in (tmp_path / "leases").iterdir()] == [f"{os.getpid()}@{platform.node()}"]
+
+
+def test_another_machine_that_shares_the_directory_keeps_what_it_uses(tmp_path, monkeypatch):
+    """A process of its number may or may not run here; what it left for more than a day is swept."""
+    monkeypatch.setattr(platform, "node", lambda: "elsewhere")
+    monkeypatch.setattr(os, "getpid", lambda: 2**22 + 1)  # no process here has it
+    other = DiskStore(tmp_path)
+    with other.writing("analysis", "theirs") as directory:
+        (directory / "data").write_text("half")
+        monkeypatch.undo()
+        store = DiskStore(tmp_path, limit_bytes=0)
+        assert (directory / "data").exists()
+    store.trim()
+    assert store.clear() == 0 and store.find("analysis", "theirs") is not None
+    store.release()
+    for left in (tmp_path / "leases").iterdir():
+        os.utime(left, (time.time() - 90000,) * 2)
+    DiskStore(tmp_path, limit_bytes=0).trim()
+    assert store.find("analysis", "theirs") is None
+
+
+def test_what_was_taken_into_use_while_others_were_measured_is_not_evicted(tmp_path, monkeypatch):
+    store = DiskStore(tmp_path)
+    fill(store, "a", 1000)
+    store.release()
+    cleaner = DiskStore(tmp_path)
+    listed = cleaner.entries()
+    assert not listed[0].in_use
+    store.find("analysis", "a")
+    monkeypatch.setattr(cleaner, "entries", lambda: listed)
+    assert cleaner.clear() == 0
+    assert store.find("analysis", "a") is not None
+
+
+def test_a_store_that_was_deleted_whole_goes_on(tmp_path):
+    store = DiskStore(tmp_path / "store")
+    fill(store, "a", 1000)
+
+    def delete():
+        shutil.rmtree(tmp_path / "store")
+
+    delete()
+    store.release()
+    assert store.entries() == [] and store.clear() == 0
+    assert store.find("analysis", "a") is None
+    delete()
+    fill(store, "a", 1000)
+    assert store.find("analysis", "a") is not None
+    delete()
+    with store.workspace("chunks", "job") as directory:
+        (directory / "0.part").write_text("kept")
+    delete()
+    store.discard("chunks", "job")
 
 
 def test_a_full_disk_is_an_error_with_a_hint_and_leaves_nothing(tmp_path):

@@ -5,6 +5,7 @@ go first when the limit is passed, and any number of engines may share one direc
 import contextlib
 import errno
 import os
+import platform
 import re
 import shutil
 import time
@@ -20,6 +21,7 @@ import psutil
 from vs3r_engine.errors import DiskFull, EngineFault, ResourceError, SetupError
 
 DEFAULT_LIMIT_BYTES = 40 * 2**30
+A_DAY_S = 86400
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
 
@@ -38,9 +40,10 @@ class Entry:
 class DiskStore:
     """The pipeline's Store on disk.
 
-    Layout under `root`: KIND/KEY/ (entries and workspaces), tmp/PID-RANDOM/ (being written or deleted),
-    locks/ (one writer per workspace), leases/PID/ (what living processes use; never evicted).
+    Layout under `root`: KIND/KEY/ (entries and workspaces), tmp/PID@HOST+RANDOM/ (being written or deleted),
+    locks/ (one writer per workspace), leases/PID@HOST/ (what living processes use; never evicted).
     The limit holds for what nobody uses: a running job may pass it, and what it leaves is trimmed afterwards.
+    All of it may be deleted at any time, as people and systems clean caches: what is needed next is made again.
     """
 
     def __init__(self, root: Path | None = None, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
@@ -49,11 +52,9 @@ class DiskStore:
         self.limit_bytes = limit_bytes
         self._temporary = self.root / "tmp"
         self._locks = self.root / "locks"
-        self._leases = self.root / "leases" / str(os.getpid())
+        self._leases = self.root / "leases" / _owner()
         try:
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for directory in (self._temporary, self._locks, self._leases):
-                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._make_directories()
         except OSError as error:
             raise SetupError(
                 "cache-unusable",
@@ -107,6 +108,7 @@ class DiskStore:
         path = self._path(kind, key)
         lock = filelock.FileLock(self._locks / f"{kind}-{key}.lock", timeout=0)
         try:
+            self._make_directories()
             lock.acquire()
         except filelock.Timeout as error:
             raise ResourceError(
@@ -132,7 +134,7 @@ class DiskStore:
     def release(self, but: Collection[tuple[str, str]] = ()) -> None:
         """Nothing this process found or wrote is in use any more, but for these (kind, key); the limit holds again."""
         kept = {f"{kind}+{key}" for kind, key in but}
-        for lease in self._leases.iterdir():
+        for lease in _children(self._leases):
             if lease.name not in kept:
                 lease.unlink(missing_ok=True)
         self.trim()
@@ -141,10 +143,10 @@ class DiskStore:
         """Everything kept, least recently used first."""
         leased = self._leased()
         found = []
-        for kind in self.root.iterdir():
+        for kind in _children(self.root):
             if kind.name in ("tmp", "locks", "leases") or not kind.is_dir():
                 continue
-            for path in kind.iterdir():
+            for path in _children(kind):
                 with contextlib.suppress(FileNotFoundError):
                     in_use = f"{kind.name}+{path.name}" in leased
                     found.append(Entry(kind.name, path.name, _size_bytes(path), path.stat().st_mtime, in_use))
@@ -157,18 +159,27 @@ class DiskStore:
         for entry in entries:
             if excess <= 0:
                 return
-            if not entry.in_use:
-                self._remove(self.root / entry.kind / entry.key)
+            if self._evict(entry):
                 excess -= entry.size_bytes
 
     def clear(self) -> int:
         """Everything that nobody uses is gone. Returns the bytes freed."""
         freed = 0
         for entry in self.entries():
-            if not entry.in_use:
-                self._remove(self.root / entry.kind / entry.key)
+            if self._evict(entry):
                 freed += entry.size_bytes
         return freed
+
+    def _evict(self, entry: Entry) -> bool:
+        """False where it stays, because somebody uses it by now: since it was listed, all others were measured."""
+        if entry.in_use or f"{entry.kind}+{entry.key}" in self._leased():
+            return False
+        self._remove(self.root / entry.kind / entry.key)
+        return True
+
+    def _make_directories(self) -> None:
+        for directory in (self.root, self._temporary, self._locks, self._leases):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _path(self, kind: str, key: str) -> Path:
         if not _NAME.fullmatch(kind) or not _NAME.fullmatch(key):
@@ -177,19 +188,19 @@ class DiskStore:
 
     def _lease(self, kind: str, key: str) -> Path:
         lease = self._leases / f"{kind}+{key}"
+        self._make_directories()
         lease.touch()
         return lease
 
     def _leased(self) -> set[str]:
         leased = set()
-        for process in (self.root / "leases").iterdir():
-            if process.name.isdigit() and psutil.pid_exists(int(process.name)):
-                with contextlib.suppress(FileNotFoundError):
-                    leased |= {lease.name for lease in process.iterdir()}
+        for process in _children(self.root / "leases"):
+            if _is_alive(process):
+                leased |= {lease.name for lease in _children(process)}
         return leased
 
     def _new_temporary(self) -> Path:
-        return self._temporary / f"{os.getpid()}-{uuid.uuid4().hex}"
+        return self._temporary / f"{_owner()}+{uuid.uuid4().hex}"
 
     def _remove(self, path: Path) -> None:
         # Renamed first, so that nobody finds half an entry. Windows refuses while a file in it is open: then it stays.
@@ -201,20 +212,44 @@ class DiskStore:
     def _sweep(self) -> None:
         """What dead processes left half-written or leased is gone."""
         for directory in (self._temporary, self.root / "leases"):
-            for path in directory.iterdir():
-                owner = path.name.partition("-")[0]
-                if not owner.isdigit() or not psutil.pid_exists(int(owner)):
+            for path in _children(directory):
+                if not _is_alive(path):
                     shutil.rmtree(path, ignore_errors=True)
-        a_day_ago = time.time() - 86400
-        for lock in self._locks.iterdir():
+        for lock in _children(self._locks):
             with contextlib.suppress(OSError):
-                if lock.stat().st_mtime < a_day_ago and not (self.root / lock.stem.replace("-", "/", 1)).exists():
+                if lock.stat().st_mtime < time.time() - A_DAY_S and not (self.root / lock.stem.replace("-", "/", 1)).exists():
                     lock.unlink()
 
 
 def default_root() -> Path:
     """$VS3R_CACHE_DIR, else the user's cache directory."""
     return Path(os.environ.get("VS3R_CACHE_DIR") or platformdirs.user_cache_dir("vs3r", appauthor=False)) / "store"
+
+
+def _owner() -> str:
+    """This process among all that may share a store, also from other machines and containers."""
+    return f"{os.getpid()}@{re.sub('[^A-Za-z0-9.-]', '-', platform.node())}"
+
+
+def _is_alive(path: Path) -> bool:
+    """Whether the process that `path` is named after runs. Of another machine's nobody knows: it does for a day after its last change."""
+    pid, _, host = path.name.partition("+")[0].partition("@")
+    if not pid.isdigit():
+        return False
+    if host == _owner().partition("@")[2]:
+        return psutil.pid_exists(int(pid))
+    try:
+        return path.stat().st_mtime > time.time() - A_DAY_S
+    except OSError:
+        return False
+
+
+def _children(directory: Path) -> list[Path]:
+    """What is in it; nothing where there is no such directory, or no more."""
+    try:
+        return list(directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 @contextlib.contextmanager
