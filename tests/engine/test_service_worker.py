@@ -31,6 +31,8 @@ from vs3r_engine.service.worker import (
     FrameOrder,
     JobEnded,
     JobOrder,
+    LogLine,
+    Lost,
     ProbeOrder,
     Ready,
     WorkerProcess,
@@ -64,6 +66,15 @@ def test_a_cancel_that_comes_after_the_jobs_end_does_not_cancel_its_next_run(tmp
         process.send(CancelOrder("j"))
         process.send(order)
         assert end_of_job(reports) == "failed"
+
+
+def test_what_ended_the_worker_is_in_the_log(tmp_path):
+    with worker(tmp_path) as (process, reports):
+        process.send("no order")
+        said = []
+        while not isinstance(report := reports.get(timeout=10), Lost):
+            said.append(report)
+    assert any(isinstance(line, LogLine) and "Traceback" in line.message and "AttributeError" in line.message for line in said)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no named pipes in folders")

@@ -42,7 +42,12 @@ PROBES_AT_ONCE = 16
 def main(pipe: Connection, pipeline: str, cache_root: str, cache_limit_bytes: int) -> None:
     """The worker process's whole life."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is the server's to handle
-    Worker(pipe, pipeline, cache_root, cache_limit_bytes).run()
+    worker = Worker(pipe, pipeline, cache_root, cache_limit_bytes)
+    try:
+        worker.run()
+    except Exception:
+        logging.getLogger("vs3r").exception("the worker cannot go on")  # nobody reads its standard error
+        raise
 
 
 class Worker:
@@ -264,6 +269,6 @@ class _ToServer(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._worker.send(LogLine(record.levelno, self._worker.job_id, record.getMessage()))
+            self._worker.send(LogLine(record.levelno, self._worker.job_id, self.format(record)))
         except OSError:
             self.handleError(record)
