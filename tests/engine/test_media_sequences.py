@@ -80,8 +80,17 @@ def test_one_file_a_pattern_a_part_and_the_folder_mean_the_sequence(tmp_path):
         assert info.sequence.numbers == numbers
         assert info.frame_count == numbers[1] - numbers[0] + 1
         assert info.clip.rate == 24
+        assert probe(info.clip.path).sequence.numbers == numbers, "the clip's path means the same files"
     with open_source(str(tmp_path / "shot_[00009-00011].png")) as source:
         assert [(f.frame_index, number_of(f)) for f in source.frames(FrameRange(1, 2))] == [(1, 2), (2, 3)]
+
+
+def test_a_percent_sign_in_a_name_is_one(tmp_path):
+    make_images(tmp_path, "100%%_%04d.png", "png", "rgb24", range(4))
+    assert (tmp_path / "100%_0002.png").exists()
+    for name in ("100%_0002.png", "100%_%04d.png", "100%_[0001-0002].png"):
+        path = probe(str(tmp_path / name)).clip.path
+        assert numbers_in(path) == ([1, 2] if "[" in name else [0, 1, 2, 3])
 
 
 def test_unpadded_numbers_count_on_past_nine(tmp_path):

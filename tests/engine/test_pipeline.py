@@ -175,6 +175,25 @@ def test_the_rate_stated_for_images_is_the_movies_and_another_one_is_another_cli
     assert set(opened) == {(shaky_images, Fraction(25)), (shaky_images, Fraction(50))}, "the rate is the clip's wherever it is opened"
 
 
+def test_sequences_in_one_folder_and_parts_of_one_are_different_clips(shaky_images, store, tmp_path):
+    folder = tmp_path / "two"
+    folder.mkdir()
+    for index in range(24):
+        image = Path(shaky_images % index).read_bytes()
+        (folder / f"a.{index:04d}.png").write_bytes(image)
+        (folder / f"b.{23 - index:04d}.png").write_bytes(image)
+
+    def planned(name):
+        return pipeline.plan(str(folder / name), str(tmp_path / "out.mkv"), Settings().with_values({"output.codec": "ffv1"}))
+
+    whole, other, part = (planned(name) for name in ("a.0000.png", "b.0000.png", "a.[0004-0023].png"))
+    list(pipeline.analyze(whole, store))
+    assert not pipeline.open_analysis(other, store) and not pipeline.open_analysis(part, store)
+    (folder / "b.0007.png").unlink()
+    (folder / "notes.txt").touch()
+    assert pipeline.open_analysis(planned("a.0000.png"), store), "what else lies in the folder is not the clip's"
+
+
 def test_a_rate_is_stated_for_images_only(shaky_clip, shaky_images):
     assert pipeline.plan(shaky_images, "out.mp4", Settings()).clip.rate == 24
     with pytest.raises(InputError) as error:

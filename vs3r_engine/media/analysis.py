@@ -14,6 +14,7 @@ import numpy as np
 from vs3r_engine.camera import Trajectory
 from vs3r_engine.errors import EngineFault
 from vs3r_engine.lens import Lens
+from vs3r_engine.media import sequence
 from vs3r_engine.scene import PictureBounds, Reconstruction
 from vs3r_engine.timeline import FrameRange
 
@@ -24,10 +25,19 @@ _OVERLAY = "overlay.npy"
 
 
 def source_key(path: str) -> str:
-    """A key of the media's content: equal keys, equal pictures. Reads at most 4 MiB of each of at most 64 files."""
+    """A key of the media's content: equal keys, equal pictures. Reads at most 4 MiB of each of at most 64 files.
+
+    Of an image sequence only its own files count, whatever else lies in their folder.
+    """
     digest = hashlib.sha256()
     root = Path(path)
-    files = [root] if root.is_file() else sorted(p for p in (root.iterdir() if root.is_dir() else root.parent.glob("*")) if p.is_file())
+    if root.is_file():
+        files = [root]
+    elif root.is_dir():
+        files = sorted(p for p in root.iterdir() if p.is_file())
+    else:
+        images = sequence.find(path)
+        files = [] if images is None else [Path(images.file(index)) for index in range(images.numbers[1] - images.numbers[0] + 1)]
     step = max(1, len(files) // 64)
     for file in files:
         digest.update(f"{file.name} {file.stat().st_size} ".encode())

@@ -45,19 +45,22 @@ class ContentLight:
 class SequenceName:
     """An image sequence: files `prefix` + number, zero-padded to `digits`, + `suffix`; None of them missing.
 
-    `numbers` is the first and last file number, both included.
+    `numbers` is the first and last file number, both included. is_part: there may be more files, which are not meant.
     """
 
     prefix: str
     digits: int
     suffix: str
     numbers: tuple[int, int]
+    is_part: bool = False
 
     @property
     def pattern(self) -> str:
-        """The sequence written the way printf counts: name.%04d.exr."""
+        """The sequence written the way printf counts, name.%04d.exr; a part as name.[0001-0100].exr."""
         if not self.digits:
             return self.prefix + self.suffix
+        if self.is_part:
+            return f"{self.prefix}[{self.numbers[0]:0{self.digits}d}-{self.numbers[1]:0{self.digits}d}]{self.suffix}"
         prefix, suffix = (text.replace("%", "%%") for text in (self.prefix, self.suffix))
         return f"{prefix}%0{self.digits}d{suffix}"
 

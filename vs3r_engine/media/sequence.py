@@ -44,8 +44,10 @@ def find(path: str) -> SequenceName | None:
     if not os.path.exists(path) and (match := _PATTERN.match(name)):
         prefix = os.path.join(folder, match["prefix"])
         if match["first"]:
-            found = SequenceName(prefix, len(match["first"]), match["suffix"], (int(match["first"]), int(match["last"])))
+            found = SequenceName(prefix, len(match["first"]), match["suffix"], (int(match["first"]), int(match["last"])), True)
             return _complete(found, set(_numbers(found)))
+        if match["digits"] is not None:
+            prefix = os.path.join(folder, match["prefix"].replace("%%", "%"))
         found = SequenceName(prefix, _digits(match), match["suffix"], (0, 0))
         return _spanning(found, _numbers(found), path)
     if not os.path.exists(path):
