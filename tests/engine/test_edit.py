@@ -316,6 +316,16 @@ def test_an_image_sequence_is_asked_for_at_the_rate_that_the_edit_states(what, r
     assert asked_for == [(path, asked)], what
 
 
+@pytest.mark.parametrize(("first", "what"), [(0, "counted from 0"), (1021, "counted by number")])
+def test_an_image_sequence_is_the_files_that_the_edit_names_not_all_there_are(first, what):
+    reference = otio.schema.ImageSequenceReference("/m/", "sh.", ".png", 1021, 1, 24.0, 4, available_range=span(first, 50))
+    clip = otio.schema.Clip(name="shot", media_reference=reference, source_range=span(first + 5, 10))
+    sizes = {"/m/sh.%04d.png": 100, "/m/sh.[1021-1070].png": 50}
+    found = media(clip, lambda path, rate: Clip(path, rate, 64, 48, FrameRange(0, sizes[path])))
+    assert found.clip.path == "/m/sh.[1021-1070].png"
+    assert edit.used_range(clip, found) == FrameRange(5, 10), what
+
+
 def test_no_rate_is_asked_for_where_media_is_a_file():
     asked_for = []
 
@@ -360,6 +370,29 @@ def warp(scalar):
 def test_the_frames_that_a_clip_shows(what, source, effects, used):
     clip = otio_clip(source, span(0, 1000), effects=effects)
     assert edit.used_range(clip, media(clip)) == FrameRange.between(*used), what
+
+
+@pytest.mark.parametrize(
+    ("what", "rate", "frames", "source", "speed", "used"),
+    [
+        ("an odd number of frames twice as fast", Fraction(24), 39, span(0, 20), 2, (0, 39)),
+        ("one frame less of it", Fraction(24), 38, span(0, 20), 2, None),
+        ("another rate", Fraction(24000, 1001), 2391, span(0, 2989, 29.97), 1, (0, 2391)),
+        ("another rate, one too many", Fraction(24000, 1001), 2391, span(0, 2990, 29.97), 1, None),
+        ("between two frames", Fraction(24), 100, span(0.5, 100), 1, (0, 100)),
+        ("the same rate, one too many", Fraction(24), 100, span(1, 100), 1, None),
+        ("backwards from its last frame", Fraction(24), 39, span(38, 20), -2, (0, 39)),
+        ("backwards, one too many", Fraction(24), 39, span(37, 20), -2, None),
+    ],
+)
+def test_the_last_frame_shown_may_end_beyond_the_media_but_must_begin_in_it(what, rate, frames, source, speed, used):
+    clip = otio_clip(source, None, effects=[warp(speed)] if speed != 1 else [])
+    found = media(clip, file(frames, rate))
+    if used is None:
+        with pytest.raises(RangeError, match="range-past-media"):
+            edit.used_range(clip, found)
+    else:
+        assert edit.used_range(clip, found) == FrameRange.between(*used), what
 
 
 def test_a_source_range_past_the_media_is_an_error_or_the_part_that_exists():

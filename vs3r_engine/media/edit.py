@@ -136,7 +136,7 @@ def path_of_reference(reference: otio.core.MediaReference, base_dir: str = "") -
                 "Render it with every frame.",
             )
         base = reference.target_url_base
-        pattern = f"{reference.name_prefix}%0{reference.frame_zero_padding}d{reference.name_suffix}"
+        pattern = _pattern_of(reference)
         return (
             path_of_url(base + ("" if not base or base.endswith(("/", "\\")) else "/"), base_dir).rstrip("/\\")
             + ("\\" if "\\" in base else "/")
@@ -192,7 +192,10 @@ def media_of(clip: otio.schema.Clip, reference: otio.core.MediaReference, base_d
         )
         return Media(found, origin, stated.duration.rate)
 
-    found = probe(path, _sequence_rate(reference, path))
+    rate_of_sequence = _sequence_rate(reference, path)
+    found = probe(path, rate_of_sequence)
+    if part := _part_of_sequence(reference, path, found):
+        found = probe(part, rate_of_sequence)
     for what, written in (("media", stated), ("source range", clip.source_range)):
         if written is not None:
             _check_rate(clip.name, what, written, found)
@@ -212,6 +215,23 @@ def _sequence_rate(reference: otio.core.MediaReference, path: str) -> Fraction |
         return exact_rate(reference.rate)
     is_sequence = isinstance(reference, otio.schema.ImageSequenceReference) or os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES
     return exact_rate(reference.available_range.duration.rate) if is_sequence and reference.available_range is not None else None
+
+
+def _part_of_sequence(reference: otio.core.MediaReference, path: str, found: Clip) -> str:
+    """The path of just the files that an image sequence reference means, name.[1021-1070].exr; empty where it means all there are."""
+    stated = reference.available_range
+    if not isinstance(reference, otio.schema.ImageSequenceReference) or stated is None or reference.start_frame < 0:
+        return ""
+    count = math.ceil(frames_at(stated.duration, found.rate))
+    if count < 1 or count == found.available_range.duration:
+        return ""
+    pattern = _pattern_of(reference)
+    digits, first = reference.frame_zero_padding, reference.start_frame
+    return f"{path.removesuffix(pattern)}{reference.name_prefix}[{first:0{digits}d}-{first + count - 1:0{digits}d}]{reference.name_suffix}"
+
+
+def _pattern_of(reference: otio.schema.ImageSequenceReference) -> str:
+    return f"{reference.name_prefix}%0{reference.frame_zero_padding}d{reference.name_suffix}"
 
 
 def start_of_file(clip: Clip) -> int | None:
@@ -325,7 +345,8 @@ def used_range(clip: otio.schema.Clip, media: Media, past_end: str = "error") ->
         readings = [(first, first + length * speed)]
     else:
         readings = [(first, first - length * speed), (first + 1 + length * speed, first + 1)]
-    wanted = [FrameRange.between(math.floor(start), math.ceil(end)) for start, end in readings]
+    step = abs(speed) * media.clip.rate / exact_rate(span.duration.rate)
+    wanted = [_frames_of(start, end, step, available) for start, end in readings]
     existing = [reading for reading in wanted if available.contains_range(reading)]
     if not existing:
         parts = [part for part in (reading.intersection(available) for reading in wanted) if part]
@@ -339,6 +360,17 @@ def used_range(clip: otio.schema.Clip, media: Media, past_end: str = "error") ->
             )
         existing = parts
     return FrameRange.between(min(part.start for part in existing), max(part.end_exclusive for part in existing))
+
+
+def _frames_of(start: Fraction, end: Fraction, step: Fraction, available: FrameRange) -> FrameRange:
+    """The frames that the times [start, end) touch. The last of them that is shown, `step` before the end, may end beyond the media:
+    39 frames at 200 % are 20, and one at 29.97 ends between two at 23.976."""
+    first, last = math.floor(start), math.ceil(end)
+    if end - step < available.end_exclusive < last and first < available.end_exclusive:
+        last = available.end_exclusive
+    if first < available.start <= math.floor(start - 1 + step) and available.start < last:
+        first = available.start
+    return FrameRange.between(first, last)
 
 
 def original_key(clip: otio.schema.Clip) -> str:
