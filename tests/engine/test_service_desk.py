@@ -3,12 +3,12 @@
 
 import pytest
 
-from vs3r_engine.errors import InputError, ResourceError
+from vs3r_engine.errors import Cancelled, InputError, ResourceError
 from vs3r_engine.job import JobState
 from vs3r_engine.service import protocol as p
 from vs3r_engine.service.frames import FrameDesk
 from vs3r_engine.service.jobs import JobBook
-from vs3r_engine.service.worker import FrameDone, FrameFailed
+from vs3r_engine.service.worker import FrameDone, FrameFailed, JobEnded
 
 
 class Desk(FrameDesk):
@@ -106,3 +106,34 @@ def test_a_frame_that_comes_answers_everybody_who_waits():
     desk.want(3, "b")
     desk.rendered(FrameDone(desk.orders[0].key, 2, 1, bytes(16)))
     assert {reply_to[0] for reply_to, answer in desk.due() if answer.reply.state == "ready"} == {"a", "b"}
+
+
+def test_an_analysis_cancelled_for_want_of_hosts_is_begun_anew_for_the_next_one():
+    desk = Desk()
+    desk.want(3)
+    analysis = desk.needs_analysis()
+    desk.session_ended("a")
+    assert desk.book.disowned("a") == [analysis]
+    desk.book.cancel(analysis)
+    desk.analysis_ended(analysis)
+    assert desk.want(3, "b") is None
+    assert desk.needs_analysis().state is JobState.QUEUED
+
+    running = desk.book.start_next()
+    desk.book.disowned("b")
+    desk.book.cancel(running)
+    assert desk.want(4, "c") is None
+    assert desk.book.ended(JobEnded(running.order.job_id, "cancelled")).state is JobState.QUEUED
+
+
+def test_an_analysis_that_somebody_cancelled_is_not_begun_again_by_those_who_poll():
+    desk = Desk()
+    desk.want(3)
+    analysis = desk.needs_analysis()
+    desk.book.start_next()
+    desk.book.cancel(analysis)
+    desk.want(3)
+    assert desk.book.ended(JobEnded(analysis.order.job_id, "cancelled")).state is JobState.CANCELLED
+    desk.analysis_ended(analysis)
+    with pytest.raises(Cancelled):
+        desk.want(3)

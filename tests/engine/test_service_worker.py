@@ -182,3 +182,42 @@ def test_a_job_that_is_submitted_again_to_be_nobodys_is_nobodys():
     for detached in (False, True):
         record = book.submit("analyze", "j", source, source, p.SettingsChoice(), None, False, "s", detached)
     assert not book.disowned("s") and not record.is_final
+
+
+def test_a_job_asked_for_anew_while_it_is_being_cancelled_runs_again():
+    """Its host was silent for too long, and came back before the job had stopped."""
+    book = JobBook(4)
+    source = p.Source(path="/clip.mov")
+
+    def submit(session):
+        return book.submit("analyze", "j", source, source, p.SettingsChoice(), None, False, session, False)
+
+    record = submit("a")
+    for end in (lambda: book.ended(JobEnded("j", "cancelled")), lambda: book.worker_lost(Lost(-9))):
+        assert book.start_next() is record
+        assert book.disowned("a") == [record] and book.cancel(record)
+        assert submit("a") is record
+        end()
+        assert record.state == "queued" and not record.is_cancelling
+    assert book.start_next() is record
+    book.cancel(record)
+    submit("b")
+    book.cancel(record)
+    book.ended(JobEnded("j", "cancelled"))
+    assert record.state == "cancelled"
+
+
+def test_while_the_engine_itself_stood_still_no_host_fell_silent(tmp_path, monkeypatch):
+    """The machine slept; where the clock goes on meanwhile, nobody could be heard."""
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr("vs3r_engine.service.engine.time", SimpleNamespace(monotonic=lambda: clock.now))
+    outside = SimpleNamespace(reply=print, post=lambda task: task(), publish=print, fail=print)
+    with closing(
+        Engine("e" * 16, outside, DiskStore(tmp_path), p.Limits(), 15, "tests.fakes.engine", logging.getLogger("quiet"))
+    ) as engine:
+        monkeypatch.setattr(engine, "_worker", SimpleNamespace(send=print, keep_running=print, is_ready=False, stop=print))
+        engine.handle("ping", p.Ping(), "s", "to", [])
+        for passed_s, is_there in ((0.25, True), (3600, True), (0.25, True), *[(0.25, True)] * 57, (1, False)):
+            clock.now += passed_s
+            engine.tick()
+            assert engine.is_busy is is_there, clock.now

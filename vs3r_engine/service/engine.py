@@ -37,6 +37,8 @@ from vs3r_engine.service.worker import (
 
 PROGRESS_INTERVAL_S = 0.1
 STOP_PATIENCE_S = 5.0
+STOOD_STILL_S = 2.0
+"""Between two ticks, which come four times a second: longer, and the machine slept. That is no host's silence."""
 UPLOADS_IN_FLIGHT_BYTES = 1 << 30
 PROBE_PATIENCE_S = p.REPLY_DEADLINE_S["probe"] - 1
 """How long a file may take to be examined before its host is told to ask again: sooner than the host gives up."""
@@ -88,6 +90,7 @@ class Engine:
         self._jobs = JobBook(limits.jobs_queued)
         self._progress_sent_s: dict[str, float] = {}
         self._sessions: dict[str, float] = {}
+        self._ticked_s = self._started_s
         self._probes: dict[int, tuple[ReplyTo, float]] = {}
         self._probe_ticket = 0
         self._is_stopping = False
@@ -136,6 +139,9 @@ class Engine:
     def tick(self) -> None:
         """To be called a few times a second: silent sessions end, a lost worker comes back."""
         now = time.monotonic()
+        stood_still_s, self._ticked_s = now - self._ticked_s, now
+        if stood_still_s > STOOD_STILL_S:
+            self._sessions = {session: min(now, seen_s + stood_still_s) for session, seen_s in self._sessions.items()}
         for session, seen_s in list(self._sessions.items()):
             if now - seen_s > self._session_timeout_s:
                 self._end_session(session)
@@ -352,7 +358,8 @@ class Engine:
         problem = f": {end.error.message} [{end.error.code}]" if end.error else ""
         self._log.info("%s is %s%s", record.order.kind, end.state, problem, extra={"job_id": end.job_id})
         self._announce(record)
-        self._desk.analysis_ended(record)
+        if record.is_final:
+            self._desk.analysis_ended(record)
         self._start_job()
 
     # --- jobs ---
@@ -380,8 +387,7 @@ class Engine:
             order = record.order
             same = order.kind == "analyze" and order.source == source
             if same and order.settings.settings().digest("analysis") == digest:
-                if record.owners is not None:
-                    record.owners.add(session)
+                record.is_wanted_by(session)
                 return record
         self._refuse_while_stopping()
         record = self._jobs.submit("analyze", None, source, source, settings, None, False, session, False)

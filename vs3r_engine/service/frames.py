@@ -128,8 +128,8 @@ class FrameDesk:
             self._refuse_too_many(self._waiters, sum(waiter.session == session for waiter in self._waiters), "requests are held back")
         if clip.analysis is None or clip.analysis.is_final:
             self._want(key, session, now, request.analyze)
-        elif clip.analysis.owners is not None:
-            clip.analysis.owners.add(session)
+        else:
+            clip.analysis.is_wanted_by(session)
         self._look_ahead(key, request.prefetch, session)
         if request.wait_s > 0:
             self._waiters.append(Waiter(key, session, now + request.wait_s, request.analyze, reply_to))
@@ -196,7 +196,7 @@ class FrameDesk:
         for clip in self._clips.values():
             if clip.analysis is record and record.error is not None:
                 clip.error, clip.error_until_s = record.error, time.monotonic() + REPEAT_ERROR_S
-            elif clip.analysis is record and record.state == "cancelled":
+            elif clip.analysis is record and record.state == "cancelled" and not record.is_disowned:
                 clip.error = Error("cancelled", "The analysis was cancelled.", "Ask again to start it anew.", "cancelled")
                 clip.error_until_s = time.monotonic() + REPEAT_ERROR_S
         now = time.monotonic()

@@ -35,12 +35,26 @@ class JobRecord:
     result: dict[str, Any] | None = None
     deaths: int = 0
     is_cancelling: bool = False
+    runs_again: bool = False
+    """It was asked for anew while it was being cancelled."""
     started: tuple[float, float] | None = None
     """(monotonic seconds, fraction) at this run's first progress: what the time left is reckoned from."""
 
     @property
     def is_final(self) -> bool:
         return self.state in (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
+
+    @property
+    def is_disowned(self) -> bool:
+        """All who wanted it are gone."""
+        return self.owners == set()
+
+    def is_wanted_by(self, session: str) -> None:
+        """One owner more. Where it was being cancelled for want of any, it runs again."""
+        if self.is_cancelling and self.is_disowned:
+            self.runs_again = True
+        if self.owners is not None:
+            self.owners.add(session)
 
     def eta_s(self) -> float | None:
         """Seconds left at this run's own speed; None while there is too little to tell."""
@@ -102,6 +116,7 @@ class JobBook:
             elif record.owners is not None:
                 record.owners.add(session)
             if record.state not in (JobState.FAILED, JobState.CANCELLED):
+                record.runs_again = record.is_cancelling
                 return record
             del self._jobs[order.job_id]
         if self.queued_count >= self._queue_limit:
@@ -151,6 +166,9 @@ class JobBook:
         if record is None or record.order.job_id != end.job_id:
             return None
         self.running = None
+        if end.state == JobState.CANCELLED and record.runs_again:
+            self._queue_first(record)
+            return record
         record.state, record.error, record.result = JobState(end.state), end.error, end.result
         if record.state is JobState.DONE:
             record.fraction = 1.0
@@ -164,7 +182,7 @@ class JobBook:
             return None
         self.running = None
         record.deaths += 1
-        if record.is_cancelling:
+        if record.is_cancelling and not record.runs_again:
             record.state = JobState.CANCELLED
         elif record.deaths >= WORKER_DEATHS:
             record.state = JobState.FAILED
@@ -175,15 +193,18 @@ class JobBook:
                 "fault",
             )
         else:
-            record.state, record.stage = JobState.QUEUED, ""
-            self._jobs.move_to_end(record.order.job_id, last=False)
+            self._queue_first(record)
         return record
+
+    def _queue_first(self, record: JobRecord) -> None:
+        record.state, record.stage, record.is_cancelling, record.runs_again = JobState.QUEUED, "", False, False
+        self._jobs.move_to_end(record.order.job_id, last=False)
 
     def cancel(self, record: JobRecord) -> bool:
         """True where the worker has to be told; a waiting job is cancelled at once."""
         if record.state is JobState.QUEUED:
             record.state = JobState.CANCELLED
-        record.is_cancelling = not record.is_final
+        record.is_cancelling, record.runs_again = not record.is_final, False
         return record is self.running
 
     def disowned(self, session: str) -> list[JobRecord]:
