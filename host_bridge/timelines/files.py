@@ -83,7 +83,8 @@ def read_timeline(path: str, edl_rate: float | None = None) -> Root:
                 f"{path} holds an object of a schema that OpenTimelineIO does not know: {_first_line(error)}",
                 "Export it without that program's own objects.",
             ) from error
-        raise InputError("not-a-timeline", f"{path} cannot be read as {kind.label}: {_first_line(error)}", "Export it again.") from error
+        hint = f"Is {edl_rate:g} its frame rate (--rate)? Else export it again." if edl_rate is not None else "Export it again."
+        raise InputError("not-a-timeline", f"{path} cannot be read as {kind.label}: {_first_line(error)}", hint) from error
     if getattr(root, "is_unknown_schema", False):
         raise InputError(
             "unknown-schema", f"{path} holds an object of the unknown schema {root.original_schema_name}.", "Export a Timeline."

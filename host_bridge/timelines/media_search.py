@@ -3,20 +3,23 @@
 
 import os
 import re
+import unicodedata
 from dataclasses import dataclass, field
 
 from vs3r_engine.errors import MediaError
+from vs3r_engine.media.edit import IMAGE_SUFFIXES
 
 MOVIES = {".mov", ".mp4", ".m4v", ".mxf", ".mkv", ".avi", ".mts", ".m2ts", ".ts", ".mpg", ".wmv", ".webm"}
 """What a clip that an EDL only names may be."""
-_NUMBERED = re.compile(r"%0?(\d*)d")
+_SEQUENCE = re.compile(r"(?P<prefix>.*?)(?:%0?(?P<digits>\d*)d|(?P<hashes>#+)|\[(?P<first>\d+)-(?P<last>\d+)\])(?P<suffix>\.\w+)")
+"""Resolve writes name.[0001-0100].exr, others name.%04d.exr or name.####.exr."""
 
 
 @dataclass
 class MediaSearch:
     """Looks for files. base_dir: the timeline's folder. folders: searched with everything below them.
 
-    Symbolic links to folders are not followed.
+    Symbolic links to folders are not followed. macOS spells ü as u and dots: names are compared however they are spelled.
     """
 
     base_dir: str
@@ -28,12 +31,11 @@ class MediaSearch:
 
         Raises: MediaError `media-ambiguous` for several files of that name.
         """
-        if exists(path):
-            return path
         name = re.split(r"[/\\]", path)[-1]
-        beside = os.path.join(self.base_dir, name)
-        if exists(beside):
-            return beside
+        for place in (path, os.path.join(self.base_dir, name)):
+            for spelled in (place, unicodedata.normalize("NFC", place), unicodedata.normalize("NFD", place)):
+                if exists(spelled):
+                    return spelled
         found = self._named(name)
         if len(found) > 1:
             raise MediaError(
@@ -48,7 +50,7 @@ class MediaSearch:
 
         Raises: MediaError `media-ambiguous`.
         """
-        wanted = {name.lower() for name in names if name}
+        wanted = {_spelled(name) for name in names if name}
         found = sorted(
             {
                 path
@@ -75,26 +77,30 @@ class MediaSearch:
         return ", ".join(places)
 
     def _all(self) -> dict[str, list[str]]:
-        """Every file under the folders, by its name in lower case."""
+        """Every file under the folders, by its name as `_spelled` has it."""
         if self._index is None:
             self._index = {}
             for folder in self.folders:
                 for where, _, names in os.walk(folder):
                     for each in names:
-                        self._index.setdefault(each.lower(), []).append(os.path.join(where, each))
+                        self._index.setdefault(_spelled(each), []).append(os.path.join(where, each))
         return self._index
 
     def _named(self, name: str) -> list[str]:
         index = self._all()
-        pattern = sequence_pattern(name.lower())
+        pattern = sequence_pattern(_spelled(name))
         if pattern is None:
-            return sorted(set(index.get(name.lower(), [])))
+            return sorted(set(index.get(_spelled(name), [])))
         places = {os.path.dirname(paths[0]) for each, paths in index.items() if pattern.fullmatch(each)}
         return [os.path.join(place, name) for place in sorted(places)]
 
 
+def _spelled(name: str) -> str:
+    return unicodedata.normalize("NFC", name).lower()
+
+
 def exists(path: str) -> bool:
-    """True for a file, and for a printf pattern that some file of its folder matches."""
+    """True for a file, and for the name of an image sequence that some file of its folder belongs to."""
     return os.path.exists(path) or bool(_members(path))
 
 
@@ -105,12 +111,13 @@ def fingerprint(path: str) -> str:
 
 
 def sequence_pattern(name: str) -> re.Pattern[str] | None:
-    """What the files of a printf pattern are called, or None for a plain name."""
-    parts = _NUMBERED.split(name)
-    if len(parts) != 3:
+    """What the files of an image sequence are called, their number the one group; None for the name of one file."""
+    match = _SEQUENCE.fullmatch(name)
+    if match is None or match["suffix"].lower() not in IMAGE_SUFFIXES:
         return None
-    prefix, digits, suffix = parts
-    return re.compile(re.escape(prefix.replace("%%", "%")) + rf"\d{{{int(digits or 1)},}}" + re.escape(suffix.replace("%%", "%")))
+    digits = int(match["digits"] or 1) if match["digits"] is not None else len(match["hashes"] or match["first"])
+    prefix = match["prefix"] if match["digits"] is None else match["prefix"].replace("%%", "%")
+    return re.compile(re.escape(prefix) + rf"(\d{{{digits},}})" + re.escape(match["suffix"]))
 
 
 def _members(path: str) -> list[str]:
@@ -118,4 +125,10 @@ def _members(path: str) -> list[str]:
     pattern = sequence_pattern(name)
     if pattern is None or not os.path.isdir(folder or "."):
         return []
-    return [entry.path for entry in os.scandir(folder or ".") if pattern.fullmatch(entry.name)]
+    part = _SEQUENCE.fullmatch(name)
+    numbers = range(int(part["first"]), int(part["last"]) + 1) if part is not None and part["first"] else None
+    return [
+        entry.path
+        for entry in os.scandir(folder or ".")
+        if (match := pattern.fullmatch(entry.name)) and (numbers is None or int(match[1]) in numbers)
+    ]

@@ -13,7 +13,7 @@ from functools import cache
 
 import opentimelineio as otio
 
-from host_bridge.timelines.media_search import MediaSearch, exists, fingerprint
+from host_bridge.timelines.media_search import MediaSearch, exists, fingerprint, sequence_pattern
 from host_bridge.timelines.walk import Place, Root, Selection, chosen
 from vs3r_engine.errors import InputError, MediaError, VS3RError
 from vs3r_engine.job import Job
@@ -106,6 +106,10 @@ class Plan:
         return list({planned.job.job_id: planned.job for planned in self.clips if planned.state == "render"}.values())
 
 
+class _StillImage(Exception):
+    """The clip shows one image for as long as it lasts."""
+
+
 @dataclass
 class _Draft:
     """A clip whose frames are known, before neighbours decide what is analysed with it."""
@@ -142,12 +146,19 @@ def plan(root: Root, options: Options, search: MediaSearch, probe: Probe, finger
                 continue
             _refuse_foreign_key(place)
             drafts.append(_draft(place, reference, options, search, probe, notes))
+        except _StillImage:
+            skipped.append((place, "a still image"))
         except VS3RError as error:
             faults.append((place, error))
     if faults:
         raise _all_at_once(faults)
     if not drafts:
-        raise InputError("no-media", "None of the chosen clips has media.", "Relink them in the editor and export again.")
+        reasons = ", ".join(dict.fromkeys(reason for _, reason in skipped))
+        raise InputError(
+            "no-media",
+            f"None of the chosen clips has moving pictures: {reasons}.",
+            "Relink them in the editor and export again; name the folder of media that an EDL has only names for with --search.",
+        )
     for draft in drafts:
         draft.digest = _digest(draft, fingerprint(draft.media.clip.path), search.base_dir)
     _share_analysis(drafts)
@@ -181,7 +192,10 @@ def _draft(
             raise MediaError("media-missing", f"{path} does not exist.", f"Searched {search.searched()}. Name more folders with --search.")
         if found != path:
             notes.append(f"{path} was found as {found}.")
-        return probe(found, sequence_rate)
+        clip = probe(found, sequence_rate)
+        if _is_still(place.clip, reference, path, clip):
+            raise _StillImage
+        return clip
 
     media = media_of(place.clip, reference, search.base_dir, located)
     shown = used_range(place.clip, media, options.past_end)
@@ -196,6 +210,18 @@ def _draft(
             min(shown.end_exclusive + after + options.handles, available.end_exclusive),
         )
     return _Draft(place, media, original_key(place.clip), settings_of(place.clip, options.settings), render_range)
+
+
+def _is_still(clip: otio.schema.Clip, reference: otio.core.MediaReference, path: str, found: Clip) -> bool:
+    """True for an image that is named by itself. It stands for all files numbered alike where the edit counts as many frames."""
+    if not isinstance(reference, otio.schema.ExternalReference) or os.path.splitext(path)[1].lower() not in IMAGE_SUFFIXES:
+        return False
+    if sequence_pattern(re.split(r"[/\\]", path)[-1]) is not None:
+        return False
+    frames = found.available_range.duration
+    if reference.available_range is not None:
+        return frames == 1 or round(reference.available_range.duration.value) != frames
+    return frames == 1 or (clip.source_range is not None and clip.source_range.duration.value > frames)
 
 
 def _transition_frames(clip: otio.schema.Clip, media: Media) -> tuple[int, int]:
@@ -298,8 +324,9 @@ def reel_of(clip: otio.schema.Clip) -> str:
 
 
 def _file_name(text: str) -> str:
-    """`text` as part of a file name on every system, at most 60 characters."""
-    return re.sub(r'[<>:"/\\|?*%\x00-\x1f\s]+', "_", text).strip("._ ")[:60]
+    """`text` as part of a file name on every system, at most 60 characters and 80 bytes of 255."""
+    plain = re.sub(r'[<>:"/\\|?*%\x00-\x1f\s]+', "_", text).strip("._ ")[:60]
+    return plain.encode(errors="replace")[:80].decode(errors="ignore")
 
 
 def _refuse_foreign_key(place: Place) -> None:

@@ -318,6 +318,14 @@ def test_an_edl_is_read_at_its_rate_and_its_media_found_by_name(desk):
     )
 
 
+@needs_adapters
+def test_an_edl_that_cannot_be_used_says_which_option_helps(desk):
+    text = "TITLE: cut\nFCM: NON-DROP FRAME\n\n001  A001  V  C  01:00:10:24 01:00:12:00 01:00:00:00 01:00:01:01\n* FROM CLIP NAME: x.mov\n"
+    (desk.folder / "cut.edl").write_text(text)
+    assert "--search" in desk.refused(desk.folder / "cut.edl", "-o", desk.folder / "out.otio", "--rate", "25").hint
+    assert "--rate" in desk.refused(desk.folder / "cut.edl", "-o", desk.folder / "out.otio", "--rate", "24").hint
+
+
 FCPXML = """<?xml version="1.0" encoding="UTF-8"?>
 <fcpxml version="1.8"><resources><format id="r1" frameDuration="100/2500s" width="1920" height="1080"/>
 <asset id="r2" name="a" src="{url}" start="0s" duration="40s" hasVideo="1" format="r1"/></resources>

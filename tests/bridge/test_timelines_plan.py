@@ -4,6 +4,7 @@
 import os
 import resource
 import time
+import unicodedata
 from fractions import Fraction
 
 import opentimelineio as otio
@@ -194,6 +195,56 @@ def test_titles_and_generators_are_skipped_and_said(make, media):
     assert [(place.clip.name, reason) for place, reason in work.skipped] == [("title", "no media (MissingReference)")]
 
 
+def test_still_images_are_skipped_and_said_and_hold_nothing_up(make, engine, media, tmp_path):
+    """A photo alone, one of many numbered alike, and the first image of a sequence, which is none."""
+    sizes = {"photo.png": 1, "DSC_0003.png": 50, "sh.1001.png": 100}
+    for name, frames in sizes.items():
+        engine.add(str(tmp_path / name), frames)
+
+    def image(name, stated, duration=40):
+        return otio.schema.Clip(name, otio.schema.ExternalReference(str(tmp_path / name), stated and span(0, stated)), span(0, duration))
+
+    stills = [image("photo.png", 1), image("photo.png", None), image("photo.png", 300), image("DSC_0003.png", 1)]
+    stills += [image("DSC_0003.png", None, 60), image("DSC_0003.png", 300)]
+    work = make(edit([shot(media, 0, 10), *stills, image("sh.1001.png", 100), image("sh.1001.png", None)]))
+    assert [place.number for place, reason in work.skipped if reason == "a still image"] == [2, 3, 4, 5, 6, 7]
+    assert ranges(work) == ["0..10", "0..40", "0..40"]
+    with pytest.raises(InputError, match="has moving pictures: a still image"):
+        make(edit(stills))
+
+
+@pytest.mark.parametrize("name", ["sh.[1001-1010].exr", "sh.####.exr", "sh.%04d.exr", "SH.[1001-1010].EXR"])
+def test_sequences_are_found_however_they_are_written(make, engine, tmp_path, name):
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    for number in range(1001, 1011):
+        (folder / f"{name[:2]}.{number}{name[-4:]}").touch()
+    engine.media[str(folder / name)] = Clip(str(folder / name), Fraction(24), 64, 48, FrameRange(0, 10), None)
+    clip = otio.schema.Clip("seq", otio.schema.ExternalReference(f"/lost/{name}", span(1001, 10)), span(1003, 5))
+    work = make(edit([clip]), search=[str(folder)])
+    assert (work.jobs[0].clip.path, str(work.jobs[0].render_range)) == (str(folder / name), "2..7")
+    part = str(folder / name).replace("1010]", "1002]")
+    if part.endswith("].exr"):
+        before = fingerprint(part)
+        (folder / "sh.1009.exr").write_text("another")
+        assert fingerprint(part) == before, "only its own files count"
+    with pytest.raises(MediaError, match="media-missing"):
+        make(edit([shot(str(folder / name.replace("10", "20").replace("sh.", "other.").replace("SH.", "other.")), 0, 5)]))
+
+
+@pytest.mark.parametrize(("written", "on_disk"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_umlauts_are_found_however_they_are_spelled(make, engine, tmp_path, written, on_disk):
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    name = "Überflug.mov"
+    here, there = (engine.add(str(where / unicodedata.normalize(on_disk, name))) for where in (tmp_path, folder))
+    named = unicodedata.normalize(written, name)
+    assert make(edit([shot(str(tmp_path / named), 0, 10)])).jobs[0].clip.path == here
+    assert make(edit([shot(f"/lost/{named}", 0, 10)])).jobs[0].clip.path == here
+    os.remove(here)
+    assert make(edit([shot(f"/lost/{named}", 0, 10)]), search=[str(folder)]).jobs[0].clip.path == there
+
+
 def test_missing_media_is_listed_with_the_search_done(make, media, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     timeline = edit([shot(media, 0, 10), shot("/lost/one.mov", 0, 10), shot("/lost/two.mov", 0, 10), shot("/lost/one.mov", 20, 10)])
@@ -242,6 +293,9 @@ def test_names_come_from_clip_reel_and_range_and_never_collide(make, engine, tmp
     names = [os.path.basename(job.output) for job in work.jobs]
     assert names[0].startswith("Scène_1_2_take_3_A001_C002_0-10_") and names[0].endswith(".mov")
     assert len(set(names)) == 4
+    tower = "東京タワー夜景ドローン撮影第三テイク" * 5
+    (job,) = make(edit([shot(media, 0, 10, tower, metadata={"cmx_3600": {"reel": tower}})])).jobs
+    assert len(os.path.basename(job.output).encode()) < 200, "room for what is beside it"
 
 
 @pytest.mark.parametrize(

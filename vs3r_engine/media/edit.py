@@ -66,6 +66,8 @@ def nearly_the_same_rate(first: Fraction, second: Fraction) -> bool:
 # --- where media is -------------------------------------------------------------------------------------------------
 
 _DRIVE = re.compile(r"^/?[A-Za-z][:|][/\\]")
+_DRIVE_AS_HOST = re.compile(r"(?i)^file://(?=[A-Z](:|%3A|\|)[/\\])")
+"""file://C:/a.mov, where three slashes belong."""
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")
 
 
@@ -84,7 +86,7 @@ def path_of_url(url: str, base_dir: str = "") -> str:
     if url.startswith(("\\\\", "//")):
         return url.replace("/", "\\")
     if url[:5].lower() == "file:":
-        parts = urlsplit(url.replace("#", "%23").replace("?", "%3F"))
+        parts = urlsplit(_DRIVE_AS_HOST.sub("file:///", url).replace("#", "%23").replace("?", "%3F"))
         path = unquote(parts.path)
         if _DRIVE.match(path):
             return path.lstrip("/").replace("|", ":", 1).replace("/", "\\")
