@@ -65,3 +65,23 @@ def test_closing_finishes_the_item_under_way_closes_the_items_and_leaves_no_thre
     coming.close()
     assert len(closed_in) == 1 and closed_in[0].startswith("ahead")
     assert threading.active_count() == before
+
+
+def test_closing_makes_no_item_that_was_not_under_way():
+    made, is_under_way, is_closed = [], threading.Event(), threading.Event()
+
+    def items():
+        for number in range(10):
+            if number == 1:
+                is_under_way.set()
+                is_closed.wait()
+                time.sleep(0.3)  # closing has begun
+            made.append(number)
+            yield number
+
+    coming = ahead(items(), 3)
+    next(coming)
+    is_under_way.wait()
+    is_closed.set()
+    coming.close()
+    assert made == [0, 1]

@@ -60,6 +60,16 @@ def test_what_was_read_first_is_not_decoded_again():
     assert indices(source, 4, 15) == list(range(4, 15))
     assert inner.decoded == [*range(2, 12), *range(12, 15)]
     assert indices(source, 4, 6) == [4, 5] and inner.decoded[-2:] == [4, 5], "what was read twice is forgotten"
+    assert indices(source, 12, 14) == [12, 13] and inner.decoded[-2:] == [12, 13], "only what was read first is kept"
+
+
+@pytest.mark.parametrize(("start", "end"), [(2, 12), (2, 5), (4, 6), (11, 12)])
+def test_any_part_of_what_was_read_first_comes_back_and_no_frame_more(start, end):
+    inner = Counted()
+    source = KeptSource(inner)
+    indices(source, 2, 12)
+    assert indices(source, start, end) == list(range(start, end))
+    assert inner.decoded == list(range(2, 12))
 
 
 def test_what_does_not_fit_is_not_kept(monkeypatch):
