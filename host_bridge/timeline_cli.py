@@ -71,16 +71,14 @@ def timeline_command(open_engine: OpenEngine):
         if not dry_run:
             files.refuse_output(output, force)
         root = files.read_timeline(source, rate)
+        input_dir, output_dir = os.path.dirname(os.path.abspath(source)), os.path.dirname(os.path.abspath(output))
         if revert:
-            files.write_timeline(apply.reverted(root), output, force)
+            reverted = flavours.for_editor(editor, apply.reverted(root), Plan(()), {}, input_dir, output_dir)
+            files.write_timeline(reverted, output, force)
             _say(as_json, {"type": "result", "output": output}, output)
             return
 
         report = _Report(as_json)
-        input_dir, output_dir = os.path.dirname(os.path.abspath(source)), os.path.dirname(os.path.abspath(output))
-        as_written = flavours.for_editor(editor, root, Plan(()), {}, input_dir, output_dir)
-        for loss in [*files.losses(as_written, output), *flavours.editor_losses(root, editor)]:
-            report.note(loss)
         options = Options(
             media_dir=media_dir or f"{os.path.splitext(os.path.abspath(output))[0]}_media",
             selection=Selection(tuple(filter(None, tracks.split(","))), tuple(clips), marker),
@@ -92,7 +90,11 @@ def timeline_command(open_engine: OpenEngine):
         )
         with open_engine(engine) as connected:
             planned = plan(root, options, MediaSearch(input_dir, tuple(map(os.path.abspath, search))), connected.probe)
+            as_written = flavours.for_editor(editor, root, planned, {}, input_dir, output_dir)
+            losses = [*files.losses(as_written, output), *flavours.editor_losses(root, editor)]
             report.plan(planned)
+            for loss in losses:
+                report.note(loss)
             if dry_run:
                 return
             if planned.jobs:

@@ -7,6 +7,7 @@ Resolve and Kdenlive ignore `available_range` and count from the timecode inside
 import os
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
+from typing import Any
 
 import opentimelineio as otio
 from opentimelineio.opentime import RationalTime, TimeRange
@@ -59,6 +60,8 @@ def editor_losses(root: Root, editor: str) -> list[str]:
         return list(_kdenlive_losses(root))
     if editor == "resolve":
         return list(_resolve_losses(root))
+    if editor == "premiere" and (generators := sum(_is_unwritable(place.clip.media_reference) for place in video_clips(root))):
+        return [f"{generators} generators become empty clips."]
     return []
 
 
@@ -93,21 +96,91 @@ def _for_kdenlive(copy: Root, root: Root, plan: Plan, results: Mapping[str, Rend
 
 
 def _for_premiere(copy: Root, root: Root, plan: Plan, results: Mapping[str, RenderResult], input_dir: str, output_dir: str) -> None:
-    """What the FCP 7 XML adapter can write: one reference with a file: URL and a range of its own, on exact rates."""
+    """What the FCP 7 XML adapter can write: one reference with a file: URL and a range of its own, on exact rates, images by the first
+    of them. Drop-frame where the media is.
+
+    Raises: InputError `format-cannot-carry` for media of which nobody knows where it begins: the XML counts from there.
+    """
+    is_drop_frame = any(_is_drop_frame(planned) for planned in plan.clips)
     for timeline in timelines_of(copy):
         timeline.global_start_time = _exact_time(timeline.global_start_time)
+        if is_drop_frame and timeline.global_start_time is not None and _has_drop_frame(timeline.global_start_time):
+            _state_drop_frame(timeline)
         for stack in timeline.find_children(descended_from_type=otio.schema.Stack):
             stack.source_range = stack.trimmed_range()
+    known: dict[str, PlannedClip] = {}
+    for planned in plan.clips:
+        original = at(root, planned.place.steps).media_references()[planned.key]
+        if isinstance(original, otio.schema.ExternalReference) and original.target_url:
+            known[path_of_url(original.target_url, input_dir)] = planned
+        if _is_drop_frame(planned):
+            _state_drop_frame(at(copy, planned.place.steps).media_reference)
+    for planned in _delivered(plan, results):
+        # Premiere's own words about the original: its place in the bin, and its in and out once more.
+        clip = at(copy, planned.place.steps)
+        if foreign := _fcp_xml(clip):
+            gone = ("masterclipid", "pproTicksIn", "pproTicksOut", "subclipinfo")
+            clip.metadata["fcp_xml"] = {key: value for key, value in foreign.items() if key not in gone}
     for clip in _all_clips(copy):
         where = output_dir if clip.active_media_reference_key == KEY else input_dir
         reference = clip.media_reference
+        if isinstance(reference, otio.schema.ImageSequenceReference):
+            reference = _first_image(reference)
         if isinstance(reference, otio.schema.ExternalReference):
-            reference.target_url = url_of_path(path_of_url(reference.target_url, where))
+            path = path_of_url(reference.target_url, where)
+            reference.target_url = url_of_path(path)
+            if planned := known.get(path):  # the sound of a clip, too
+                whole = planned.media.time_range(planned.media.clip.available_range)
+                reference.available_range = reference.available_range or whole
+                if _is_drop_frame(planned):
+                    _state_drop_frame(reference)
+            if reference.available_range is None:
+                raise InputError(
+                    "format-cannot-carry",
+                    f"Final Cut Pro 7 XML counts from where media begins, and the edit does not say it for {path}.",
+                    "Write an .otio file.",
+                )
             if clip.source_range is None:
                 clip.source_range = reference.available_range
-            reference.available_range = _exact(reference.available_range)
+        elif _is_unwritable(reference):
+            reference = otio.schema.MissingReference(reference.name or reference.generator_kind, clip.trimmed_range())
+        reference.available_range = _exact(reference.available_range)
         clip.source_range = _exact(clip.source_range)
         clip.set_media_references({"DEFAULT_MEDIA": reference.deepcopy()}, "DEFAULT_MEDIA")
+
+
+def _is_unwritable(reference: otio.core.MediaReference) -> bool:
+    """The adapter (1.0.0) fails for generators that did not come from FCP 7 XML."""
+    return isinstance(reference, otio.schema.GeneratorReference) and "effecttype" not in _fcp_xml(reference)
+
+
+def _is_drop_frame(planned: PlannedClip) -> bool:
+    return ";" in (planned.media.clip.start_timecode or "")
+
+
+def _has_drop_frame(time: RationalTime) -> bool:
+    return exact_rate(time.rate) in (Fraction(30000, 1001), Fraction(60000, 1001))
+
+
+def _state_drop_frame(thing: otio.core.SerializableObjectWithMetadata) -> None:
+    """The adapter writes timecode as non-drop-frame where this is missing."""
+    xml = _fcp_xml(thing)
+    timecode = xml.get("timecode")
+    thing.metadata["fcp_xml"] = {**xml, "timecode": {**(dict(timecode) if hasattr(timecode, "keys") else {}), "displayformat": "DF"}}
+
+
+def _fcp_xml(thing: otio.core.SerializableObjectWithMetadata) -> dict[str, Any]:
+    """What the adapter kept of the XML that the thing was read from."""
+    kept = thing.metadata.get("fcp_xml")
+    return dict(kept) if hasattr(kept, "keys") else {}
+
+
+def _first_image(reference: otio.schema.ImageSequenceReference) -> otio.schema.ExternalReference:
+    first = otio.schema.ExternalReference(
+        reference.target_url_for_image_number(0), reference.available_range, metadata=dict(reference.metadata)
+    )
+    first.name = f"{reference.name_prefix}{reference.start_frame:0{reference.frame_zero_padding}d}{reference.name_suffix}"
+    return first
 
 
 _FLAVOURS: dict[str, Callable[[Root, Root, Plan, Mapping[str, RenderResult], str, str], None]] = {

@@ -6,6 +6,7 @@ import json
 import os
 from fractions import Fraction
 from pathlib import Path
+from xml.etree import ElementTree
 
 import opentimelineio as otio
 import pytest
@@ -19,6 +20,7 @@ from host_bridge.timelines.walk import video_clips
 from tests.fakes.timeline_engine import TimelineEngine
 from vs3r_engine.errors import InputError, MediaError, SetupError, VS3RError
 from vs3r_engine.settings import Settings
+from vs3r_engine.timeline import Clip, FrameRange
 
 
 def span(start, duration, rate=24.0) -> TimeRange:
@@ -281,6 +283,85 @@ def test_for_premiere_fcp7_xml_shows_the_same_frames_of_the_stabilized_media(des
     assert starts == [6, 6], "six handles before each"
     assert [clip.source_range.duration.value for clip in clips] == [20, 20]
     assert all("out_media" in clip.media_reference.target_url for clip in clips)
+
+
+def xml_of(desk, name: str) -> ElementTree.Element:
+    return ElementTree.parse(desk.folder / name).getroot()
+
+
+@needs_adapters
+def test_for_premiere_drop_frame_timecode_stays_drop_frame(desk):
+    path = desk.engine.add(str(desk.folder / "df.mov"), rate=Fraction(30000, 1001), start_timecode="01:00:00;00")
+    clip, sound = (shot(path, 300, 40, first=107892, rate=29.97) for _ in range(2))
+    timeline = otio.schema.Timeline("cut", global_start_time=RationalTime(107892, 29.97))
+    timeline.tracks.extend([otio.schema.Track(children=[clip]), otio.schema.Track(kind="Audio", children=[sound])])
+    otio.adapters.write_to_file(timeline, str(desk.folder / "cut.otio"))
+    desk.ok(desk.folder / "cut.otio", "-o", desk.folder / "out.xml")
+    xml = xml_of(desk, "out.xml")
+    written = [(each.findtext("string"), each.findtext("frame")) for each in xml.iter("timecode")]
+    assert written == [("01:00:10;00", "108192"), ("01:00:00;00", "107892"), ("01:00:00;00", "107892")], "stabilized, its sound, the edit"
+
+
+@needs_adapters
+def test_for_premiere_titles_generators_image_sequences_and_media_of_unstated_length_are_written(desk):
+    for number in range(1001, 1101):
+        (desk.folder / f"sh.{number}.exr").touch()
+    pattern = str(desk.folder / "sh.%04d.exr")
+    desk.engine.media[pattern] = Clip(pattern, Fraction(24), 64, 48, FrameRange(0, 100), None)
+    images = otio.schema.ImageSequenceReference("./", "sh.", ".exr", 1001, 1, 24.0, 4, available_range=span(1001, 100))
+    bare, sound = shot(desk.a, 100, 20, "bare", first=86400), shot(desk.a, 100, 20, first=86400)
+    bare.media_reference.available_range = sound.media_reference.available_range = None
+    timeline = otio.schema.Timeline("cut")
+    children = [
+        otio.schema.Clip("seq", images, span(1010, 20)),
+        bare,
+        otio.schema.Clip("bars", otio.schema.GeneratorReference(generator_kind="SMPTEBars"), span(0, 10)),
+        otio.schema.Clip("title", source_range=span(0, 10)),
+    ]
+    timeline.tracks.extend([otio.schema.Track(children=children), otio.schema.Track(kind="Audio", children=[sound])])
+    source = str(desk.folder / "cut.otio")
+    otio.adapters.write_to_file(timeline, source)
+    events = desk.ok(source, "-o", desk.folder / "out.xml", "--clips", "bare", "--codec", "exr", "--handles", "3")
+    assert any("1 generators" in event.get("message", "") for event in events)
+    shown = {}
+    for item in xml_of(desk, "out.xml").iter("clipitem"):
+        shown[item.findtext("name"), len(shown)] = item.findtext("file/pathurl"), item.findtext("in"), item.findtext("out")
+    (job,) = desk.engine.submitted
+    assert list(shown.values()) == [
+        (Path(desk.folder / "sh.1001.exr").as_uri(), "9", "29"),
+        (Path(job.output.replace(".0000000.", ".0000097.")).as_uri(), "3", "23"),
+        (None, "0", "10"),
+        (None, "0", "10"),
+        (Path(desk.a).as_uri(), "100", "120"),
+    ]
+    sound.media_reference.target_url = "/elsewhere/sound.wav"
+    otio.adapters.write_to_file(timeline, source)
+    desk.engine.submitted.clear()
+    assert "/elsewhere/sound.wav" in desk.refused(source, "-o", desk.folder / "other.xml").message
+
+
+@needs_adapters
+def test_what_premiere_says_about_an_originals_in_and_out_is_not_said_of_its_stabilized_media(desk):
+    def ticked(name):
+        ticks = {"masterclipid": "masterclip-1", "pproTicksIn": "1", "pproTicksOut": "2", "alphatype": "none"}
+        return shot(desk.b, 100, 20, name, metadata={"fcp_xml": ticks})
+
+    desk.ok(desk.write(ticked("one"), ticked("two")), "-o", desk.folder / "out.xml", "--clips", "one")
+    one, two = xml_of(desk, "out.xml").iter("clipitem")
+    assert [one.find(tag) is None for tag in ("masterclipid", "pproTicksIn", "pproTicksOut", "alphatype")] == [True, True, True, False]
+    assert (two.findtext("masterclipid"), two.findtext("pproTicksIn")) == ("masterclip-1", "1")
+
+
+@needs_adapters
+@pytest.mark.parametrize("rate", [24.0, 29.97])
+def test_a_timeline_is_reverted_into_what_the_editor_opens(desk, rate):
+    path = desk.engine.add(str(desk.folder / "c.mov"), rate={29.97: Fraction(30000, 1001)}.get(rate, Fraction(24)))
+    desk.ok(desk.write(shot(path, 100, 20, "one", rate=rate)), "-o", desk.folder / "out.otio")
+    for name, editor in (("back.xml", "premiere"), ("back.otio", "resolve")):
+        desk.ok(desk.folder / "out.otio", "-o", desk.folder / name, "--revert", "--for", editor)
+        (clip,) = desk.clips(name)
+        assert clip.media_reference.target_url == (Path(path).as_uri() if editor == "premiere" else path)
+        assert clip.source_range.start_time.value == 100 and list(clip.media_references()) == ["DEFAULT_MEDIA"]
 
 
 @needs_adapters
