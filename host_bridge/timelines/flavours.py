@@ -129,10 +129,10 @@ def _for_premiere(copy: Root, root: Root, plan: Plan, results: Mapping[str, Rend
         if isinstance(reference, otio.schema.ExternalReference):
             path = path_of_url(reference.target_url, where)
             reference.target_url = url_of_path(path)
-            if planned := known.get(path):  # the sound of a clip, too
-                whole = planned.media.time_range(planned.media.clip.available_range)
-                reference.available_range = reference.available_range or whole
-                if _is_drop_frame(planned):
+            if path in known:  # the sound of a clip, too
+                media = known[path].media
+                reference.available_range = reference.available_range or media.time_range(media.clip.available_range)
+                if _is_drop_frame(known[path]):
                     _state_drop_frame(reference)
             if reference.available_range is None:
                 raise InputError(
@@ -171,7 +171,7 @@ def _state_drop_frame(thing: otio.core.SerializableObjectWithMetadata) -> None:
 
 def _fcp_xml(thing: otio.core.SerializableObjectWithMetadata) -> dict[str, Any]:
     """What the adapter kept of the XML that the thing was read from."""
-    kept = thing.metadata.get("fcp_xml")
+    kept: Any = thing.metadata.get("fcp_xml")
     return dict(kept) if hasattr(kept, "keys") else {}
 
 
