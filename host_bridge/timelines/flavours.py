@@ -4,6 +4,7 @@
 Resolve and Kdenlive ignore `available_range` and count from the timecode inside the file; a file without one begins at 0.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
@@ -165,14 +166,14 @@ def _has_drop_frame(time: RationalTime) -> bool:
 def _state_drop_frame(thing: otio.core.SerializableObjectWithMetadata) -> None:
     """The adapter writes timecode as non-drop-frame where this is missing."""
     xml = _fcp_xml(thing)
-    timecode = xml.get("timecode")
+    timecode: Any = xml.get("timecode")
     thing.metadata["fcp_xml"] = {**xml, "timecode": {**(dict(timecode) if hasattr(timecode, "keys") else {}), "displayformat": "DF"}}
 
 
 def _fcp_xml(thing: otio.core.SerializableObjectWithMetadata) -> dict[str, Any]:
     """What the adapter kept of the XML that the thing was read from."""
     kept: Any = thing.metadata.get("fcp_xml")
-    return dict(kept) if hasattr(kept, "keys") else {}
+    return {key: kept[key] for key in kept} if hasattr(kept, "keys") else {}
 
 
 def _first_image(reference: otio.schema.ImageSequenceReference) -> otio.schema.ExternalReference:
@@ -202,7 +203,19 @@ def _to_one_reference(clip: otio.schema.Clip, input_dir: str, output_dir: str) -
     where = output_dir if clip.active_media_reference_key == KEY else input_dir
     reference = clip.media_reference.deepcopy()
     _bare(reference, where)
+    if isinstance(reference, otio.schema.ImageSequenceReference) and reference.available_range is not None:
+        reference = _numbered_file(reference)
     clip.set_media_references({otio.schema.Clip.DEFAULT_MEDIA_KEY: reference}, otio.schema.Clip.DEFAULT_MEDIA_KEY)
+
+
+def _numbered_file(reference: otio.schema.ImageSequenceReference) -> otio.schema.ExternalReference:
+    """name.[0001-0100].exr, as Resolve names image sequences; it opens no other reference to them."""
+    numbers = (reference.start_frame, reference.start_frame + math.ceil(reference.available_range.duration.value) - 1)
+    first, last = (f"{number:0{reference.frame_zero_padding}d}" for number in numbers)
+    name = f"{reference.name_prefix}[{first}-{last}]{reference.name_suffix}"
+    file = otio.schema.ExternalReference(reference.target_url_base + name, reference.available_range, metadata=dict(reference.metadata))
+    file.name = name
+    return file
 
 
 def _bare(reference: otio.core.MediaReference, base_dir: str) -> None:

@@ -439,6 +439,18 @@ def test_exr_output_becomes_an_image_sequence_reference(desk):
     )
 
 
+def test_for_resolve_image_sequences_are_named_as_it_names_them_and_such_names_are_read(desk):
+    desk.ok(desk.write(shot(desk.a, 100, 5, "one", first=86400)), "-o", desk.folder / "out.otio", "--codec", "exr", "--for", "resolve")
+    (clip,) = desk.clips("out.otio")
+    stem = desk.engine.submitted[0].output.removesuffix("0000000.exr")
+    assert clip.media_reference.target_url == f"{stem}[0000100-0000104].exr"
+    assert clip.media_reference.available_range == clip.source_range == span(86500, 5)
+    path = f"{stem}[0000100-0000104].exr"
+    desk.engine.media[path] = Clip(path, Fraction(24), 64, 48, FrameRange(0, 5), "01:00:04:04")
+    (event, *_) = desk.ok(desk.write(shot(path, 1, 3, first=86500), name="mine.otio"), "--dry-run")
+    assert (event["source"], event["frames"]) == (path, [1, 4])
+
+
 @needs_adapters
 def test_aaf_is_read(desk):
     timeline = otio.schema.Timeline(name="cut")
