@@ -23,7 +23,7 @@ class Desk(FrameDesk):
 
     def want(self, index, session="a", path="/clip.mov", **options):
         request = p.FrameRequest(p.Source(path=path), index, **{"wait_s": 5, "prefetch": 0, **options})
-        return self.ask(request, request.source, session, (session, index))
+        return self.ask(request, request.source, "", session, (session, index))
 
     def needs_analysis(self):
         """The worker says so of the order it got last; the analysis that was begun."""

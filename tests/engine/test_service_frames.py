@@ -11,7 +11,7 @@ from tests.fakes.engine import make_media
 from tests.fakes.engine_process import EngineProcess, RawPeer, kill, wait_until
 from vs3r_engine.errors import EngineFault, InputError, MediaError, ProtocolError, RangeError, ResourceError
 from vs3r_engine.service import protocol as p
-from vs3r_engine.service.frames import _clip_digest
+from vs3r_engine.service.frames import named_files, stamp_of_files
 
 DTYPES = {"uint8": np.uint8, "uint16": np.uint16, "half": np.float16, "float32": np.float32}
 
@@ -130,11 +130,11 @@ def test_a_file_written_again_is_another_clip(client, tmp_path):
 def test_a_lens_profile_written_again_makes_another_clip_too(tmp_path):
     profile = tmp_path / "lens.json"
     source, choice = p.Source(path=make_media(tmp_path / "a.json")), p.SettingsChoice("natural", {"analysis.input_lens": str(profile)})
-    digests = []
+    stamps = []
     for text in ("{}", '{"model": "fisheye"}'):
         profile.write_text(text)
-        digests += [_clip_digest(source, choice), _clip_digest(source, choice)]
-    assert len(set(digests)) == 2
+        stamps += [stamp_of_files(named_files(source, choice)) for _ in range(2)]
+    assert len(set(stamps)) == 2
 
 
 def test_a_frame_over_which_the_worker_dies_twice_fails_and_the_next_is_served(client, tmp_path):

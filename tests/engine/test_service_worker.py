@@ -23,6 +23,7 @@ from vs3r_engine.media.raw_source import RawFramesSource
 from vs3r_engine.service import protocol as p
 from vs3r_engine.service.cache import DiskStore
 from vs3r_engine.service.engine import Engine
+from vs3r_engine.service.glances import Glances
 from vs3r_engine.service.jobs import JobBook
 from vs3r_engine.service.playback import Playbacks, job_of
 from vs3r_engine.service.worker import (
@@ -205,6 +206,42 @@ def test_a_job_asked_for_anew_while_it_is_being_cancelled_runs_again():
     book.cancel(record)
     book.ended(JobEnded("j", "cancelled"))
     assert record.state == "cancelled"
+
+
+def test_a_cancelled_job_that_does_not_stop_loses_its_worker(tmp_path):
+    """As one whose file lies on a share that is gone; what waits behind it gets its turn."""
+    with EngineProcess(cancel_limit=0.5) as engine, engine.client() as client:
+        stuck, waiting = (
+            client.submit(p.Analyze(p.Source(path=make_media(tmp_path / f"{step_s}.json", step_s=step_s)))) for step_s in (600, 0)
+        )
+        wait_until(lambda: client.status(stuck.job_id).job.stage == "open")
+        begun_s = time.monotonic()
+        client.cancel(stuck.job_id)
+        wait_until(lambda: client.status(waiting.job_id).job.state == "done")
+        assert client.status(stuck.job_id).job.state == "cancelled" and time.monotonic() - begun_s > 0.5
+
+
+def test_files_that_never_answer_hold_up_no_frame_of_another():
+    """The desk's answer for them is told when it comes, and that it has not come yet when their hosts have waited long enough."""
+    tasks: queue.SimpleQueue = queue.SimpleQueue()
+    glances, answers, share_is_back = Glances(tasks.put), [], threading.Event()
+
+    def look_at_share():
+        share_is_back.wait(10)
+        return "back"
+
+    for host in range(3):
+        glances.at("share", look_at_share, 0.0, lambda found, host=host: answers.append((host, found)), lambda: answers.append("unseen"))
+    glances.at("disk", lambda: "there", 5.0, lambda found: answers.append(found), lambda: answers.append("unseen"))
+    tasks.get(timeout=5)()
+    assert answers == ["there"]
+    glances.give_up_late()
+    assert answers == ["there"] + ["unseen"] * 3 and glances.next_deadline_s() is None
+    glances.at("share", look_at_share, 5.0, lambda found: answers.append(found), lambda: answers.append("unseen"))
+    assert sum(thread.name == "glance" for thread in threading.enumerate()) == 1
+    share_is_back.set()
+    tasks.get(timeout=5)()
+    assert answers[-1] == "back" and tasks.empty()
 
 
 def test_while_the_engine_itself_stood_still_no_host_fell_silent(tmp_path, monkeypatch):

@@ -169,6 +169,7 @@ def _key(job: Job, *groups: str) -> str:
 
 
 def main() -> None:
+    from vs3r_engine.service import engine
     from vs3r_engine.service.protocol import Limits
     from vs3r_engine.service.server import ServerOptions, serve
 
@@ -184,7 +185,9 @@ def main() -> None:
     parser.add_argument("--cache-limit", type=int, default=1 << 30)
     parser.add_argument("--session-timeout", type=float, default=15.0)
     parser.add_argument("--limits", type=json.loads, default={})
+    parser.add_argument("--cancel-limit", type=float, default=engine.CANCEL_LIMIT_S)
     given = parser.parse_args()
+    engine.CANCEL_LIMIT_S = given.cancel_limit
     serve(
         ServerOptions(
             directory=given.directory,

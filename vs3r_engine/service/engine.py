@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import psutil
@@ -18,7 +19,8 @@ from vs3r_engine import __version__
 from vs3r_engine.errors import DiskFull, EngineFault, ResourceError, VS3RError
 from vs3r_engine.service import protocol as p
 from vs3r_engine.service.cache import DiskStore
-from vs3r_engine.service.frames import Answer, FrameDesk
+from vs3r_engine.service.frames import Answer, FrameDesk, named_files, stamp_of_files
+from vs3r_engine.service.glances import Glances
 from vs3r_engine.service.jobs import JobBook, JobRecord
 from vs3r_engine.service.uploads import Uploads
 from vs3r_engine.service.worker import (
@@ -37,11 +39,15 @@ from vs3r_engine.service.worker import (
 
 PROGRESS_INTERVAL_S = 0.1
 STOP_PATIENCE_S = 5.0
+CANCEL_LIMIT_S = 30.0
+"""How long a cancelled job may go on, in a file that does not answer or a long step, before its worker is ended."""
 STOOD_STILL_S = 2.0
 """Between two ticks, which come four times a second: longer, and the machine slept. That is no host's silence."""
 UPLOADS_IN_FLIGHT_BYTES = 1 << 30
 PROBE_PATIENCE_S = p.REPLY_DEADLINE_S["probe"] - 1
 """How long a file may take to be examined before its host is told to ask again: sooner than the host gives up."""
+GLANCE_PATIENCE_S = 0.5
+"""How much longer than its host would wait a frame's file may take to be looked at: less than the host's two seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +99,7 @@ class Engine:
         self._ticked_s = self._started_s
         self._probes: dict[int, tuple[ReplyTo, float]] = {}
         self._probe_ticket = 0
+        self._glances = Glances(outside.post)
         self._is_stopping = False
         self._worker = WorkerProcess(
             pipeline, str(store.root), store.limit_bytes, lambda report: outside.post(lambda: self._reported(report))
@@ -129,10 +136,12 @@ class Engine:
 
     def next_deadline_s(self) -> float | None:
         """When `answer_due` has something to do at the latest, in monotonic seconds."""
-        return self._desk.next_deadline_s()
+        deadlines_s = (self._desk.next_deadline_s(), self._glances.next_deadline_s())
+        return min((deadline_s for deadline_s in deadlines_s if deadline_s is not None), default=None)
 
     def answer_due(self) -> None:
         """Held-back requests whose frame has come, or whose time is over, are answered."""
+        self._glances.give_up_late()
         for reply_to, answer in self._desk.due():
             self._answer_frame(reply_to, answer)
 
@@ -150,6 +159,11 @@ class Engine:
                 del self._probes[ticket]
                 text = "The file is still being read: it is large and has no table of its frames, or its disk is slow."
                 self._outside.fail(reply_to, ResourceError("still-reading", text, "Ask again; the reading goes on."))
+        running = self._jobs.running
+        if running is not None and running.is_cancelling and now - running.cancelled_s > CANCEL_LIMIT_S:
+            self._log.warning("the job does not stop, so the worker is ended", extra={"job_id": running.order.job_id})
+            running.cancelled_s = now
+            self._worker.kill()
         self._worker.keep_running()
         self._start_job()
         self._desk.dispatch()
@@ -200,9 +214,28 @@ class Engine:
 
     def _on_frame(self, body: p.FrameRequest, session: str, reply_to: ReplyTo, _: Any) -> None:
         body.settings.settings()
-        answer = self._desk.ask(body, self._uploads.resolved(session, body.source), session, reply_to)
-        if answer is not None:
-            self._answer_frame(reply_to, answer)
+        source = self._uploads.resolved(session, body.source)
+        files = named_files(source, body.settings)
+
+        def ask(stamp: str) -> None:
+            if session not in self._sessions:
+                return
+            try:
+                answer: Any = self._desk.ask(body, source, stamp, session, reply_to)
+            except VS3RError as error:
+                answer = error
+            if answer is not None:
+                self._answer_frame(reply_to, answer)
+
+        def tell_unseen() -> None:
+            waiting = p.FrameReply("pending", body.frame_index, stage="open", fraction=0.0, job_id=None, retry_s=1.0)
+            self._outside.reply(reply_to, waiting)
+
+        if any(files):
+            look = partial(stamp_of_files, files)
+            self._glances.at("\n".join(files), look, body.wait_s + GLANCE_PATIENCE_S, ask, tell_unseen)
+        else:
+            ask("")
 
     def _on_put_frames(self, body: p.PutFrames, session: str, reply_to: ReplyTo, buffers: list[memoryview]) -> None:
         upload = self._uploads.admit(session, body, buffers)

@@ -110,14 +110,14 @@ class FrameDesk:
     def rendered_bytes(self) -> int:
         return self._rendered_bytes
 
-    def ask(self, request: FrameRequest, source: Source, session: str, reply_to: Any) -> Answer | None:
+    def ask(self, request: FrameRequest, source: Source, stamp: str, session: str, reply_to: Any) -> Answer | None:
         """The frame, or that it is pending; None where the reply is held back.
 
-        source: the request's, with uploads resolved to directories.
+        source: the request's, with uploads resolved to directories. stamp: `stamp_of_files` now.
         Raises: the frame's or its clip's VS3RError; ResourceError `queue-full`.
         """
         now = time.monotonic()
-        clip = self._clip(source, request.settings)
+        clip = self._clip(source, request.settings, stamp)
         key = FrameKey(clip.digest, request.format, request.reduction, request.frame_index)
         if key in self._rendered:
             self._rendered.move_to_end(key)
@@ -267,8 +267,9 @@ class FrameDesk:
         clip = self._clips.get(key.clip)
         return clip is None or clip.analysis is None or clip.analysis.is_final
 
-    def _clip(self, source: Source, settings: SettingsChoice) -> Clip:
-        digest = _clip_digest(source, settings)
+    def _clip(self, source: Source, settings: SettingsChoice, stamp: str) -> Clip:
+        """Equal digests, equal frames."""
+        digest = hashlib.sha256(encode(source) + encode(settings) + stamp.encode()).hexdigest()[:32]
         clip = self._clips.get(digest)
         if clip is None:
             clip = self._clips[digest] = Clip(digest, source, settings)
@@ -351,15 +352,17 @@ class FrameDesk:
             self._rendered_bytes -= len(self._rendered.popitem(last=False)[1].pixels)
 
 
-def _clip_digest(source: Source, settings: SettingsChoice) -> str:
-    """Equal digests, equal frames: a clip, or a file that a setting names, is another one when it was written again."""
-    digest = hashlib.sha256(encode(source) + encode(settings))
-    for key in NAMING_FILES:
-        digest.update(stamp_of(str(settings.values.get(key, ""))).encode())
-    if source.path is not None:
-        try:
-            stat = os.stat(source.path)
-            digest.update(f"{stat.st_mtime_ns} {stat.st_size}".encode())
-        except OSError:
-            pass  # the worker will say what is wrong with it
-    return digest.hexdigest()[:32]
+def named_files(source: Source, settings: SettingsChoice) -> tuple[str, ...]:
+    """What `stamp_of_files` looks at: the media, then what settings name. Empty texts where there is nothing to look at."""
+    return (source.path or "", *(str(settings.values.get(key) or "") for key in NAMING_FILES))
+
+
+def stamp_of_files(named: tuple[str, ...]) -> str:
+    """Another one when one of them was written again. Takes for ever where a share does not answer."""
+    media, *others = named
+    try:
+        stat = os.stat(media)
+        stamps = [f"{stat.st_mtime_ns} {stat.st_size}"]
+    except (OSError, ValueError):
+        stamps = []  # the worker will say what is wrong with it
+    return "\n".join([*map(stamp_of, others), *stamps])

@@ -35,6 +35,8 @@ class JobRecord:
     result: dict[str, Any] | None = None
     deaths: int = 0
     is_cancelling: bool = False
+    cancelled_s: float = 0.0
+    """When it was, in monotonic seconds."""
     runs_again: bool = False
     """It was asked for anew while it was being cancelled."""
     started: tuple[float, float] | None = None
@@ -204,6 +206,8 @@ class JobBook:
         """True where the worker has to be told; a waiting job is cancelled at once."""
         if record.state is JobState.QUEUED:
             record.state = JobState.CANCELLED
+        if not record.is_cancelling:
+            record.cancelled_s = time.monotonic()
         record.is_cancelling, record.runs_again = not record.is_final, False
         return record is self.running
 

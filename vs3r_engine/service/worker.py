@@ -182,6 +182,11 @@ class WorkerProcess:
         if self._process is None and time.monotonic() >= self._start_at_s:
             self.start()
 
+    def kill(self) -> None:
+        """The process ends now; Lost is reported, and another is started."""
+        if self._process is not None:
+            self._process.kill()
+
     def stop(self, patience_s: float) -> None:
         """No worker runs any more; one that does not end within `patience_s` is killed."""
         process, pipe = self._process, self._pipe
