@@ -63,7 +63,7 @@ def timeline_command(open_engine: OpenEngine):
         output = output or f"{os.path.splitext(source)[0]}.vs3r{flavours.suffix_for(editor)}"
         editor = flavours.editor_of(editor, output)
         if os.path.abspath(output) == os.path.abspath(source):
-            raise InputError("output-is-input", f"{source} would be overwritten.", "Give the result another name.")
+            raise InputError("output-is-source", f"{source} would be overwritten.", "Give the result another name.")
         if codec not in CODECS:
             raise SettingsError("bad-setting", f"--codec cannot be {codec!r}.", f"Give one of {', '.join(CODECS)}.")
         if past_end not in ("error", "trim"):

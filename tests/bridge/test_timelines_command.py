@@ -190,7 +190,7 @@ def test_what_is_no_timeline_is_refused(desk, text, code):
         (["cut.docx", "-o", "out.otio"], "unknown-timeline-format"),
         (["cut.otio", "-o", "out.docx"], "unknown-timeline-format"),
         (["cut.otio", "-o", "out.aaf"], "format-cannot-carry"),
-        (["cut.otio", "-o", "cut.otio", "-f"], "output-is-input"),
+        (["cut.otio", "-o", "cut.otio", "-f"], "output-is-source"),
         (["cut.otio", "-o", "taken.otio"], "output-exists"),
         (["cut.otio", "-o", "no/such/out.otio"], "no-such-folder"),
         (["cut.otio"], "no-output"),

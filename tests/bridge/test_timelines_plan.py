@@ -12,11 +12,12 @@ import pytest
 from opentimelineio.opentime import RationalTime, TimeRange
 
 from host_bridge.timelines.media_search import MediaSearch, fingerprint
-from host_bridge.timelines.plan import Options, plan
+from host_bridge.timelines.plan import WRITABLE_CONTAINERS, Options, plan
 from host_bridge.timelines.run import run
 from host_bridge.timelines.walk import Selection
 from tests.fakes.timeline_engine import TimelineEngine
 from vs3r_engine.errors import Cancelled, InputError, MediaError, RangeError, SettingsError, VS3RError, WeightsMissing
+from vs3r_engine.media.codecs import CONTAINERS
 from vs3r_engine.media.edit import settings_effect
 from vs3r_engine.timeline import Clip, FrameRange
 
@@ -305,6 +306,7 @@ def test_names_come_from_clip_reel_and_range_and_never_collide(make, engine, tmp
         ("auto", "a.mp4", ".mp4"),
         ("auto", "a.mxf", ".mxf"),
         ("auto", "a.braw", ".mov"),
+        ("auto", "a.avi", ".mov"),
         ("exr", "a.mov", ".0000000.exr"),
     ],
 )
@@ -312,6 +314,7 @@ def test_the_files_suffix_follows_the_codec(make, engine, tmp_path, codec, sourc
     path = engine.add(str(tmp_path / source))
     work = make(edit([shot(path, 0, 10)]), settings=Options(media_dir="").settings.with_values({"output.codec": codec}))
     assert work.jobs[0].output.endswith(suffix)
+    assert set(CONTAINERS) == WRITABLE_CONTAINERS
 
 
 def test_an_image_sequence_is_found_planned_and_delivered(make, engine, tmp_path):

@@ -242,8 +242,8 @@ def small(path, frames=3, **more):
 @pytest.mark.parametrize(
     ("page", "force", "code"),
     [
-        ("b.mp4", True, "output-is-input"),
-        ("b.mp4.vs3r.html", True, "output-is-input"),  # its data would take the sidecar's place
+        ("b.mp4", True, "output-is-source"),
+        ("b.mp4.vs3r.html", True, "output-is-source"),  # its data would take the sidecar's place
         ("notes.html", False, "output-exists"),  # there is a notes.json
         ("notes.json", True, "output-suffix"),
         ("file/page.html", False, "output-unwritable"),

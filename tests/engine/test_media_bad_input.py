@@ -120,12 +120,12 @@ def refused_output(source, output, overwrite=False) -> str:
 
 def test_the_source_is_never_written_over(tmp_path):
     source = make_clip(tmp_path / "in.mp4")
-    assert refused_output(source, source, overwrite=True) == "output-is-input"
+    assert refused_output(source, source, overwrite=True) == "output-is-source"
     os.link(source, tmp_path / "same.mp4")
     os.symlink(source, tmp_path / "link.mp4")
-    assert refused_output(source, tmp_path / "same.mp4", overwrite=True) == "output-is-input"
-    assert refused_output(source, tmp_path / "link.mp4", overwrite=True) == "output-is-input"
-    assert refused_output(source, tmp_path / "." / "in.mp4", overwrite=True) == "output-is-input"
+    assert refused_output(source, tmp_path / "same.mp4", overwrite=True) == "output-is-source"
+    assert refused_output(source, tmp_path / "link.mp4", overwrite=True) == "output-is-source"
+    assert refused_output(source, tmp_path / "." / "in.mp4", overwrite=True) == "output-is-source"
 
 
 def test_an_existing_file_is_kept_unless_overwriting_is_allowed(tmp_path):

@@ -7,10 +7,10 @@ from fractions import Fraction
 import pytest
 from media_clips import ffprobe, make_clip, numbers_in, pass_through
 
-from vs3r_engine.media.codecs import MXF_RATES
+from vs3r_engine.media.codecs import IMAGE_CODECS, MXF_RATES
 from vs3r_engine.media.decode import probe
 from vs3r_engine.media.encode import resolve_encoding
-from vs3r_engine.settings import OutputSettings
+from vs3r_engine.settings import DESCRIPTORS, OutputSettings
 from vs3r_engine.timeline import FrameRange
 
 NTSC_24, NTSC_30, NTSC_60 = Fraction(24000, 1001), Fraction(30000, 1001), Fraction(60000, 1001)
@@ -112,6 +112,11 @@ CHOSEN = [
     ("dnxhr", "mxf", "dnxhd", "DNXHR HQ"),
     ("ffv1", "mkv", "ffv1", None),
 ]
+
+
+def test_no_codec_is_left_out_here():
+    offered = next(d.choices for d in DESCRIPTORS if d.key == "output.codec")
+    assert {"auto", *IMAGE_CODECS.values(), *(codec for codec, *_ in CHOSEN)} == set(offered)
 
 
 @pytest.mark.parametrize(("codec", "container", "name", "profile"), CHOSEN)

@@ -262,4 +262,4 @@ def test_a_sequence_is_not_written_over_itself(tmp_path):
     make_images(tmp_path, "a.%04d.png", "png", "rgb24", [1, 2, 3])
     with pytest.raises(MediaError) as caught:
         pass_through(tmp_path / "a.0001.png", tmp_path / "a.%04d.png", overwrite=True)
-    assert caught.value.code == "output-is-input"
+    assert caught.value.code == "output-is-source"

@@ -39,7 +39,7 @@ def compare(original: Path, result: Path, page: Path, *, with_metrics: bool = Tr
     """Write `page` (HTML) and `beside(page)`; returns the JSON's path.
 
     What the result's sidecar (RESULT.vs3r.json) tells is shown where there is one.
-    Raises: MediaError `unreadable`, `no-video`, `bad-sidecar`, `output-suffix`, `output-is-input`, `output-unwritable`.
+    Raises: MediaError `unreadable`, `no-video`, `bad-sidecar`, `output-suffix`, `output-is-source`, `output-unwritable`.
     """
     targets = (beside(page), page)
     if page == targets[0]:
@@ -47,7 +47,7 @@ def compare(original: Path, result: Path, page: Path, *, with_metrics: bool = Tr
     inputs = [path.resolve() for path in (original, result, sidecar_of(original), sidecar_of(result))]
     for target in targets:
         if target.resolve() in inputs:
-            raise MediaError("output-is-input", f"{target} would be overwritten by the page or its data.", "Give -o another name.")
+            raise MediaError("output-is-source", f"{target} would be overwritten by the page or its data.", "Give -o another name.")
     with _written(page):
         page.parent.mkdir(parents=True, exist_ok=True)
     data = gathered(original, result, with_metrics=with_metrics)

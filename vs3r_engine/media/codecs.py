@@ -102,7 +102,7 @@ def resolve_encoding(info: MediaInfo, output_path: str, settings: OutputSettings
     depth.
 
     Raises: MediaError `output-suffix`, `output-codec`, `output-rate`, `output-depth`, `output-alpha`,
-    `output-unwritable`, `output-is-input`, `output-exists`.
+    `output-unwritable`, `output-is-source`, `output-exists`.
     """
     suffix = Path(output_path).suffix.lower()
     if suffix not in CONTAINERS and suffix not in IMAGE_CODECS:
@@ -354,7 +354,7 @@ def _resolve_images(info: MediaInfo, output_path: str, codec: str, settings: Out
 def check_output(info: MediaInfo, output_path: str, overwrite: bool, render_range: FrameRange | None = None) -> None:
     """Nothing stands in the way of writing `output_path`. For an image sequence, that is every file of `render_range`.
 
-    Raises: MediaError `output-is-input`, `output-exists`, `output-unwritable`.
+    Raises: MediaError `output-is-source`, `output-exists`, `output-unwritable`.
     """
     folder = os.path.dirname(os.path.abspath(output_path))
     if not os.path.isdir(folder):
@@ -375,7 +375,7 @@ def check_output(info: MediaInfo, output_path: str, overwrite: bool, render_rang
         for output in existing:
             status = os.stat(output)
             if (status.st_dev, status.st_ino) in places:
-                raise MediaError("output-is-input", f"{output} is the source itself.", "Choose another name for the result.")
+                raise MediaError("output-is-source", f"{output} is the source itself.", "Choose another name for the result.")
         if not overwrite:
             raise MediaError("output-exists", f"{existing[0]} exists.", "Choose another name, or allow overwriting it.")
 
