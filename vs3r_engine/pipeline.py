@@ -30,7 +30,7 @@ from vs3r_engine.media.encode import Encoding, SegmentWriter, assemble, resolve_
 from vs3r_engine.media.info import refuse_rate_of_file
 from vs3r_engine.media.kept import KeptSource
 from vs3r_engine.methods.choice import Methods, choose_methods
-from vs3r_engine.scene import Rendered, Target, View
+from vs3r_engine.scene import Reconstruction, Rendered, Target, View
 from vs3r_engine.settings import Settings
 from vs3r_engine.stages.bounds import BoundsObserver, look_every_frames, with_bars
 from vs3r_engine.stages.complete import Completer
@@ -265,7 +265,7 @@ def _analyzed(job: Job, store: Store, methods: Methods, source: VideoSource) -> 
 
 
 def _write_analysis(job: Job, methods: Methods, source: VideoSource, directory: Path) -> Iterator[Progress]:
-    """Reconstruct every shot and mask what moves, piece by piece."""
+    """Reconstruct every shot and mask what moves, piece by piece. While a piece is masked, the next one is reconstructed."""
     writer = AnalysisWriter(directory)
     findings: dict[str, Any] = {"method": methods.name, "chosen": methods.reason}
     moving: list[float] = []
@@ -281,17 +281,20 @@ def _write_analysis(job: Job, methods: Methods, source: VideoSource, directory: 
                 observer.look(frame)
             yield frame
 
+    def pieces() -> Iterator[tuple[bool, Reconstruction]]:
+        for shot in shots(source.frames(job.analysis_range)):
+            for number, piece in enumerate(methods.reconstructor.reconstruct(remembered(shot), job.clip.rate)):
+                yield number == 0, piece
+
     shot_count = 0
-    for shot in shots(source.frames(job.analysis_range)):
-        shot_count += 1
-        starts_shot = True
-        for piece in methods.reconstructor.reconstruct(remembered(shot), job.clip.rate):
+    with closing(ahead(pieces(), 1)) as coming:
+        for starts_shot, piece in coming:
+            shot_count += starts_shot
             first = piece.trajectory.first_frame
             frames = [small.pop(first + i) for i in range(len(piece.trajectory))]
             dynamic = masks_of(piece, frames, methods.flow, job.settings.analysis)
             overlays.look(piece, frames)
             writer.add(piece, dynamic, starts_shot)
-            starts_shot = False
             findings |= piece.findings
             moving.append(float(dynamic.mean()) * len(frames))
             done = first + len(frames) - job.analysis_range.start

@@ -3,6 +3,7 @@
 
 import itertools
 import json
+import threading
 from fractions import Fraction
 from pathlib import Path
 
@@ -133,6 +134,22 @@ def test_an_interrupted_job_goes_on_and_ends_the_same(shaky_clip, store, tmp_pat
     assert len(json.loads(Path(result.sidecar).read_text())["hole_percent"]) == 70
 
 
+def test_an_analysis_that_fails_is_not_kept_and_leaves_no_thread(shaky_clip, store, tmp_path, monkeypatch):
+    def full(*_):
+        raise DiskFull("disk-full", "The disk is full.")
+
+    job = pipeline.plan(str(shaky_clip), str(tmp_path / "out.mp4"), Settings())
+    threads = threading.active_count()
+    with monkeypatch.context() as broken:
+        broken.setattr(pipeline, "masks_of", full)
+        with pytest.raises(DiskFull) as failed:
+            run(job, store)
+    # The traceback still holds what was under way: it was closed, not only let go of.
+    assert failed.tb is not None and threading.active_count() == threads
+    assert pipeline.open_analysis(job, store) is None
+    assert run(job, store)[1].render_range.duration == 70
+
+
 def test_a_job_that_lacked_only_its_joining_goes_on_with_that(shaky_clip, store, tmp_path, monkeypatch):
     def full(*_, **__):
         raise DiskFull("disk-full", "The disk is full.")
@@ -147,10 +164,37 @@ def test_a_job_that_lacked_only_its_joining_goes_on_with_that(shaky_clip, store,
 
 
 def test_a_range_is_rendered_with_handles_and_equals_that_part_of_the_whole(shaky_clip, store, tmp_path):
-    job = pipeline.plan(str(shaky_clip), str(tmp_path / "part.mp4"), Settings(), range_text="20..45")
+    lossless = Settings().with_values({"output.codec": "ffv1"})
+    job = pipeline.plan(str(shaky_clip), str(tmp_path / "part.mkv"), lossless, range_text="20..45")
     assert (job.render_range, job.analysis_range) == (FrameRange(20, 25), FrameRange(0, 70))
-    _, result = run(job, store)
-    assert len(decoded(result.output)) == 25
+    _, part = run(job, store)
+    _, whole = run(pipeline.plan(str(shaky_clip), str(tmp_path / "whole.mkv"), lossless), store)
+    assert all(np.array_equal(a, b) for a, b in zip(decoded(part.output), decoded(whole.output)[20:45], strict=True))
+    of_part, of_whole = (json.loads(Path(result.sidecar).read_text()) for result in (part, whole))
+    for name in ("hole_percent", "moving_percent"):
+        assert of_part[name] == of_whole[name][20:45] and np.ptp(of_part[name]) > 0
+    for path in ("measured", "smoothed"):
+        assert of_part[path]["world_from_camera"] == of_whole[path]["world_from_camera"][20:45]
+    assert of_part["findings"]["hole_percent"] == pytest.approx(np.mean(of_part["hole_percent"]), abs=0.01)
+
+
+def test_an_interrupted_range_whose_handles_do_not_reach_the_ends_goes_on_and_leaves_no_chunks(shaky_clip, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "CHUNK_FRAMES", 8)
+    monkeypatch.setattr(pipeline, "HANDLES_S", 0.3)
+    lossless = Settings().with_values({"output.codec": "ffv1"})
+    undisturbed, job = (pipeline.plan(str(shaky_clip), str(tmp_path / name), lossless, range_text="20..45") for name in ("a.mkv", "b.mkv"))
+    assert job.analysis_range == FrameRange.between(20 - 9, 45 + 9)
+    run(undisturbed, DiskStore(tmp_path / "other"))
+    work = pipeline.stabilize(job, store)
+    rendered = (step for step in work if step.stage == "render")
+    assert [step.done for step in itertools.islice(rendered, 10)] == list(range(1, 11))
+    work.close()
+    progress, result = run(job, store)
+    assert [step.done for step in progress] == list(range(8 + 1, 25 + 1)), "what the first chunk holds is not rendered again"
+    assert all(np.array_equal(a, b) for a, b in zip(decoded(tmp_path / "a.mkv"), decoded(result.output), strict=True))
+    before, after = (json.loads((tmp_path / f"{name}.mkv.vs3r.json").read_text()) for name in ("a", "b"))
+    assert before["hole_percent"] == after["hole_percent"] and len(set(after["hole_percent"])) > 8
+    assert not list((tmp_path / "cache").rglob("*.segment"))
 
 
 def test_the_rate_stated_for_images_is_the_movies_and_another_one_is_another_clip(shaky_images, store, tmp_path, monkeypatch):
@@ -260,5 +304,5 @@ def test_shots_are_stabilized_by_themselves(store, tmp_path):
         container.mux(stream.encode(None))
     _, result = run(pipeline.plan(str(path), str(tmp_path / "out.mkv"), Settings()), store)
     sidecar = json.loads(Path(result.sidecar).read_text())
-    assert sidecar["shots"] == [[0, 30], [30, 60]]
+    assert sidecar["shots"] == [[0, 30], [30, 60]] and result.findings["shots"] == 2
     assert len(decoded(result.output)) == 60
