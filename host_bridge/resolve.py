@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import unicodedata
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -121,8 +122,8 @@ def selected_items(resolve):
 def use_of(timeline, item):
     """What the item shows of which file.
 
-    Raises: ResolveError `no-media`, `retimed`, `frames-unclear`. Resolve's offsets are warped by speed changes, so these are refused:
-    a wrong frame is worse than none.
+    Raises: ResolveError `no-media`, `original-missing`, `retimed`, `frames-unclear`. Resolve's offsets are warped by speed changes, so
+    these are refused: a wrong frame is worse than none.
     """
     media = item.GetMediaPoolItem()
     path = media.GetClipProperty("File Path") if media else ""
@@ -130,16 +131,22 @@ def use_of(timeline, item):
         raise ResolveError(
             "no-media", f"{item.GetName()} has no media file.", "Titles, generators and compound clips cannot be stabilized here."
         )
+    if _is_our_path(path):
+        raise ResolveError(
+            "original-missing",
+            f"{item.GetName()} shows media that VS3R made, and has no original take any more.",
+            "Put the original clip back, then stabilize it.",
+        )
     try:
         frames = int(media.GetClipProperty("Frames"))
         rate = rate_of(media.GetClipProperty("FPS"))
         ratio = rate / rate_of(timeline.GetSetting("timelineFrameRate"))
+        start = Fraction(item.GetLeftOffset()) * ratio
+        length = Fraction(item.GetDuration()) * ratio
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise ResolveError(
             "frames-unclear", f"Resolve does not tell the length and rate of {path}.", "Use `vs3r timeline` with an OTIO export."
         ) from error
-    start = Fraction(item.GetLeftOffset()) * ratio
-    length = Fraction(item.GetDuration()) * ratio
     _refuse_retimed(item, length)
     first = int(start + Fraction(1, 2))
     told = item.GetSourceStartFrame() if can(item, "GetSourceStartFrame") else None
@@ -178,11 +185,11 @@ def _refuse_retimed(item, length):
 
 
 def rate_of(value):
-    """Resolve's rounded rate, exactly: 23.976 is 24000/1001, "29.97 DF" is 30000/1001."""
-    digits = re.match(r"[0-9.]+", str(value).strip())
+    """Resolve's rounded rate, exactly: 23.976 and "23,976" are 24000/1001, "29.97 DF" is 30000/1001."""
+    digits = re.match(r"[0-9]+([.,][0-9]+)?", str(value).strip())
     if digits is None:
         raise ValueError(f"{value!r} is no frame rate")
-    rate = Fraction(digits.group())
+    rate = Fraction(digits.group().replace(",", "."))
     for nominal in (24, 30, 48, 60, 120):
         ntsc = Fraction(nominal * 1000, 1001)
         if abs(rate - ntsc) < Fraction(nominal, 4800):
@@ -201,7 +208,9 @@ def stabilize_selected(resolve, program, arguments=(), say=print):
     project, timeline, items = selected_items(resolve)
     done = failed = 0
     for number, item in enumerate(items, 1):
+        shown = item.GetSelectedTakeIndex() or 0
         try:
+            _show_original(item)
             use = use_of(timeline, item)
             start, end = max(0, use.start - HANDLES), min(use.frames, use.end + HANDLES)
             output = output_for(use.path, start, end)
@@ -212,9 +221,19 @@ def stabilize_selected(resolve, program, arguments=(), say=print):
             say(f"[{number}/{len(items)}] {item.GetName()}: done, as a new take")
             done += 1
         except ResolveError as problem:
+            if shown and item.GetSelectedTakeIndex() != shown:
+                item.SelectTakeByIndex(shown)
             say(f"[{number}/{len(items)}] {item.GetName()}: {problem}")
             failed += 1
     return done, failed
+
+
+def _show_original(item):
+    """A stabilized take is not stabilized again: its item shows the original, whose frames are meant."""
+    takes = {index: item.GetTakeByIndex(index) for index in range(1, (item.GetTakesCount() or 0) + 1)}
+    originals = [index for index, take in takes.items() if not _is_ours(take)]
+    if originals and item.GetSelectedTakeIndex() not in originals:
+        _select_take(item, originals[0])
 
 
 def compare(resolve, say=print):
@@ -277,8 +296,9 @@ def add_take(project, item, output, start, end, use):
     if not can(item, "AddTake") or not item.AddTake(media, start, end - 1):
         raise ResolveError("take-failed", f"Resolve refused the take of {item.GetName()}.", f"The stabilized media is in the bin {BIN}.")
     count = item.GetTakesCount() or 0
-    take = item.GetTakeByIndex(count) if count > before else None
-    if take is None or not _is_ours(take) or take["mediaPoolItem"].GetClipProperty("File Path") != output or take["startFrame"] != start:
+    take = (item.GetTakeByIndex(count) if count > before else None) or {}
+    arrived = take["mediaPoolItem"].GetClipProperty("File Path") if _is_ours(take) else ""
+    if not _is_same_path(arrived, output) or take.get("startFrame") != start:
         raise ResolveError(
             "take-failed", f"The take of {item.GetName()} did not arrive as asked.", f"The stabilized media is in the bin {BIN}."
         )
@@ -300,8 +320,17 @@ def _select_take(item, index):
 
 def _is_ours(take):
     media = (take or {}).get("mediaPoolItem")
-    path = (media.GetClipProperty("File Path") or "") if media else ""
+    return _is_our_path((media.GetClipProperty("File Path") or "") if media else "")
+
+
+def _is_our_path(path):
     return "_VS3R_" in os.path.basename(path) and os.path.basename(os.path.dirname(path)) == BIN
+
+
+def _is_same_path(first, second):
+    """macOS spells ü as u and dots, Windows takes either slash."""
+    first, second = (os.path.normcase(os.path.normpath(unicodedata.normalize("NFC", path))) for path in (first or "", second))
+    return first == second
 
 
 def _import(project, path):
@@ -316,7 +345,7 @@ def _import(project, path):
         imported = pool.ImportMedia([path]) or []
     finally:
         pool.SetCurrentFolder(opened)
-    if len(imported) != 1 or imported[0].GetClipProperty("File Path") != path:
+    if len(imported) != 1 or not _is_same_path(imported[0].GetClipProperty("File Path"), path):
         raise ResolveError("import-failed", f"Resolve did not import {path}.", "Can this edition read the codec?")
     return imported[0]
 

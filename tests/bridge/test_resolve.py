@@ -100,6 +100,26 @@ def test_running_twice_adds_another_version_and_overwrites_nothing(host, program
         "a_VS3R_76-174.mov",
         "a_VS3R_76-174_2.mov",
     ]
+    assert [arguments[1] for arguments in runs(tmp_path)] == [str(tmp_path / "a.mov")] * 2, "never the stabilized take"
+    assert item.selected == 3
+
+
+def test_what_cannot_be_stabilized_again_shows_what_it_showed(host, program, tmp_path):
+    item = host.add(str(tmp_path / "a.mov"), 100, 50)
+    stabilized(host, program)
+    host.damage.add("refuses takes")
+    assert stabilized(host, program)[0] == (0, 1) and item.selected == 2
+    host.damage.clear()
+    item.media, item.left, item.takes, item.selected = item.GetMediaPoolItem(), 24, [], 0  # its take was finalized
+    (done, failed), said = stabilized(host, program)
+    assert (done, failed) == (0, 1) and "media that VS3R made" in said[-1]
+
+
+def test_names_that_macos_spells_its_way_are_the_same(host, program, tmp_path):
+    item = host.add(str(tmp_path / "Überflug.mov"), 100, 50)
+    host.damage.add("spells as macOS")
+    (done, failed), said = stabilized(host, program)
+    assert (done, failed, item.selected) == (1, 0, 2), said
 
 
 def test_source_frames_of_another_rate_are_counted_exactly(program, tmp_path):
@@ -109,12 +129,13 @@ def test_source_frames_of_another_rate_are_counted_exactly(program, tmp_path):
     host = Resolve(rate="29.97 DF")
     item = host.add(str(tmp_path / "a.mov"), 10, 20, fps="59.94", source=(20, 60))
     assert scripts.use_of(host, item)[1:3] == (20, 60)
-    assert [scripts.rate_of(text) for text in ("23.976", "29.97 DF", "24", "59.94", 25.0)] == [
+    assert [scripts.rate_of(text) for text in ("23.976", "29.97 DF", "24", "59.94", 25.0, "23,976")] == [
         Fraction(24000, 1001),
         Fraction(30000, 1001),
         Fraction(24),
         Fraction(60000, 1001),
         Fraction(25),
+        Fraction(24000, 1001),
     ]
 
 
@@ -127,10 +148,11 @@ def test_source_frames_of_another_rate_are_counted_exactly(program, tmp_path):
         ("another in point", {"source": (107, 157)}, "frames-unclear"),
         ("past its media", {"frames": 120}, "frames-unclear"),
         ("no rate", {"fps": ""}, "frames-unclear"),
+        ("no in point", {"left": None}, "frames-unclear"),
     ],
 )
 def test_a_clip_whose_frames_are_not_certain_is_refused(host, tmp_path, what, change, code):
-    item = host.add(str(tmp_path / "a.mov"), 100, 50, **change)
+    item = host.add(str(tmp_path / "a.mov"), **{"left": 100, "duration": 50, **change})
     with pytest.raises(scripts.ResolveError) as caught:
         scripts.use_of(host, item)
     assert caught.value.code == code, what

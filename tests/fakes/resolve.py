@@ -5,6 +5,7 @@
 """
 
 import os
+import unicodedata
 
 
 class Thing:
@@ -28,7 +29,8 @@ class Media(Thing):
 
 
 class Item(Thing):
-    """A clip of the timeline at 100 %: `left` frames into its media, `duration` long, in timeline frames."""
+    """A clip of the timeline at 100 %: `left` frames into its media, `duration` long, in timeline frames. With takes it is the selected
+    one's media and frames."""
 
     def __init__(self, host, media, left, duration, name="shot", source=None):
         self.host, self.media, self.left, self.duration, self.name, self.start = host, media, left, duration, name, 86400
@@ -38,8 +40,11 @@ class Item(Thing):
     def GetName(self):
         return self.name
 
+    def _take(self):
+        return self.takes[self.selected - 1] if self.selected else {"startFrame": self.left, "mediaPoolItem": self.media}
+
     def GetMediaPoolItem(self):
-        return self.media
+        return self._take()["mediaPoolItem"]
 
     def GetTrackTypeAndIndex(self):
         return ["video", 1]
@@ -51,13 +56,13 @@ class Item(Thing):
         return self.duration + (5 if "take changes the length" in self.host.damage and self.selected > 1 else 0)
 
     def GetLeftOffset(self):
-        return self.left
+        return self._take()["startFrame"]
 
     def GetSourceStartFrame(self):
-        return self.source[0] if self.source else self.left
+        return self.source[0] if self.source else self.GetLeftOffset()
 
     def GetSourceEndFrame(self):
-        return self.source[1] if self.source else self.left + self.duration
+        return self.source[1] if self.source else self.GetLeftOffset() + self.duration
 
     def AddTake(self, media, start, end):
         self.host.writes.append(("AddTake", os.path.basename(media.properties["File Path"]), start, end))
@@ -157,6 +162,7 @@ class Resolve(Thing):
         self.writes.append(("ImportMedia", self.opened.name))
         if "imports nothing" in self.damage:
             return []
-        imported = [Media(path) for path in paths]
+        spelled = "NFD" if "spells as macOS" in self.damage else "NFC"
+        imported = [Media(unicodedata.normalize(spelled, path)) for path in paths]
         self.opened.clips += imported
         return imported
