@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 
 from vs3r_engine.errors import RangeError
-from vs3r_engine.timeline import FrameRange, parse_range, timecode_of_frame_count
+from vs3r_engine.timeline import FrameRange, frame_count_of_timecode, parse_range, timecode_of_frame_count
 
 NTSC = Fraction(30000, 1001)
 
@@ -77,3 +77,24 @@ def test_a_clip_may_run_past_midnight(rate, start, separator):
     with pytest.raises(RangeError) as refused:
         chosen(f"22:00:00{separator}00..", rate, 100, start)
     assert refused.value.code == "range-past-media"
+
+
+@pytest.mark.parametrize(
+    ("count", "rate", "drop_frame", "text"),
+    [
+        (0, Fraction(25), False, "00:00:00:00"),
+        (90024, Fraction(25), False, "01:00:00:24"),
+        (25 * 86400 - 1, Fraction(25), False, "23:59:59:24"),
+        (1800, NTSC, False, "00:01:00:00"),
+        (1799, NTSC, True, "00:00:59;29"),
+        (1800, NTSC, True, "00:01:00;02"),
+        (17982, NTSC, True, "00:10:00;00"),
+        (144 * 17982 - 1, NTSC, True, "23:59:59;29"),
+        (119, Fraction(120), False, "00:00:00:119"),
+    ],
+)
+def test_a_frames_timecode_and_back_and_the_next_day(count, rate, drop_frame, text):
+    day = 144 * 17982 if drop_frame else 86400 * round(rate)
+    for days in (-1, 0, 1):
+        assert timecode_of_frame_count(count + days * day, rate, drop_frame) == text
+    assert frame_count_of_timecode(text, rate) == count
