@@ -36,7 +36,7 @@ def checksums(bundle: Path) -> dict[str, str]:
 
 
 def install(bundle: Path, folder: Path) -> Path:
-    """The bundle lies in `folder`, whole or not at all; an older one is replaced.
+    """The bundle lies in `folder`, whole or not at all, readable by everybody; an older one is replaced.
 
     Raises: ValueError for what is no bundle, OSError.
     """
@@ -46,10 +46,18 @@ def install(bundle: Path, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / name
     with tempfile.TemporaryDirectory(dir=folder, prefix="@vs3r-") as aside:  # hosts pass over names that begin with @
-        shutil.copytree(bundle, Path(aside) / name)
-        if target.exists():
-            target.rename(Path(aside) / "old")
-        (Path(aside) / name).rename(target)
+        copy, old = Path(aside) / name, Path(aside) / "old"
+        shutil.copytree(bundle, copy)
+        for path in (copy, *copy.rglob("*")):
+            path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))
+        if os.path.lexists(target):
+            target.rename(old)
+        try:
+            copy.rename(target)
+        except BaseException:
+            if os.path.lexists(old):
+                old.rename(target)
+            raise
     (folder / RECEIPT).write_text(json.dumps(checksums(target), indent=1) + "\n")
     return target
 
@@ -70,9 +78,20 @@ def problems(folder: Path) -> list[str]:
 
 
 def uninstall(folder: Path) -> None:
-    """Nothing of ours is left in `folder`; everybody else's plug-ins are."""
-    shutil.rmtree(folder / "VS3R.ofx.bundle", ignore_errors=True)
+    """Nothing of ours is left in `folder`; everybody else's plug-ins are. Raises: OSError, and it can be tried again."""
+    bundle = folder / "VS3R.ofx.bundle"
+    if bundle.is_symlink():
+        bundle.unlink()
+    elif bundle.exists():
+        shutil.rmtree(bundle)
     (folder / RECEIPT).unlink(missing_ok=True)
+
+
+def refuse_foreign(bundle: Path, platform: str = sys.platform) -> None:
+    """Raises: ValueError where no host of this system could load it."""
+    name = json.loads(MANIFEST.read_text())["plugin"]["architecture"]["linux" if platform.startswith("linux") else platform]
+    if list(bundle.glob("Contents/*/VS3R.ofx")) and not (bundle / "Contents" / name / "VS3R.ofx").exists():
+        raise ValueError(f"{bundle} was built for another system: it has no {name} in it. Build it here.")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -87,6 +106,10 @@ def main(arguments: list[str] | None = None) -> int:
         if given.verb == "install":
             if given.bundle is None:
                 parser.error("install needs the bundle")
+            if given.prefix is None:
+                refuse_foreign(given.bundle)
+            if given.all_users:
+                os.umask(0o022)
             print(install(given.bundle, folder))
             if not given.all_users:
                 print(f"Hosts find it with OFX_PLUGIN_PATH={folder}", file=sys.stderr)
