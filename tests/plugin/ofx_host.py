@@ -70,8 +70,10 @@ MODES = {
 KNOWN = frozenset(
     (
         "OfxImageClipPropConnected",
+        "OfxImageClipPropFieldExtraction",
         "OfxImageEffectFrameVarying",
         "OfxImageEffectHostPropIsBackground",
+        "OfxImageEffectPluginPropFieldRenderTwiceAlways",
         "OfxImageEffectPluginPropGrouping",
         "OfxImageEffectPluginPropHostFrameThreading",
         "OfxImageEffectPluginPropSingleInstance",

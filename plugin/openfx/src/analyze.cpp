@@ -13,8 +13,11 @@ using namespace ofx;
 
 constexpr double kStart_s = 40;  // for an engine that has to be started first
 constexpr double kButton_s = 3;  // longest that the button holds the host up where the engine reads the file itself
+constexpr auto kPause = std::chrono::milliseconds(100);
+constexpr double kProgress_s = 0.5;  // how often a slow engine lets the host ask whether to go on
 constexpr int kMostFrames = 200000;
 constexpr int kLargestSide = 16384;
+constexpr const char* kReadingCancelled = "Reading the clip was cancelled.";
 
 std::mutex g_uploads_mutex;
 std::map<std::string, std::shared_ptr<const Upload>> g_uploads;
@@ -39,6 +42,12 @@ std::string in_words(const Answer& answer) {
   return trouble.empty() ? "The engine does not answer." : trouble;
 }
 
+// Nothing failed yet: an engine is on its way up.
+bool is_coming(const Answer& answer) {
+  const EngineState state = engine().state();
+  return answer.kind == Answer::Kind::kNoEngine && (state == EngineState::kStarting || state == EngineState::kUnknown);
+}
+
 }  // namespace
 
 std::shared_ptr<const Upload> find_upload(const std::string& id) {
@@ -52,12 +61,12 @@ void keep_upload(std::shared_ptr<const Upload> upload) {
     std::lock_guard lock(g_uploads_mutex);
     g_uploads[upload->id] = upload;
   }
-  engine().hold_uploads(1);
+  engine().hold_uploads(upload->engine);
 }
 
 void forget_uploads() {
   std::lock_guard lock(g_uploads_mutex);
-  engine().hold_uploads(-static_cast<int>(g_uploads.size()));
+  engine().hold_uploads("");
   g_uploads.clear();
 }
 
@@ -101,10 +110,16 @@ void Effect::analyze_or_cancel() {
     Json state = Json::object(), before;
     Json::parse(now.state, &before);
     state.set("v", 1).set("preset", before["preset"].text(now.settings.preset)).set("upload", source.upload);
-    suites().parameter->paramSetValue(state_, state.write().c_str());
+    set_text(state_, state.write());
   }
   has_slate_ = true;
-  Answer answer = engine().ask("analyze", protocol::analyze(source, now.settings), {}, Deadline::in(kButton_s));
+  const Deadline press = Deadline::in(kButton_s);
+  Answer answer;
+  while (true) {
+    answer = engine().ask("analyze", protocol::analyze(source, now.settings), {}, press);
+    if (!is_coming(answer) || press.is_over()) break;
+    std::this_thread::sleep_for(kPause);
+  }
   if (answer.kind != Answer::Kind::kOk) {
     say(in_words(answer));
     return;
@@ -130,8 +145,18 @@ std::string Effect::upload_clip(const std::string& id) {
   const std::string rate = rate_of(get_double(source_properties_, prop::kFrameRate, 25));
   Progress progress(handle_, "VS3R reads the clip");
   const Deadline start = Deadline::in(kStart_s);
+  auto shown = Clock::now();
+  bool is_cancelled = false;
+  double fraction = 0;
+  auto show = [&] {
+    shown = Clock::now();
+    is_cancelled = is_cancelled || !progress.update(fraction);
+    return is_cancelled;
+  };
+  auto cancelled = [&] { return is_cancelled || (Clock::now() - shown > std::chrono::duration<double>(kProgress_s) && show()); };
   for (int time = upload->first; time < end;) {
-    if (!progress.update(static_cast<double>(time - upload->first) / (end - upload->first))) return "Reading the clip was cancelled.";
+    fraction = static_cast<double>(time - upload->first) / (end - upload->first);
+    if (show()) return kReadingCancelled;
     ClipImage original(source_, time);
     if (!original.is_readable()) return "The host gives no picture for frame " + std::to_string(time) + ".";
     const Image& image = original.image();
@@ -143,10 +168,10 @@ std::string Effect::upload_clip(const std::string& id) {
     std::vector<uint8_t> pixels = packed(image);
     Json body = protocol::put_frames(id, shape.width, shape.height, rate,
                                      {{time - upload->first, format_name(image.depth), image.channels == 4 ? "rgba" : "rgb"}});
-    Answer answer = engine().ask("put_frames", body, {{pixels.data(), pixels.size()}}, Deadline::in(protocol::kPut_s));
-    bool may_come = answer.kind == Answer::Kind::kNoEngine && engine().state() == EngineState::kStarting && upload->signatures.empty();
-    if (may_come && !start.is_over()) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    Answer answer = engine().ask("put_frames", body, {{pixels.data(), pixels.size()}}, Deadline::in(protocol::kPut_s, cancelled));
+    if (answer.kind == Answer::Kind::kAborted) return kReadingCancelled;
+    if (upload->signatures.empty() && is_coming(answer) && !start.is_over()) {
+      std::this_thread::sleep_for(kPause);
       continue;
     }
     if (answer.kind != Answer::Kind::kOk) return in_words(answer);

@@ -63,13 +63,14 @@ class Effect {
   std::string source_path() const;
   Binding bind(const Controls& controls, ofx::PropertySet in_args, ofx::Time time) const;
   int64_t frame_of_time(ofx::Time time) const;
-  // Empty where the frame is in `answer`; else what to tell the user.
+  // Empty where the frame of `media` is in `answer`; else what to tell the user.
   std::string frame_within(const Binding& binding, const Controls& controls, const Image& to, bool is_final, const Deadline& deadline,
-                           Answer* answer, protocol::FrameReply* frame);
+                           Answer* answer, protocol::FrameReply* frame, MediaShape* media);
   ofx::Status pass_through(const Image& to, const ofx::RectI& window, ofx::Time time, const std::string& slate) const;
   void preset_chosen();
   void analyze_or_cancel();
   std::string upload_clip(const std::string& id);
+  static void set_text(ofx::Param parameter, const std::string& text);  // nothing where the host has no such parameter
   void say(const std::string& text);
 
   ofx::ImageEffect handle_;

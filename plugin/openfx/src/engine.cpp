@@ -2,7 +2,9 @@
 // Finding, starting and asking the engine.
 #include "engine.h"
 
+#include <algorithm>
 #include <cstdio>
+#include <exception>
 
 #include "launch.h"
 
@@ -12,6 +14,17 @@ namespace {
 constexpr double kConnect_s = 2, kLaunch_s = 35, kLongestPause_s = 30;
 constexpr size_t kIdleConnections = 8, kRememberedAnalyses = 64;
 constexpr double kKeeperPause_s = 0.5;
+
+bool read_connection(protocol::Connection* out) {
+  std::string text;
+  return protocol::read_file(protocol::connection_directory() + "/engine.json", &text) && protocol::parse_connection(text, out);
+}
+
+// That run of the engine is still the one to talk to.
+bool is_running(const std::string& run) {
+  protocol::Connection now;
+  return read_connection(&now) && now.engine == run && may_be_running(now.pid);
+}
 
 }  // namespace
 
@@ -25,7 +38,7 @@ Answer Engine::ask(const std::string& type, const Json& body, const std::vector<
       dealer = std::move(idle_.back());
       idle_.pop_back();
     }
-    if (dealer->is_alive()) break;
+    if (dealer->is_alive(deadline)) break;
     dealer.reset();
   }
   if (!dealer) dealer = connected(false, deadline);
@@ -82,10 +95,8 @@ Answer Engine::cancel(const std::string& job_id) {
 }
 
 std::unique_ptr<Dealer> Engine::connected(bool to_control, const Deadline& deadline) {
-  const std::string directory = protocol::connection_directory();
-  std::string text;
   protocol::Connection connection;
-  if (!protocol::read_file(directory + "/engine.json", &text) || !protocol::parse_connection(text, &connection)) {
+  if (!read_connection(&connection)) {
     want_engine(EngineState::kStarting);
     return nullptr;
   }
@@ -107,7 +118,9 @@ std::unique_ptr<Dealer> Engine::connected(bool to_control, const Deadline& deadl
   }
   // Too little time for a handshake says nothing about the engine.
   if (state == WireState::kTimedOut && deadline.is_over()) return nullptr;
-  want_engine(state == WireState::kRefused ? EngineState::kRefused : EngineState::kStarting);
+  // One that is just ending hangs up as well.
+  const bool is_refused = state == WireState::kRefused && is_running(connection.engine);
+  want_engine(is_refused ? EngineState::kRefused : EngineState::kStarting);
   return nullptr;
 }
 
@@ -134,7 +147,10 @@ void Engine::watch(const std::string& job_id) {
   {
     std::lock_guard lock(mutex_);
     if (analyses_.count(job_id)) return;
-    if (analyses_.size() >= kRememberedAnalyses) analyses_.erase(analyses_.begin());
+    if (analyses_.size() >= kRememberedAnalyses) {
+      auto over = std::find_if(analyses_.begin(), analyses_.end(), [](const auto& one) { return one.second.is_over; });
+      analyses_.erase(over == analyses_.end() ? analyses_.begin() : over);
+    }
     analyses_[job_id];
   }
   wake();
@@ -143,12 +159,18 @@ void Engine::watch(const std::string& job_id) {
 Analysis Engine::analysis(const std::string& job_id) const {
   std::lock_guard lock(mutex_);
   auto found = analyses_.find(job_id);
-  return found == analyses_.end() ? Analysis() : found->second;
+  if (found != analyses_.end()) return found->second;
+  Analysis forgotten;
+  forgotten.is_over = true;
+  return forgotten;
 }
 
-void Engine::hold_uploads(int count) {
-  uploads_held_ += count;
-  if (count > 0) wake();
+void Engine::hold_uploads(const std::string& run) {
+  {
+    std::lock_guard lock(mutex_);
+    uploads_run_ = run;
+  }
+  if (!run.empty()) wake();
 }
 
 void Engine::want_engine(EngineState because) {
@@ -198,7 +220,7 @@ void Engine::keep() {
   auto pinged = Clock::time_point();
   std::unique_lock lock(mutex_);
   while (!stopping_) {
-    bool has_work = engine_wanted_ || uploads_held_ > 0;
+    bool has_work = engine_wanted_ || !uploads_run_.empty();
     for (const auto& [id, analysis] : analyses_) has_work |= !analysis.is_over;
     auto is_called = [this] { return was_woken_ || stopping_; };
     if (has_work) {
@@ -209,12 +231,17 @@ void Engine::keep() {
     was_woken_ = false;
     if (stopping_) break;
     bool must_launch = engine_wanted_ && Clock::now() >= next_launch_;
+    const std::string run = uploads_run_;
     lock.unlock();
-    if (must_launch) launch();
-    poll_jobs();
-    if (uploads_held_ > 0 && Clock::now() - pinged > std::chrono::duration<double>(protocol::kPing_s)) {
-      pinged = Clock::now();
-      ask("status", protocol::job(""), {}, Deadline::in(protocol::kReply_s, [this] { return stopping_.load(); }));
+    try {
+      if (must_launch) launch();
+      poll_jobs();
+      if (!run.empty() && Clock::now() - pinged > std::chrono::duration<double>(protocol::kPing_s)) {
+        pinged = Clock::now();
+        ping(run);
+      }
+    } catch (const std::exception&) {
+      // Too little memory, say. The host lives on, and the next round tries again.
     }
     lock.lock();
   }
@@ -264,6 +291,16 @@ void Engine::poll_jobs() {
     }
     if (is_over) note_arrival();
   }
+}
+
+void Engine::ping(const std::string& run) {
+  if (is_running(run)) {
+    ask("status", protocol::job(""), {}, Deadline::in(protocol::kReply_s, [this] { return stopping_.load(); }));
+    return;
+  }
+  // The uploads ended with it, and nobody needs an engine for them.
+  std::lock_guard lock(mutex_);
+  if (uploads_run_ == run) uploads_run_.clear();
 }
 
 std::string Engine::random_name() {

@@ -73,8 +73,8 @@ class Engine {
   // Goes up whenever something that was waited for has arrived.
   int arrivals() const { return arrivals_; }
   void note_arrival() { ++arrivals_; }
-  // The session is kept alive as long as uploads are held.
-  void hold_uploads(int count);
+  // The session is kept alive for the uploads of this run of the engine, until it ends; "": there are none.
+  void hold_uploads(const std::string& run);
 
   // No thread and no connection is left. The next `ask` begins anew.
   void stop();
@@ -88,10 +88,11 @@ class Engine {
   void keep();
   void launch();
   void poll_jobs();
+  void ping(const std::string& run);
 
   std::string session_ = random_name();
   std::atomic<EngineState> state_{EngineState::kUnknown};
-  std::atomic<int> failed_starts_{0}, arrivals_{0}, uploads_held_{0};
+  std::atomic<int> failed_starts_{0}, arrivals_{0};
   std::atomic<uint64_t> next_id_{1};
   std::atomic<bool> stopping_{false};
 
@@ -100,6 +101,7 @@ class Engine {
   std::thread keeper_;
   bool engine_wanted_ = false, was_woken_ = false;
   protocol::Connection connection_;
+  std::string uploads_run_;  // the engine's run that holds our uploads
   std::vector<std::unique_ptr<Dealer>> idle_;
   std::map<std::string, Analysis> analyses_;
   Clock::time_point next_launch_{};

@@ -20,6 +20,12 @@ const Suite* fetch(ofx::Host* host, const char* name, int version) {
   return static_cast<const Suite*>(host->fetchSuite(host->host, name, version));
 }
 
+// Some hosts say that a picture has no end, with the largest integers there are.
+bool is_finite(const ofx::RectI& rect) {
+  constexpr int kEnd = 1 << 24;
+  return rect.x1 > -kEnd && rect.y1 > -kEnd && rect.x2 < kEnd && rect.y2 < kEnd;
+}
+
 }  // namespace
 
 const Suites& suites() { return g_suites; }
@@ -83,15 +89,15 @@ ClipImage::ClipImage(ofx::ImageClip clip, ofx::Time time) {
   const std::string components = get_string(set_, ofx::prop::kComponents);
   image_.bounds = get_rect(set_, ofx::prop::kBounds);
   image_.picture = get_rect(set_, ofx::prop::kRegionOfDefinition);
-  if (is_empty(image_.picture)) image_.picture = image_.bounds;
+  if (is_empty(image_.picture) || !is_finite(image_.picture)) image_.picture = image_.bounds;
   image_.row_bytes = get_int(set_, ofx::prop::kRowBytes, 0);
   image_.channels = components == ofx::kComponentRgba ? 4 : components == ofx::kComponentRgb ? 3 : 0;
   image_.is_premultiplied = image_.channels == 4 && get_string(set_, ofx::prop::kPreMultiplication) == ofx::kPremultiplied;
   image_.pixel_aspect = get_double(set_, ofx::prop::kPixelAspectRatio, 1);
   if (depth) image_.depth = *depth;
-  bool has_pixels = !is_empty(image_.bounds);
+  bool has_pixels = !is_empty(image_.bounds) && is_finite(image_.bounds);
   int64_t packed = has_pixels ? (image_.bounds.x2 - image_.bounds.x1) * image_.pixel_bytes() : 0;
-  bool is_sound = depth && image_.channels && (image_.row_bytes >= packed || -image_.row_bytes >= packed);
+  bool is_sound = depth && image_.channels && has_pixels && (image_.row_bytes >= packed || -image_.row_bytes >= packed);
   image_.data = is_sound ? static_cast<uint8_t*>(data) : nullptr;
 }
 

@@ -8,7 +8,7 @@
 #include <thread>
 
 #if defined(_WIN32)
-#include <windows.h>
+#include "windows_text.h"
 #else
 #include <cerrno>
 #include <csignal>
@@ -40,12 +40,6 @@ bool is_left_out(const Character* entry) {
 #if defined(_WIN32)
 
 namespace {
-
-std::wstring wide(const std::string& text) {
-  std::wstring out(static_cast<size_t>(MultiByteToWideChar(CP_UTF8, 0, text.data(), static_cast<int>(text.size()), nullptr, 0)), L'\0');
-  MultiByteToWideChar(CP_UTF8, 0, text.data(), static_cast<int>(text.size()), out.data(), static_cast<int>(out.size()));
-  return out;
-}
 
 // One argument as CommandLineToArgvW takes it apart again.
 std::wstring quoted(const std::wstring& word) {

@@ -160,14 +160,16 @@ constexpr const char *kContext = "OfxImageEffectPropContext", *kSupportedContext
                      *kTemporalClipAccess = "OfxImageEffectPropTemporalClipAccess",
                      *kRenderThreadSafety = "OfxImageEffectPluginRenderThreadSafety",
                      *kHostFrameThreading = "OfxImageEffectPluginPropHostFrameThreading",
-                     *kSingleInstance = "OfxImageEffectPluginPropSingleInstance", *kFrameVarying = "OfxImageEffectFrameVarying",
+                     *kSingleInstance = "OfxImageEffectPluginPropSingleInstance",
+                     *kFieldRenderTwiceAlways = "OfxImageEffectPluginPropFieldRenderTwiceAlways", *kFrameVarying = "OfxImageEffectFrameVarying",
                      *kSrcFilePath = "OfxImageEffectPropSrcFilePath", *kIsBackground = "OfxImageEffectHostPropIsBackground";
 // Render arguments
 constexpr const char *kRenderWindow = "OfxImageEffectPropRenderWindow", *kRenderScale = "OfxImageEffectPropRenderScale",
                      *kInteractiveRender = "OfxImageEffectPropInteractiveRenderStatus", *kSrcFrame = "OfxImageEffectPropSrcFrame",
                      *kThumbnailRender = "OfxImageEffectPropThumbnailRender", *kClipThumbnail = "kOfxImageClipPropThumbnail";
 // Clips and images
-constexpr const char *kConnected = "OfxImageClipPropConnected", *kFrameRange = "OfxImageEffectPropFrameRange",
+constexpr const char *kConnected = "OfxImageClipPropConnected", *kFieldExtraction = "OfxImageClipPropFieldExtraction",
+                     *kFrameRange = "OfxImageEffectPropFrameRange",
                      *kFrameRate = "OfxImageEffectPropFrameRate", *kPixelDepth = "OfxImageEffectPropPixelDepth",
                      *kComponents = "OfxImageEffectPropComponents", *kPreMultiplication = "OfxImageEffectPropPreMultiplication",
                      *kPixelAspectRatio = "OfxImagePropPixelAspectRatio", *kData = "OfxImagePropData",
@@ -190,6 +192,7 @@ constexpr const char *kDepthByte = "OfxBitDepthByte", *kDepthShort = "OfxBitDept
 constexpr const char *kComponentRgba = "OfxImageComponentRGBA", *kComponentRgb = "OfxImageComponentRGB";
 constexpr const char *kPremultiplied = "OfxImageAlphaPremultiplied", *kUnpremultiplied = "OfxImageAlphaUnPremultiplied",
                      *kOpaque = "OfxImageOpaque";
+constexpr const char* kFieldBoth = "OfxFieldBoth";
 constexpr const char *kSafetyFull = "OfxImageEffectRenderFullySafe";
 constexpr const char *kChangeUserEdited = "OfxChangeUserEdited";
 constexpr const char *kTypeParameter = "OfxTypeParameter";

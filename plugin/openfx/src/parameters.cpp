@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // The controls: what they are called, what they may be, and what values they have.
-#include <cctype>
-
 #include "effect.h"
 #include "settings.generated.h"
 
@@ -23,7 +21,7 @@ void fix_in_time(PropertySet set) { set_int(set, prop::kAnimates, 0); }
 
 std::string shown(const char* value) {
   std::string text = value;
-  text[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(text[0])));
+  text[0] = capital(text[0]);
   for (char& c : text) c = c == '-' ? ' ' : c;
   return text;
 }
@@ -174,15 +172,15 @@ Controls Effect::controls() const {
 
 void Effect::preset_chosen() {
   const settings::Preset& preset = at(settings::kPresets, int_of(preset_), kPresetCount);
-  suites().parameter->paramSetValue(smoothness_, preset.smoothness);
-  suites().parameter->paramSetValue(strength_, preset.strength);
+  if (smoothness_) suites().parameter->paramSetValue(smoothness_, preset.smoothness);
+  if (strength_) suites().parameter->paramSetValue(strength_, preset.strength);
   Json before, after = Json::object();
   Json::parse(text_of(state_), &before);
   after.set("v", 1).set("preset", preset.name);
   for (const char* kept : {"upload", "analysis", "findings"}) {
     if (!before[kept].is_null()) after.set(kept, before[kept]);
   }
-  suites().parameter->paramSetValue(state_, after.write().c_str());
+  set_text(state_, after.write());
 }
 
 void Effect::refresh() {
@@ -192,7 +190,7 @@ void Effect::refresh() {
     text = said_;
     job_id = job_id_;
   }
-  if (status_ && !text.empty() && text != text_of(status_)) suites().parameter->paramSetValue(status_, text.c_str());
+  if (!text.empty() && text != text_of(status_)) set_text(status_, text);
   Json state;
   Json::parse(text_of(state_), &state);
   Analysis analysis = engine().analysis(job_id);
@@ -201,13 +199,17 @@ void Effect::refresh() {
     after.set("v", 1).set("preset", state["preset"].text(settings::kPresets[0].name));
     if (!state["upload"].is_null()) after.set("upload", state["upload"]);
     after.set("analysis", job_id).set("findings", analysis.findings);
-    suites().parameter->paramSetValue(state_, after.write().c_str());
+    set_text(state_, after.write());
   }
   int arrivals = engine().arrivals();
   if (arrivals != seen_arrivals_ && has_slate_.exchange(false) && redraw_) {
     suites().parameter->paramSetValue(redraw_, int_of(redraw_) + 1);
   }
   seen_arrivals_ = arrivals;
+}
+
+void Effect::set_text(Param parameter, const std::string& text) {
+  if (parameter) suites().parameter->paramSetValue(parameter, text.c_str());
 }
 
 void Effect::say(const std::string& text) {

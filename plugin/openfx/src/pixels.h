@@ -47,6 +47,8 @@ std::vector<uint8_t> turn(EngineFrame* frame, int quarter_turns);
 void draw_frame(const EngineFrame& from, const Image& to, const ofx::RectI& window);
 // `window` of `to` holds what `from` shows there; transparent black beyond it.
 void copy_picture(const Image& from, const Image& to, const ofx::RectI& window);
+// In ASCII, whatever language the host has set.
+inline char capital(char letter) { return letter >= 'a' && letter <= 'z' ? static_cast<char>(letter - 'a' + 'A') : letter; }
 // Lines of text on a dark band at the lower left, and where the split is, a line.
 void draw_slate(const std::string& text, const Image& to, const ofx::RectI& window);
 void draw_split(const Image& to, const ofx::RectI& window, int x);

@@ -45,6 +45,8 @@ Status describe(ImageEffect effect) {
   set_int(set, prop::kTemporalClipAccess, wants_other_frames());
   set_int(set, prop::kSingleInstance, 0);
   set_int(set, prop::kHostFrameThreading, 0);
+  // Both fields of an interlaced timeline are one frame of the media.
+  set_int(set, prop::kFieldRenderTwiceAlways, 0);
   set_string(set, prop::kRenderThreadSafety, kSafetyFull);
   return kOk;
 }
@@ -56,6 +58,7 @@ Status describe_in_context(ImageEffect effect) {
     set_string(clip, prop::kSupportedComponents, kComponentRgba, 0);
     set_string(clip, prop::kSupportedComponents, kComponentRgb, 1);
     set_int(clip, prop::kSupportsTiles, 0);
+    set_string(clip, prop::kFieldExtraction, kFieldBoth);
     set_int(clip, prop::kTemporalClipAccess, std::strcmp(name, "Source") == 0 && wants_other_frames());
   }
   ParamSet parameters = nullptr;
@@ -78,7 +81,12 @@ Status act(const char* name, const void* handle, PropertySet in_args, PropertySe
   if (is(action::kDescribe)) return describe(effect);
   if (!suites().property) return kReplyDefault;
   if (is(action::kDescribeInContext)) return describe_in_context(effect);
-  if (is(action::kCreateInstance)) return set_instance(effect, new Effect(effect));
+  if (is(action::kCreateInstance)) {
+    auto created = std::make_unique<Effect>(effect);
+    const Status status = set_instance(effect, created.get());
+    if (status == kOk) created.release();
+    return status;
+  }
   if (is(action::kGetClipPreferences)) {
     // The result differs from frame to frame even where the source stands still.
     set_int(out_args, prop::kFrameVarying, 1);

@@ -6,13 +6,27 @@
 #include <cstdlib>
 #include <cstring>
 
+#if defined(_WIN32)
+#include "windows_text.h"
+#endif
+
 namespace vs3r::protocol {
 namespace {
 
+#if defined(_WIN32)
+// The narrow functions would lose what the user's code page lacks.
+std::string variable(const char* name) {
+  const wchar_t* value = _wgetenv(wide(name).c_str());
+  return value ? narrow(value) : "";
+}
+std::FILE* opened(const std::string& path) { return _wfopen(wide(path).c_str(), L"rb"); }
+#else
 std::string variable(const char* name) {
   const char* value = std::getenv(name);
   return value ? value : "";
 }
+std::FILE* opened(const std::string& path) { return std::fopen(path.c_str(), "rb"); }
+#endif
 
 [[maybe_unused]] std::string home() { return variable("HOME"); }
 
@@ -46,7 +60,7 @@ std::string launch_file() {
 
 bool read_file(const std::string& path, std::string* text) {
   text->clear();
-  std::FILE* file = path.empty() ? nullptr : std::fopen(path.c_str(), "rb");
+  std::FILE* file = path.empty() ? nullptr : opened(path);
   if (!file) return false;
   char piece[4096];
   size_t got;

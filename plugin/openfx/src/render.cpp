@@ -20,6 +20,15 @@ constexpr double kSilence_s = 60;   // a final render gives up on an engine that
 constexpr double kStall_s = 600;    // and on an analysis that does not move
 constexpr int kRoundingPixels = 1;
 constexpr double kSameShape = 0.02;  // of a picture's aspect, what rounding may change
+constexpr double kShortestPause_s = 0.02, kLongestPause_s = 1;
+constexpr double kLastTime = 1e9;
+constexpr const char* kSenseless = "The engine's answer makes no sense. Install the same version of both.";
+
+// The frame that is shown at a time: the nearest one. Half way it is the earlier: a second field is there, and belongs to it.
+int64_t frame_at(Time time) {
+  constexpr double kNoise = 1e-6;
+  return std::fabs(time) <= kLastTime ? static_cast<int64_t>(std::ceil(time - 0.5 - kNoise)) : -1;
+}
 
 const char* format_of(Depth depth) {
   switch (depth) {
@@ -101,6 +110,15 @@ MediaShape learned_shape(const std::string& path, const Json& probed) {
   return g_shapes[path] = shape;
 }
 
+void forget_shape(const std::string& path) {
+  std::lock_guard lock(g_shapes_mutex);
+  g_shapes.erase(path);
+}
+
+bool is_reduced(const MediaShape& media, int reduction, const protocol::FrameReply& frame) {
+  return frame.width == (media.width + reduction - 1) / reduction && frame.height == (media.height + reduction - 1) / reduction;
+}
+
 }  // namespace
 
 std::string Effect::source_path() const { return get_string(properties_, prop::kSrcFilePath); }
@@ -109,7 +127,7 @@ int64_t Effect::frame_of_time(Time time) const {
   double range[2] = {get_double(source_properties_, prop::kFrameRange, 0, 0), get_double(source_properties_, prop::kFrameRange, 0, 1)};
   // Some hosts say "for ever", and a host that shows one frame at a time gives that frame as the range.
   bool is_known = range[0] > INT_MIN / 2 && range[1] < INT_MAX / 2 && range[1] > range[0];
-  return std::llround(time - (is_known ? range[0] : 0));
+  return frame_at(time - (is_known ? range[0] : 0));
 }
 
 Binding Effect::bind(const Controls& controls, PropertySet in_args, Time time) const {
@@ -134,14 +152,15 @@ Binding Effect::bind(const Controls& controls, PropertySet in_args, Time time) c
     out.problem = std::string("The engine was restarted and has lost this clip's pictures. ") + press;
   } else {
     out.source.upload = out.upload->id;
-    out.frame_index = std::llround(time) - out.upload->first;
+    out.frame_index = frame_at(time - out.upload->first);
     if (out.frame_index < 0 || out.frame_index >= static_cast<int64_t>(out.upload->signatures.size())) {
       out.problem = std::string("This frame lies outside the analysed part of the clip. ") + press;
       return out;
     }
     ClipImage original(source_, time);
-    if (original.is_readable() &&
-        !is_similar(signature(original.image()), out.upload->signatures[static_cast<size_t>(out.frame_index)])) {
+    if (!original.is_readable()) {
+      out.problem = "The host gives no picture for this frame.";
+    } else if (!is_similar(signature(original.image()), out.upload->signatures[static_cast<size_t>(out.frame_index)])) {
       out.problem = std::string("The clip is another one than the one analysed. ") + press;
     }
   }
@@ -149,12 +168,14 @@ Binding Effect::bind(const Controls& controls, PropertySet in_args, Time time) c
 }
 
 std::string Effect::frame_within(const Binding& binding, const Controls& controls, const Image& to, bool is_final, const Deadline& deadline,
-                                 Answer* answer, protocol::FrameReply* frame) {
+                                 Answer* answer, protocol::FrameReply* frame, MediaShape* media) {
   const int starts = engine().failed_starts();
   const double transfer_s = is_final ? kFinalTransfer_s : kTransfer_s;
   auto heard = Clock::now(), moved = heard;
   double fraction = -1;
   std::optional<MediaShape> shape = known_shape(binding);
+  int reduction = 1;
+  bool is_probed_anew = false;
   std::string news = "VS3R is waiting for its engine";
   while (!deadline.is_over()) {
     double pause_s = 0.05;
@@ -171,7 +192,7 @@ std::string Effect::frame_within(const Binding& binding, const Controls& control
       request.settings = controls.settings;
       request.frame_index = binding.frame_index;
       request.format = format_of(to.depth);
-      request.reduction = reduction_for(as_shown(*shape, binding.is_named_by_host, to), to);
+      request.reduction = reduction = reduction_for(as_shown(*shape, binding.is_named_by_host, to), to);
       request.wait_s = is_final ? kFinalWait_s : std::max(0.0, deadline.left_s() - kReserve_s);
       request.analyze = is_final || !is_paused_;
       *answer = engine().ask("frame", protocol::frame(request), {}, turn, transfer_s);
@@ -179,8 +200,19 @@ std::string Effect::frame_within(const Binding& binding, const Controls& control
     switch (answer->kind) {
       case Answer::Kind::kOk: {
         size_t buffer_size = answer->buffers.empty() ? 0 : answer->buffers[0].size;
-        if (!protocol::parse_frame(answer->reply.body, buffer_size, frame)) return "The engine's answer makes no sense. Install the same version of both.";
-        if (frame->is_ready) return "";
+        if (!protocol::parse_frame(answer->reply.body, buffer_size, frame)) return kSenseless;
+        if (frame->is_ready && is_reduced(*shape, reduction, *frame)) {
+          *media = *shape;
+          return "";
+        }
+        if (frame->is_ready) {
+          // Another file lies there under the same name by now.
+          if (binding.upload || is_probed_anew) return kSenseless;
+          forget_shape(binding.source.path);
+          shape.reset();
+          is_probed_anew = true;
+          continue;
+        }
         engine().watch(frame->job_id);
         {
           std::lock_guard lock(mutex_);
@@ -190,7 +222,7 @@ std::string Effect::frame_within(const Binding& binding, const Controls& control
         heard = Clock::now();
         if (frame->fraction != fraction) moved = heard;
         fraction = frame->fraction;
-        pause_s = std::min(1.0, frame->retry_s);
+        pause_s = std::clamp(frame->retry_s, kShortestPause_s, kLongestPause_s);
         break;
       }
       case Answer::Kind::kError: {
@@ -247,10 +279,10 @@ Status Effect::render(PropertySet in_args) {
   const Binding binding = bind(now, in_args, time);
   Answer answer;
   protocol::FrameReply frame;
+  MediaShape media;
   const std::string problem =
-      binding.problem.empty() ? frame_within(binding, now, to, is_final, deadline, &answer, &frame) : binding.problem;
+      binding.problem.empty() ? frame_within(binding, now, to, is_final, deadline, &answer, &frame, &media) : binding.problem;
   if (problem.empty()) {
-    const MediaShape media = known_shape(binding).value_or(MediaShape());
     const MediaShape shown = as_shown(media, binding.is_named_by_host, to);
     EngineFrame stabilized{answer.buffers[0].data.get(), frame.width, frame.height, frame.row_bytes, depth_of(frame.format)};
     std::vector<uint8_t> turned;

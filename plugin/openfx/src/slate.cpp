@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What is drawn over a picture that is not stabilized yet.
 #include <algorithm>
-#include <cctype>
 #include <cstring>
 
 #include "pixels.h"
@@ -33,7 +32,8 @@ std::vector<std::string> wrapped(const std::string& text, size_t columns) {
   size_t at = 0;
   while (at < text.size()) {
     size_t end = std::min(text.find(' ', at), text.size());
-    std::string word = text.substr(at, end - at);
+    std::string word = text.substr(at, std::min(end - at, columns));  // what is longer than a line is cut
+    end = word.size() < end - at ? at + word.size() - 1 : end;
     if (!lines.back().empty() && lines.back().size() + 1 + word.size() > columns) lines.emplace_back();
     if (!lines.back().empty()) lines.back() += ' ';
     lines.back() += word;
@@ -76,7 +76,7 @@ void draw_slate(const std::string& text, const Image& to, const ofx::RectI& aske
         const std::string& line = lines[static_cast<size_t>(row / kLine)];
         size_t letter = static_cast<size_t>(column / kAdvance);
         if (letter < line.size() && column % kAdvance < 5 && row % kLine < 7) {
-          int code = std::toupper(static_cast<unsigned char>(line[letter]));
+          int code = capital(line[letter]);
           is_lit = code >= 32 && code < 96 && (kFont[code - 32][column % kAdvance] >> row % kLine & 1);
         }
       }

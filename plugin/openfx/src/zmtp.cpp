@@ -28,12 +28,13 @@ namespace {
 constexpr uint8_t kMore = 1, kLong = 2, kCommand = 4;
 constexpr size_t kLargestPart = size_t{512} << 20;
 constexpr size_t kMostParts = 65;
-constexpr double kPollSlice_s = 0.02;
+constexpr double kPollSlice_s = 0.02, kHeartbeat_s = 1;
 constexpr char kPing[] = "\x04PING", kPong[] = "\x04PONG";
 
 #if defined(_WIN32)
 int last_error() { return WSAGetLastError(); }
 bool would_block(int error) { return error == WSAEWOULDBLOCK || error == WSAEINPROGRESS; }
+bool is_connecting(int error) { return error == WSAENOTCONN; }
 void close_socket(std::intptr_t s) { closesocket(static_cast<SOCKET>(s)); }
 constexpr int kSendFlags = 0;
 using Native = SOCKET;
@@ -47,6 +48,7 @@ using PollItem = WSAPOLLFD;
 #else
 int last_error() { return errno; }
 bool would_block(int error) { return error == EAGAIN || error == EWOULDBLOCK || error == EINPROGRESS || error == EINTR; }
+bool is_connecting(int error) { return error == ENOTCONN; }
 void close_socket(std::intptr_t s) { ::close(static_cast<int>(s)); }
 #if defined(MSG_NOSIGNAL)
 constexpr int kSendFlags = MSG_NOSIGNAL;
@@ -211,12 +213,11 @@ WireState Dealer::receive(std::vector<Part>* parts, const Deadline& deadline, do
   return WireState::kClosed;
 }
 
-bool Dealer::is_alive() {
-  Deadline now = Deadline::in(0);
+bool Dealer::is_alive(const Deadline& deadline) {
+  const Deadline now = Deadline::in(0), soon = deadline.at_most(kHeartbeat_s);
   while (socket_ >= 0 && wait(true, now)) {
     uint8_t flags;
     Part part;
-    Deadline soon = Deadline::in(1);
     // Nobody waits for a reply here, so that anything but a heartbeat is a stranger's.
     if (read_frame(&flags, &part, soon) != WireState::kOk || !(flags & kCommand) || answer_command(part, soon) != WireState::kOk) close();
   }
@@ -284,11 +285,7 @@ WireState Dealer::write(const void* data, size_t size, const Deadline& deadline)
     if (sent > 0) {
       from += sent;
       size -= static_cast<size_t>(sent);
-#if !defined(_WIN32)
-    } else if (last_error() == ENOTCONN) {
-      if (!wait(false, deadline) || deadline.is_over()) return WireState::kTimedOut;
-#endif
-    } else if (!would_block(last_error())) {
+    } else if (!would_block(last_error()) && !is_connecting(last_error())) {
       return WireState::kClosed;
     } else if (!wait(false, deadline) || deadline.is_over()) {
       return WireState::kTimedOut;

@@ -40,8 +40,8 @@ class Dealer {
   // Receives one message. kTimedOut before its first byte leaves the connection as it is. Once bytes arrive they may take
   // `transfer_s` more, whatever the deadline; after that the connection is closed.
   WireState receive(std::vector<Part>* parts, const Deadline& deadline, double transfer_s);
-  // Answers heartbeats that have come in. False where the connection is gone.
-  bool is_alive();
+  // Answers heartbeats that have come in. False where the connection is gone, or stuck in the middle of one.
+  bool is_alive(const Deadline& deadline);
   void close();
 
  private:

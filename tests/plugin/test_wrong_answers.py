@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An engine that stalls, hangs up, answers wrongly or goes away: no wrong frame, no hang, and nothing started for nothing."""
+
+import json
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from tests.fakes.engine_process import wait_until
+from tests.plugin.ofx_host import FAILED, OK, Arguments, Instance
+from tests.plugin.stub_engine import GREETING, SHAPE, StubEngine
+from tests.plugin.test_render import effect
+
+SIZES = {"uint8": 1, "uint16": 2, "half": 2, "float32": 4}
+
+
+def send_frame(line, request, width=32, height=16, **fields):
+    body = request["body"]
+    row_bytes = width * 4 * SIZES[body["format"]]
+    facts = {"state": "ready", "frame_index": body["frame_index"], "width": width, "height": height, "format": body["format"]}
+    line.reply(request, facts | {"row_bytes": row_bytes} | fields, bytes(row_bytes * height))
+
+
+def answer(line, request):
+    """As an engine should."""
+    if request["type"] == "probe":
+        line.reply(request, SHAPE)
+    elif request["type"] == "frame":
+        send_frame(line, request)
+    else:
+        line.reply(request, {"job_id": "j-1"} if request["type"] == "analyze" else {})
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    with StubEngine(answer) as engine:
+        monkeypatch.setenv("VS3R_RUNTIME_DIR", str(engine.directory))
+        monkeypatch.setenv("VS3R_CONFIG_DIR", str(engine.directory))
+        yield engine
+
+
+@pytest.fixture
+def film_clip(spec_host):
+    """An effect on five frames whose file nobody names."""
+    film = np.random.default_rng(4).random((5, 16, 32, 4)).astype(np.float32)
+    instance = Instance(spec_host)
+    instance.connect(lambda at: film[int(at) - 10], (10, 14))
+    return instance
+
+
+@pytest.mark.parametrize(("at", "frame"), [(41.5, 41), (42.5, 42), (41.999999, 42), (41.6, 42), (-0.3, 0)])
+def test_both_fields_and_every_time_between_are_the_nearest_frame(spec_host, stub, at, frame):
+    """A fielded host names its second field by a half."""
+    frames = []
+    stub.answer = lambda line, request: (frames.append(request["body"].get("frame_index")), answer(line, request))
+    assert effect(spec_host, "/media/fields.mov").render(Arguments(at))[0] == OK and frames[-1] == frame
+    assert spec_host.descriptor.properties.get("OfxImageEffectPluginPropFieldRenderTwiceAlways") == 0
+    assert spec_host.descriptor.clips["Source"].get("OfxImageClipPropFieldExtraction") == "OfxFieldBoth"
+
+
+@pytest.mark.parametrize("at", [float("nan"), float("inf"), -1e300, 1e300])
+def test_a_time_that_is_none_is_no_frame(spec_host, stub, at):
+    instance = effect(spec_host, "/media/times.mov")
+    assert instance.render(Arguments(at))[0] == FAILED and "before the first frame" in instance.messages[-1]
+
+
+def test_a_file_written_again_in_another_size_is_shown_in_full_detail(spec_host, stub):
+    """A final picture made of half of the pixels would look soft, and nobody would be told."""
+    width, reductions = 64, []
+
+    def media(line, request):
+        if request["type"] == "probe":
+            line.reply(request, SHAPE | {"width": width, "height": width // 2})
+        else:
+            reductions.append(request["body"]["reduction"])
+            send_frame(line, request, width // reductions[-1], width // 2 // reductions[-1])
+
+    stub.answer = media
+    instance = effect(spec_host, "/media/written_again.mov")
+    assert instance.render(Arguments(3))[0] == OK and reductions == [2]
+    width = 32
+    assert instance.render(Arguments(3))[0] == OK and reductions[-1] == 1
+
+
+@pytest.mark.parametrize("wrong", [{"width": 31}, {"height": 4}, {"state": "perhaps"}, {"row_bytes": 8}])
+def test_a_frame_that_is_not_the_one_asked_for_is_never_delivered(spec_host, stub, wrong):
+    stub.answer = lambda line, request: answer(line, request) if request["type"] == "probe" else send_frame(line, request, **wrong)
+    instance = effect(spec_host, "/media/wrong.mov")
+    assert instance.render(Arguments(3))[0] == FAILED and "makes no sense" in instance.messages[-1]
+    begun_s = time.monotonic()
+    assert instance.render(Arguments(3, interactive=True))[0] == OK and time.monotonic() - begun_s < 2
+
+
+def test_an_engine_that_ends_while_it_is_greeted_has_not_refused(spec_host, stub, monkeypatch):
+    def hang_up(engine, line):
+        line.take(64)
+        line.socket.sendall(GREETING)
+        line.frame()
+        (engine.directory / "engine.json").unlink()
+        line.socket.close()
+        raise ConnectionError
+
+    stub.greet = hang_up
+    instance = effect(spec_host, "/media/a.mov")
+    assert instance.render(Arguments(3))[0] == FAILED and "not installed" in instance.messages[-1]
+
+
+def test_no_engine_is_started_for_uploads_that_ended_with_theirs(stub, film_clip):
+    started = stub.directory / "started"
+    program = [sys.executable, "-c", f"open({str(started)!r}, 'a').write('x')"]
+    (stub.directory / "launch.json").write_text(json.dumps({"program": program}))
+    stub.answer = lambda line, request: (
+        line.reply(request, {"job": {"state": "done"}}) if request["type"] == "status" else answer(line, request)
+    )
+    film_clip.edit("analyze")
+    wait_until(lambda: stub.asked.count("status") > 2, 10)
+    (stub.directory / "engine.json").unlink()
+    for line in stub.lines:
+        line.socket.close()
+    time.sleep(4)
+    assert not started.exists()
+
+
+def test_reading_can_be_cancelled_while_the_engine_stalls(stub, film_clip):
+    stub.answer = lambda line, request: None
+    film_clip.cancel_progress_after = 1
+    begun_s = time.monotonic()
+    film_clip.edit("analyze")
+    assert "cancelled" in film_clip.value("status") and time.monotonic() - begun_s < 3
+
+
+def test_analyze_waits_for_an_engine_that_is_being_started(spec_host, stub):
+    """Pressing again would not be anybody's first idea."""
+    connection, away = stub.directory / "engine.json", stub.directory / "away.json"
+    connection.rename(away)
+    program = [sys.executable, "-c", f"import os, time; time.sleep(0.3); os.rename({str(away)!r}, {str(connection)!r})"]
+    (stub.directory / "launch.json").write_text(json.dumps({"program": program}))
+    instance = effect(spec_host, "/media/a.mov")
+    instance.edit("analyze")
+    assert instance.value("status") == "Analysing." and "analyze" in stub.asked
+
+
+@pytest.mark.parametrize("part", ["header", "buffer"])
+def test_half_a_message_ends_at_the_budget(spec_host, stub, part):
+    def half(line, request):
+        if request["type"] == "probe":
+            line.reply(request, SHAPE)
+        else:
+            line.socket.sendall(b"\x03\x00" if part == "header" else b"\x01\x02{}\x02" + bytes(6) + b"\x10\x00abc")
+
+    stub.answer = half
+    instance = effect(spec_host, "/media/half.mov")
+    begun_s = time.monotonic()
+    assert instance.render(Arguments(3, interactive=True))[0] == OK and time.monotonic() - begun_s < 3
+    assert instance.render(Arguments(3, abort_after_s=0.3))[0] == FAILED and time.monotonic() - begun_s < 6
+
+
+def test_an_engine_that_asks_to_be_asked_at_once_is_not_asked_without_end(spec_host, stub):
+    stub.answer = lambda line, request: (
+        answer(line, request) if request["type"] == "probe" else line.reply(request, {"state": "pending", "retry_s": -5, "fraction": 0.1})
+    )
+    assert effect(spec_host, "/media/eager.mov").render(Arguments(3, abort_after_s=0.5))[0] == FAILED
+    assert stub.asked.count("frame") < 40
+
+
+def test_a_clip_that_gives_no_picture_cannot_be_told_from_another(stub, film_clip):
+    stub.answer = lambda line, request: (
+        line.reply(request, {"job": {"state": "done"}}) if request["type"] == "status" else answer(line, request)
+    )
+    film_clip.edit("analyze")
+    assert film_clip.render(Arguments(12))[0] == OK
+    film_clip.clips["Source"].picture = lambda at: None
+    assert film_clip.render(Arguments(12, size=(16, 32)))[0] == FAILED and "no picture" in film_clip.messages[-1]
+
+
+def test_an_effect_destroyed_during_its_analysis_leaves_nothing_behind(spec_host, stub):
+    stub.answer = lambda line, request: (
+        line.reply(request, {"job": {"state": "running", "fraction": 0.5}}) if request["type"] == "status" else answer(line, request)
+    )
+    instance = effect(spec_host, "/media/a.mov")
+    instance.edit("analyze")
+    threads = [threading.Thread(target=instance.render, args=(Arguments(at, interactive=True),)) for at in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert instance.destroy() == OK
+    wait_until(lambda: stub.asked.count("status") > 2, 10)
