@@ -9,7 +9,7 @@ from typing import Annotated, Any, Protocol
 
 import typer
 
-from vs3r_engine.errors import InputError, SettingsError, VS3RError
+from vs3r_engine.errors import Cancelled, InputError, SettingsError, VS3RError
 from vs3r_engine.settings import Settings
 
 
@@ -106,6 +106,8 @@ def timeline_command(open_engine: OpenEngine):
                 except StopIteration as stop:
                     outcome: Outcome = stop.value
                     break
+                except KeyboardInterrupt:
+                    raise Cancelled("Stopped.", "The same command again goes on from what is finished.") from None
                 report.step(step)
         result = flavours.for_editor(editor, root, planned, outcome.results, input_dir, output_dir)
         files.write_timeline(result, output, force)

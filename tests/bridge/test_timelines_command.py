@@ -18,7 +18,7 @@ from host_bridge import presets
 from host_bridge.timeline_cli import timeline_command
 from host_bridge.timelines.walk import video_clips
 from tests.fakes.timeline_engine import TimelineEngine
-from vs3r_engine.errors import InputError, MediaError, SetupError, VS3RError
+from vs3r_engine.errors import Cancelled, InputError, MediaError, SetupError, VS3RError
 from vs3r_engine.settings import Settings
 from vs3r_engine.timeline import Clip, FrameRange
 
@@ -134,6 +134,18 @@ def test_a_failed_clip_is_reported_last_the_others_are_delivered_and_the_exit_co
     assert [clip.active_media_reference_key for clip in desk.clips("out.otio")] == ["DEFAULT_MEDIA", "VS3R"]
     assert "failed: clip 1 bad: Frame 7 cannot be decoded. Copy the file again. [media-broken]" in result.stderr
     assert result.stdout.strip() == str(desk.folder / "out.otio"), "standard output carries the result only"
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on_and_it_does(desk):
+    source = desk.write(shot(desk.a, 100, 20, first=86400), shot(desk.b, 5, 20))
+    desk.engine.faults[desk.b] = KeyboardInterrupt()
+    result = desk.run(source, "-o", desk.folder / "out.otio")
+    assert isinstance(result.exception, Cancelled) and "same command" in result.exception.hint
+    assert not (desk.folder / "out.otio").exists()
+    desk.engine.faults.clear()
+    desk.engine.submitted.clear()
+    desk.ok(source, "-o", desk.folder / "out.otio")
+    assert [job.clip.path for job in desk.engine.submitted] == [desk.b]
 
 
 def test_a_dry_run_lists_the_clips_and_writes_nothing(desk):
