@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures: Frame (planes in the clip's own pixel layout), its colour tags, and the two kinds of Mask."""
+"""Pictures: Frame (planes in the clip's own pixel layout), its colour tags, and what masks are called."""
 
 from dataclasses import dataclass, replace
 
@@ -10,10 +10,11 @@ from vs3r_engine.errors import EngineFault
 
 _LARGEST_HALF = np.float32(65504)
 
-# Masks are plain bool arrays [h, w]; the name says what True means, and there are only three names:
-#   dynamic_mask   True = moves against the scene
+# Masks are plain bool arrays [h, w]; the name says what True means:
+#   dynamic_mask   True = moves against the scene: the union of semantic_mask (a network says so) and flow_mask (the flow does)
 #   overlay_mask   True = lies over the scene and stands still in the frame
 #   hole_mask      True = nothing was rendered here
+#   current_mask   True = rendered from the current frame itself, not from a neighbour
 
 
 @dataclass(frozen=True, slots=True)

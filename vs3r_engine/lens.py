@@ -178,7 +178,6 @@ def output_lens(name: str, K: np.ndarray, width: int, height: int) -> tuple[np.n
 
     Source: section 5, Fig. 8; parameters as in the published code. Raises: InputError `bad-lens`.
     """
-    K = np.array(K, np.float64)
     scale = {"wide": 0.75, "ultra-wide": 0.5, "telephoto": 1.5}.get(name, 1.0)
     K = np.array(K, np.float64)
     K[:2, :2] *= scale

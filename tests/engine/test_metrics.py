@@ -8,8 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vs3r_engine.camera import Trajectory
-from vs3r_engine.evaluation import metrics, truth
+from vs3r_engine.evaluation import metrics
 from vs3r_engine.evaluation.registration import FEATURES, blank, features, homography, matches, similarity, tracks
 
 RATE = 30.0
@@ -301,57 +300,7 @@ def test_gradient_energy_looks_only_inside():
     assert metrics.gradient_energy(ramp, ~left & left) is None
 
 
-# --- truth ----------------------------------------------------------------------------------------------------------
-
-
-def turning_path(count=40, seed=0):
-    from scipy.spatial.transform import Rotation
-
-    rng = np.random.default_rng(seed)
-    world_from_camera = np.tile(np.eye(4), (count, 1, 1))
-    world_from_camera[:, :3, :3] = Rotation.from_rotvec(np.cumsum(rng.normal(0, 0.02, (count, 3)), axis=0)).as_matrix()
-    world_from_camera[:, :3, 3] = np.cumsum(rng.normal(0, 0.05, (count, 3)), axis=0)
-    K = np.tile(np.array([[500, 0, 320], [0, 500, 180], [0, 0, 1.0]]), (count, 1, 1))
-    return Trajectory(0, 640, 360, K, world_from_camera)
-
-
-def test_the_path_error_ignores_the_worlds_axes_and_scale_and_sees_everything_else():
-    from scipy.spatial.transform import Rotation
-
-    true = turning_path()
-    turn = Rotation.from_rotvec([0.4, -1.0, 0.3]).as_matrix()
-    other = true.world_from_camera.copy()
-    other[:, :3, :3] = turn @ other[:, :3, :3]
-    other[:, :3, 3] = 3.0 * other[:, :3, 3] @ turn.T + (1, 2, 3)
-    K = true.K.copy()
-    K[:, :2] *= 0.5
-    same = truth.path_error(Trajectory(0, 320, 180, K, other), true)
-    assert max(same.rotation_deg, same.relative_rotation_deg, same.position, same.focal_percent) < 1e-6
-    wobble = Rotation.from_rotvec(np.radians(0.3) * np.sin(np.arange(40))[:, None] * (0, 0, 1)).as_matrix()
-    other[:, :3, :3] = other[:, :3, :3] @ wobble
-    K[:, 0, 0] *= 1.1
-    off = truth.path_error(Trajectory(0, 320, 180, K, other), true)
-    assert off.rotation_deg == pytest.approx(0.3 / math.sqrt(2), rel=0.1)
-    assert off.focal_percent == pytest.approx(10)
-
-
-def test_point_jitter_is_zero_for_steady_motion_and_the_acceleration_otherwise():
-    steady = np.arange(20)[:, None, None] * np.array([[1.0, 2.0], [-3.0, 0.5]])
-    assert truth.point_jitter_px(steady) == pytest.approx(0, abs=1e-12)
-    steady[5] = np.nan
-    assert truth.point_jitter_px(steady + 0.5 * np.arange(20)[:, None, None] ** 2 * (1.0, 0.0)) == pytest.approx(1.0)
-
-
-def test_mask_iou_counts_shared_over_all():
-    a, b = np.zeros((4, 10, 10), bool), np.zeros((4, 10, 10), bool)
-    assert truth.mask_iou(a, b) == 1
-    a[:, :, :6], b[:, :, 3:9] = True, True
-    assert truth.mask_iou(a, b) == pytest.approx(3 / 9)
-
-
-def test_psnr_to_truth_is_in_display_values():
-    picture = np.full((8, 8, 3), 0.5)
-    assert truth.psnr_to_truth(picture, picture + 0.1) == pytest.approx(20, abs=1e-6)
+# --- what a network is needed for -----------------------------------------------------------------------------------
 
 
 def test_without_rafts_weights_the_flow_is_dis_and_says_why(tmp_path, monkeypatch):

@@ -78,23 +78,6 @@ def test_frames_are_looked_at_in_the_networks_size(torchvision):
     assert (wide.width, wide.height) == (518, 291) and (small.width, small.height) == (160, 90)
 
 
-def test_both_directions_tell_what_is_hidden(torchvision, monkeypatch):
-    def pair(self, first, second, both_ways=False):
-        forward, backward = np.zeros((2, 40, 60, 2), np.float32)
-        forward[10:20, 10:20, 0] = 12
-        backward[10:20, 22:32, 0] = -12
-        return [forward, backward]
-
-    monkeypatch.setattr(raft.RaftFlow, "_pair", pair)
-    _, hidden = raft.RaftFlow(RANDOM, "cpu").flow_with_occlusion(None, None)
-    expected = np.zeros((40, 60), bool)
-    expected[10:20, 22:32] = True
-    assert np.array_equal(hidden, expected)
-    forward = np.zeros((40, 60, 2), np.float32)
-    forward[..., 0] = 5
-    assert raft.occluded(forward, -forward)[:, -5:].all() and not raft.occluded(forward, -forward)[:, :-6].any()
-
-
 def test_missing_weights_are_told_before_any_work(torchvision):
     with pytest.raises(WeightsMissing) as error:
         raft.RaftFlow(Settings(), "cpu")

@@ -25,7 +25,6 @@ class Outcome:
         self.clips: dict[str, Any] = data.get("clips", {})
         self.labels: dict[str, str] = data["stabilizers"]
         self.names = [name for name in self.labels if any(name in clip["measured"] for clip in self.clips.values())]
-        self.baselines = [name for name in self.names if name != OURS]
 
     def value(self, key: str, clip: str, name: str) -> float | None:
         """Of a clip's result, or of the clip itself where `name` is "input"."""

@@ -25,7 +25,7 @@ _OVERLAY = "overlay.npy"
 
 
 def source_key(path: str) -> str:
-    """A key of the media's content: equal keys, equal pictures. Reads at most 4 MiB of each of at most 64 files.
+    """A key of the media's content: equal keys, equal pictures. Reads at most 4 MiB of a file; of many files 256 KiB each of at most 127.
 
     Of an image sequence only its own files count, whatever else lies in their folder.
     """

@@ -38,21 +38,13 @@ class RaftFlow:
 
     def flow(self, frame: Frame, next_frame: Frame) -> np.ndarray:
         """[h, w, 2] float32 pixels from `frame` to `next_frame`. Raises: OutOfMemory."""
-        return self._pair(frame, next_frame)[0]
-
-    def flow_with_occlusion(self, frame: Frame, next_frame: Frame) -> tuple[np.ndarray, np.ndarray]:
-        """`flow`, and [h, w] bool True where `frame`'s pixel is hidden in `next_frame` or leaves it: forward and
-        backward flow disagree."""
-        forward, backward = self._pair(frame, next_frame, both_ways=True)
-        return forward, occluded(forward, backward)
-
-    def _pair(self, frame: Frame, next_frame: Frame, both_ways: bool = False) -> list[np.ndarray]:
         torch = import_torch()
         with memory_errors("Optical flow", "Use analysis.flow=dis."), torch.inference_mode():
             network = _network(self._source, self._device)
-            a, b = (torch.from_numpy(f.to_rgb()).to(self._device).permute(2, 0, 1)[None].clamp(0, 1) * 2 - 1 for f in (frame, next_frame))
-            first, second = (torch.cat((a, b)), torch.cat((b, a))) if both_ways else (a, b)
-            height, width = a.shape[-2:]
+            first, second = (
+                torch.from_numpy(f.to_rgb()).to(self._device).permute(2, 0, 1)[None].clamp(0, 1) * 2 - 1 for f in (frame, next_frame)
+            )
+            height, width = first.shape[-2:]
             # Enlarged if too small, then extended on all sides to multiples of eight by repeating the border.
             scale = max(1.0, LEAST_SIDE_PX / min(height, width))
             if scale > 1:
@@ -67,24 +59,7 @@ class RaftFlow:
             if scale > 1:
                 found = torch.nn.functional.interpolate(found, size=(height, width), mode="bilinear", align_corners=False)
                 found = found * found.new_tensor((width / columns, height / rows))[:, None, None]
-            return [np.ascontiguousarray(flow) for flow in found.permute(0, 2, 3, 1).float().cpu().numpy()]
-
-
-def occluded(forward: np.ndarray, backward: np.ndarray) -> np.ndarray:
-    """[h, w] bool where following `forward` and then `backward` does not come back: more than 0.5 px and 1 % of the
-    squared motion.
-
-    Source: the criterion of the warping-error literature, |f + b|^2 > 0.01 (|f|^2 + |b|^2) + 0.5.
-    """
-    import cv2
-
-    height, width = forward.shape[:2]
-    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    to_x, to_y = x + forward[..., 0], y + forward[..., 1]
-    back = cv2.remap(backward, to_x, to_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    leaves = (to_x < -0.5) | (to_y < -0.5) | (to_x > width - 0.5) | (to_y > height - 0.5)
-    apart = ((forward + back) ** 2).sum(-1)
-    return leaves | (apart > 0.01 * ((forward**2).sum(-1) + (back**2).sum(-1)) + 0.5)
+            return np.ascontiguousarray(found[0].permute(1, 2, 0).float().cpu().numpy())
 
 
 def _architecture() -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 
 from vs3r_engine.camera import Trajectory
 from vs3r_engine.frame import Frame
-from vs3r_engine.lens import Lens, pixels_of_points, rays_of_pixels, read_profile
+from vs3r_engine.lens import pixels_of_points, rays_of_pixels, read_profile
 from vs3r_engine.methods.planes import read_planes
 from vs3r_engine.scene import Reconstruction
 from vs3r_engine.settings import Settings
@@ -119,8 +119,3 @@ class RectifiedReconstructor:
         shift = cv2.remap(residual_px.astype(np.float32), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         moved = pixels_of_points(rays_of_pixels(straight + shift, straight_K, None), own_K, self._lens)
         return np.where(known & np.isfinite(moved), moved - vertices, 0).astype(np.float32)
-
-
-def lens_of(settings: Settings) -> Lens | None:
-    """The clip's own lens. Raises: InputError `bad-lens-profile`."""
-    return None if settings.analysis.input_lens == "perspective" else read_profile(settings.analysis.input_lens)[1]

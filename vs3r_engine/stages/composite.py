@@ -166,10 +166,7 @@ def fit_colour(generated: np.ndarray, rendered: np.ndarray, hole_mask: np.ndarra
 
 
 def mean_fit(fits: Sequence[tuple[int, ColourFit]]) -> ColourFit:
-    """The fit of a frame from its own and its neighbours' fits, given as (frames away, fit):
-
-    so that colour does not flicker.
-    """
+    """The fit of a frame from its own and its neighbours' fits, given as (frames away, fit), so that colour does not flicker."""
     weights = [fit.weight * math.exp(-0.5 * (away / _FIT_SIGMA_FRAMES) ** 2) for away, fit in fits]
     total = sum(weights)
     if total <= 0:
@@ -281,10 +278,7 @@ def replace_frame(rendered: Rendered, generated: np.ndarray) -> Frame:
 
 
 def enlarged(picture: np.ndarray, width: int, height: int, box: tuple[slice, slice]) -> np.ndarray:
-    """[rows, columns, 3] float32: the part `box` of `picture` resampled to width x height:
-
-    Lanczos up, area mean down.
-    """
+    """[rows, columns, 3] float32: the part `box` of `picture` resampled to width x height: Lanczos up, area mean down."""
     rows, columns = picture.shape[:2]
     rows_box, columns_box = box
     if width < columns or height < rows:
