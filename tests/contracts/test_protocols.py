@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every part behind a stage's Protocol promises, asked of every part there is."""
+"""What every part behind a stage's Protocol promises. Those that need weights or are slow keep the same promises in tests of their
+own: RAFT in tests/engine/test_raft.py, the diffusion completers in test_dvdm.py."""
 
 import dataclasses
 import importlib.util
@@ -60,6 +61,15 @@ RENDERERS = [
     pytest.param(lambda: splat("published"), id="published", marks=needs_torch),
     pytest.param(pytorch3d, id="pytorch3d", marks=[needs_torch, needs_pytorch3d]),
 ]
+
+
+def temporal():
+    from vs3r_engine.methods.temporal import TemporalCompleter
+
+    return TemporalCompleter(Settings().fill, Fraction(30))
+
+
+COMPLETERS = [pytest.param(temporal, id="temporal")]
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +181,33 @@ def test_a_renderer_takes_every_output_lens(make, name, clip):
     is_inside = ((seen > 6) & (seen < (154, 85))).all(-1)
     is_outside = ~((seen > -40) & (seen < (200, 131))).all(-1)
     assert rendered.hole_mask[is_inside].mean() < 0.03 and rendered.hole_mask[is_outside].sum() >= 0.99 * is_outside.sum()
+
+
+class Views:
+    def __init__(self, clip):
+        self._clip = clip
+
+    def view(self, frame_index):
+        return view(self._clip, frame_index) if 0 <= frame_index < 12 else None
+
+
+@pytest.mark.parametrize("make", COMPLETERS)
+def test_a_completer_returns_every_frame_once_in_order_and_touches_none_without_a_hole(make, clip):
+    turned = np.eye(4)
+    turned[:3, :3] = cv2.Rodrigues(np.array([0, 0.12, 0.0]))[0]
+    targets = [clip.trajectory.camera(i) for i in range(6)]
+    targets[3] = dataclasses.replace(targets[3], world_from_camera=targets[3].world_from_camera @ turned)
+    rendered = [warp().render(Target(i, camera, None), view(clip, i), []) for i, camera in enumerate(targets)]
+    assert [item.hole_mask.any() for item in rendered] == [i == 3 for i in range(6)]
+    frames = list(make().complete(iter(rendered), Views(clip)))
+    assert [frame.frame_index for frame in frames] == list(range(6))
+    assert all(frame is item.frame for frame, item in zip(frames, rendered, strict=True) if not item.hole_mask.any())
+    filled, given = frames[3], rendered[3].frame
+    assert (filled.layout, filled.colour) == (given.layout, given.colour)
+    assert [(plane.shape, plane.dtype) for plane in filled.planes] == [(plane.shape, plane.dtype) for plane in given.planes]
+    assert not np.array_equal(filled.planes[0], given.planes[0])
+    alone = next(iter(make().complete(iter(rendered[3:4]), Views(clip))))
+    assert make().whole_shots or all(np.array_equal(a, b) for a, b in zip(alone.planes, filled.planes, strict=True))
 
 
 def flows():

@@ -12,14 +12,14 @@ torch = pytest.importorskip("torch")
 
 from synthetic import make_clip  # noqa: E402
 
-from vs3r_engine.errors import DeviceError, SetupError, WeightsMissing  # noqa: E402
+from vs3r_engine.errors import DeviceError, SetupError, VS3RError, WeightsMissing  # noqa: E402
 from vs3r_engine.methods import choice, devices, weights  # noqa: E402
 from vs3r_engine.methods.geometric.reconstructor import GeometricReconstructor  # noqa: E402
 from vs3r_engine.methods.rectified import RectifiedReconstructor  # noqa: E402
 from vs3r_engine.methods.splat import SplatRenderer  # noqa: E402
 from vs3r_engine.methods.vggt4d.reconstructor import Vggt4dReconstructor  # noqa: E402
 from vs3r_engine.methods.warp import WarpRenderer  # noqa: E402
-from vs3r_engine.settings import Settings  # noqa: E402
+from vs3r_engine.settings import DESCRIPTORS, Settings  # noqa: E402
 
 
 def settings(**values):
@@ -70,6 +70,27 @@ def test_what_is_asked_for_by_name_is_never_replaced():
             choice.choose_reconstructor(settings(analysis__method="vggt4d", analysis__weights="random:1:small", analysis__device="cuda"))
     chosen = choice.choose_reconstructor(settings(analysis__method="vggt4d", analysis__weights="random:1:small"))
     assert isinstance(chosen.part, Vggt4dReconstructor) and chosen.reason == "asked for"
+
+
+CHOOSE = {
+    "analysis.method": lambda given: choice.choose_reconstructor(given).part,
+    "analysis.flow": lambda given: choice.choose_flow(given).part,
+    "frame.renderer": lambda given: choice.choose_renderer(given).part,
+    "fill.completer": lambda given: choice.choose_methods(given, Fraction(30)).completer,
+}
+
+
+@pytest.mark.parametrize("key", CHOOSE)
+def test_every_word_of_a_choice_means_a_part_of_its_own(key):
+    def meant(word):
+        seeded = settings(analysis__weights="random:1:small", fill__weights="random:1:small", fill__lora="untrained")
+        try:
+            return type(CHOOSE[key](seeded.with_values({key: word})))
+        except VS3RError as error:
+            return error.code
+
+    words = [word for descriptor in DESCRIPTORS if descriptor.key == key for word in descriptor.choices if word != "auto"]
+    assert len({meant(word) for word in words}) == len(words) > 1
 
 
 def test_dense_depth_is_rendered_by_points_and_lens_profiles_wrap_the_reconstructor(tmp_path):
