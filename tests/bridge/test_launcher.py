@@ -21,7 +21,7 @@ from filelock import FileLock
 from host_bridge.client import EngineClient, EngineLost
 from host_bridge.launcher import EngineState, Launcher, write_launch_file
 from tests.fakes.engine import make_media
-from tests.fakes.engine_process import ROOT, EngineProcess, command, is_running, kill, wait_until
+from tests.fakes.engine_process import ROOT, EngineProcess, command, is_running, kill, kill_with_worker, wait_until
 from vs3r_engine.errors import ProtocolError, SetupError
 from vs3r_engine.service import protocol as p
 from vs3r_engine.service import rendezvous
@@ -36,7 +36,7 @@ def directory(monkeypatch):
     yield path
     connection = read_connection(connection_file(path), of_any_protocol=True)
     if connection is not None and is_running(connection.pid):
-        kill(connection.pid)
+        kill_with_worker(connection.pid)
     shutil.rmtree(path, ignore_errors=True)
 
 
@@ -160,8 +160,7 @@ def test_a_tied_engine_ends_with_its_launcher_and_a_free_one_does_not(directory)
         )
         if how == "free":
             assert is_running(pid)
-            kill(pid)
-            wait_until(lambda: not is_running(pid))  # noqa: B023
+            kill_with_worker(pid)
         else:
             assert wait_until(lambda: not is_running(pid), 6) < 6  # noqa: B023
 

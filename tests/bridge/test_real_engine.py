@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from host_bridge.launcher import Launcher
-from tests.fakes.engine_process import ROOT, is_running, kill, wait_until
+from tests.fakes.engine_process import ROOT, is_running, kill, kill_with_worker, wait_until
 from tests.synthetic import make_clip
 from vs3r_engine.media.decode import open_source
 from vs3r_engine.service import protocol as p
@@ -34,8 +34,7 @@ def environment(monkeypatch, tmp_path):
     yield directory
     connection = read_connection(connection_file(directory))
     if connection is not None and is_running(connection.pid):
-        kill(connection.pid)
-        wait_until(lambda: not is_running(connection.pid))
+        kill_with_worker(connection.pid)
     shutil.rmtree(directory, ignore_errors=True)
 
 

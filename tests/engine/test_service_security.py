@@ -20,7 +20,7 @@ import zmq
 from host_bridge.client import EngineClient
 from tests.engine.protocol_examples import examples
 from tests.fakes.engine import make_media
-from tests.fakes.engine_process import ROOT, EngineProcess, RawPeer, command, is_running, memory_mib, wait_until
+from tests.fakes.engine_process import ROOT, EngineProcess, RawPeer, command, is_running, kill_with_worker, memory_mib, wait_until
 from vs3r_engine.errors import ProtocolError, SetupError
 from vs3r_engine.service import auth
 from vs3r_engine.service import protocol as p
@@ -430,7 +430,7 @@ def test_the_worker_ends_with_a_killed_engine():
 
 def test_a_killed_engines_connection_file_does_not_hinder_the_next():
     with EngineProcess() as engine:
-        engine.process.kill()
+        kill_with_worker(engine.process.pid)
         engine.process.wait()
         engine.process.stderr.close()
         assert connection_file(engine.directory).exists()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Engines as processes, for tests: started in a directory of their own, always ended with the test."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -42,7 +43,11 @@ class EngineProcess:
         self.directory = Path(tempfile.mkdtemp(prefix="vs3r-"))
         self.command = command(self.directory, **options)
         self.process = self._start()
-        self.connection = self._connection()
+        try:
+            self.connection = self._connection()
+        except BaseException:
+            self.__exit__()
+            raise
 
     def _start(self) -> subprocess.Popen:
         return subprocess.Popen(self.command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
@@ -150,3 +155,14 @@ def memory_mib(pid: int) -> float:
 
 def kill(pid: int) -> None:
     os.kill(pid, 9)
+
+
+def kill_with_worker(pid: int) -> None:
+    """Neither the engine nor its worker runs: one that has only begun would make its folders again once they are removed."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        engine = psutil.Process(pid)
+        family = [*engine.children(recursive=True), engine]
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(family, 10)
