@@ -284,6 +284,8 @@ def _job(draft: _Draft, options: Options) -> Job:
         )
     )
     suffix = _SUFFIXES.get(draft.settings.output.codec) or os.path.splitext(source.path)[1].lower()
+    if suffix in (".jpg", ".jpeg"):
+        suffix = ".png"  # JPEG is read, not written
     if suffix in IMAGE_SUFFIXES:
         output = os.path.join(options.media_dir, name, f"{name}.{FIRST_IMAGE}{suffix}")
     else:

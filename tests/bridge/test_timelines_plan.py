@@ -307,6 +307,8 @@ def test_names_come_from_clip_reel_and_range_and_never_collide(make, engine, tmp
         ("auto", "a.mxf", ".mxf"),
         ("auto", "a.braw", ".mov"),
         ("auto", "a.avi", ".mov"),
+        ("auto", "a.0001.JPG", ".0000000.png"),
+        ("auto", "a.0001.dpx", ".0000000.dpx"),
         ("exr", "a.mov", ".0000000.exr"),
     ],
 )
