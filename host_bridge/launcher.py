@@ -5,6 +5,7 @@ a job through all of that."""
 import contextlib
 import enum
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -27,6 +28,7 @@ SILENCE_S = 6.0
 """How long an engine whose process runs may stay silent before another takes its place."""
 TRY_AGAIN_S = 0.5
 STOP_S = 10.0
+NO_SPACE_BYTES = 65536
 RESTARTS = 10
 """Times a job's engine may be lost before the job is given up."""
 
@@ -130,6 +132,8 @@ class Launcher:
                     process = self._start(errors)
                 time.sleep(0.02)
             said = " ".join(errors.read_text(errors="replace").strip().splitlines()[-3:])
+            if not said and shutil.disk_usage(errors.parent).free < NO_SPACE_BYTES:
+                said = f"The disk of {errors.parent} is full."  # so that it could not even say so
         finally:
             errors.unlink(missing_ok=True)
         self.state = EngineState.ABSENT

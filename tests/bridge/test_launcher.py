@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import psutil
@@ -118,6 +119,20 @@ def test_an_engine_that_cannot_start_says_why(directory):
         launcher_for(directory, listen="tcp://127.0.0.1:21000").ensure()
     with pytest.raises(SetupError, match="engine-not-started"):
         Launcher(directory, command=["/no/such/program"]).ensure()
+
+
+def test_an_engine_that_cannot_even_say_that_the_disk_is_full_ends_with_those_words(directory, monkeypatch):
+    monkeypatch.setattr("host_bridge.launcher.shutil.disk_usage", lambda path: SimpleNamespace(free=0))
+    with pytest.raises(SetupError, match=r"The disk of .* is full\."):
+        Launcher(directory, command=[sys.executable, "-c", "raise SystemExit(3)"]).ensure()
+
+
+def test_a_private_file_that_cannot_be_written_leaves_nothing_half_written(directory):
+    (directory / "engine.json").mkdir()
+    with pytest.raises(SetupError, match="directory-unusable"):
+        rendezvous.write_private(directory / "engine.json", b"{}")
+    assert [file.name for file in directory.iterdir()] == ["engine.json"]
+    (directory / "engine.json").rmdir()
 
 
 def test_an_engine_that_is_not_ours_is_never_started(directory):

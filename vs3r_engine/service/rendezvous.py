@@ -2,6 +2,7 @@
 """Where engine and hosts find each other: the connection file, the launch file, and the directories they are in
 (PROTOCOL.md, section 1). Imports nothing heavy."""
 
+import contextlib
 import os
 import stat
 import sys
@@ -136,6 +137,8 @@ def write_private(path: Path, data: bytes) -> None:
             stream.write(data)
         temporary.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise _unusable(path.parent, error.strerror) from error
 
 
