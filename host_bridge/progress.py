@@ -3,6 +3,7 @@
 error; a line per stage where that is no terminal; NDJSON on standard output where a program asked."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -44,7 +45,7 @@ def display(as_json: bool, quiet: bool) -> Display:
         return JsonDisplay()
     if quiet:
         return LineDisplay(lambda _: None)
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown"):  # in those a bar shows nothing at all
         return BarDisplay()
     return LineDisplay(lambda line: print(line, file=sys.stderr, flush=True))
 

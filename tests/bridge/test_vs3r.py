@@ -10,10 +10,12 @@ import sys
 import time
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import pytest
 
+from host_bridge.progress import LineDisplay, display
 from tests.bridge.numbered_media import write_images
 from tests.fakes.engine import make_media
 from tests.fakes.engine_process import ROOT, EngineProcess, wait_until
@@ -451,6 +453,12 @@ def test_a_narrow_terminal_keeps_percentage_and_time():
     text = on_a_terminal(words, 44)
     assert "render 120/240" in text and "50 %" in text and "1:05 left" in text and "2.9" not in text
     assert "2.9° rms" in on_a_terminal(words, 100)
+
+
+def test_a_terminal_without_a_cursor_gets_lines(monkeypatch):
+    monkeypatch.setattr("sys.stderr", SimpleNamespace(isatty=lambda: True, encoding="utf-8"))
+    monkeypatch.setenv("TERM", "dumb")
+    assert isinstance(display(as_json=False, quiet=False), LineDisplay)
 
 
 def test_the_log_is_shown(vs3r):
