@@ -111,6 +111,25 @@ def test_a_frame_past_the_end_leaves_its_clip_open(tmp_path):
     assert len(opened) == 1
 
 
+def test_a_clip_that_nobody_plays_any_more_is_closed(tmp_path, monkeypatch):
+    """So that the disk it lies on can be ejected, and it can be deleted where open files cannot."""
+    sources = []
+    pipeline = SimpleNamespace(**vars(fake))
+    pipeline.open_source = lambda *file: sources.append(fake.open_source(*file)) or sources[-1]
+    store, closed = DiskStore(tmp_path / "store"), []
+    monkeypatch.setattr(fake.FakeSource, "close", lambda source: closed.append(source))
+    playbacks = Playbacks(pipeline, store)
+    for name in ("left", "played"):
+        source = p.Source(path=make_media(tmp_path / f"{name}.json", frames=10))
+        list(fake.analyze(job_of(fake, source, p.SettingsChoice(), "", "-", False), store))
+        assert playbacks.frame(FrameOrder(FrameKey(name, "half", 1, 3), source, p.SettingsChoice()))
+    playbacks.close_idle()
+    assert not closed
+    playbacks._open["left"].used_s -= 3600
+    playbacks.close_idle()
+    assert closed == sources[:1] and list(playbacks._open) == ["played"]
+
+
 def test_the_analysis_of_a_clip_that_is_played_outlives_other_jobs(tmp_path):
     with EngineProcess(cache_limit=4 << 20) as engine, engine.client() as client:
         played, other = (make_media(tmp_path / f"{name}.json", analysis_mib=3) for name in ("played", "other"))

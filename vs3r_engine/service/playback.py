@@ -3,6 +3,7 @@
 and the pixels as the protocol sends them. Also: what a Source and a SettingsChoice come to as a Job."""
 
 import math
+import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -23,6 +24,8 @@ from vs3r_engine.timeline import Clip, FrameRange, exact_rate, parse_range
 
 OPEN_CLIPS = 4
 """Clips whose source and analysis stay open."""
+IDLE_S = 60.0
+"""Seconds after which a clip that nobody plays is closed: its disk can be ejected, and its memory is free."""
 OPEN_RUNS = 3
 """Renderings per clip that can be continued: one forward play per viewer."""
 SKIP_FRAMES = 3
@@ -94,12 +97,14 @@ class Playback:
         self._methods = pipeline.choose_methods(job.settings, job.clip.rate)
         self._runs: list[tuple[int, Any, Iterator[Frame]]] = []
         """(next frame, source, frames), least recently used first."""
+        self.used_s = time.monotonic()
         self._recent: OrderedDict[int, Frame] = OrderedDict()
 
     def frame(self, frame_index: int) -> Frame:
         """The stabilized frame, one of `job.render_range`. Raises: what rendering raises."""
         if frame_index not in self._recent:
             self._render(frame_index)
+        self.used_s = time.monotonic()
         return self._recent[frame_index]
 
     def close(self) -> None:
@@ -148,6 +153,12 @@ class Playbacks:
     def entries(self) -> list[tuple[str, str]]:
         """(kind, key) of what the open clips use of the store."""
         return [entry for playback in self._open.values() for entry in playback.entries]
+
+    def close_idle(self) -> None:
+        """Clips that nobody has asked for a frame of for a while are closed."""
+        for digest, playback in list(self._open.items()):
+            if time.monotonic() - playback.used_s > IDLE_S:
+                self._open.pop(digest).close()
 
     def frame(self, order: FrameOrder) -> tuple[int, int, memoryview] | None:
         """(width, height, RGBA pixels) of one frame; None where its clip has not been analysed.

@@ -77,8 +77,9 @@ class Worker:
         self.send(Ready(device_name()))
         while True:
             try:
-                order = self._orders.get(block=self._job is None)
+                order = self._orders.get(block=self._job is None, timeout=1.0)
             except queue.Empty:
+                self._playbacks.close_idle()
                 self._step()
             else:
                 if isinstance(order, JobOrder):
