@@ -32,7 +32,7 @@ from vs3r_engine.media.kept import KeptSource
 from vs3r_engine.methods.choice import Methods, choose_methods
 from vs3r_engine.scene import Reconstruction, Rendered, Target, View
 from vs3r_engine.settings import Settings
-from vs3r_engine.stages.bounds import BoundsObserver, look_every_frames, with_bars
+from vs3r_engine.stages.bounds import BoundsObserver, blackened, look_every_frames, with_bars
 from vs3r_engine.stages.complete import Completer
 from vs3r_engine.stages.framing import framed
 from vs3r_engine.stages.mask import masks_of
@@ -181,8 +181,10 @@ def render_frames(
                 hole_shares[frame_index] = round(np.count_nonzero(between_bars) / between_bars.size, 5)
             yield without_overlay(result, current) if overlay_stays else result
 
-    frames = (result.frame for result in rendered()) if completer is None else completer.complete(rendered(), views)
-    for frame in frames:
+    def with_edges() -> Iterator[Frame]:
+        return (blackened(result.frame, result.hole_mask) for result in rendered())
+
+    for frame in with_edges() if completer is None else completer.complete(rendered(), views):
         if frame.frame_index >= frame_range.start:
             frame = with_bars(frame, analysis.bounds)
             yield with_overlay(frame, views.required(frame.frame_index)) if overlay_stays else frame

@@ -13,7 +13,7 @@ from vs3r_engine.media.decode import open_source
 from vs3r_engine.methods.choice import choose_methods
 from vs3r_engine.service.cache import DiskStore
 from vs3r_engine.settings import Settings
-from vs3r_engine.stages.bounds import BoundsObserver, look_every_frames, with_bars
+from vs3r_engine.stages.bounds import BoundsObserver, blackened, look_every_frames, with_bars
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +104,21 @@ def test_bars_are_black_in_every_layout_and_the_picture_is_untouched(layout):
         shift = 48 // plane.shape[0]
         assert np.array_equal(plane[8 // shift : -8 // shift], original[8 // shift : -8 // shift])
     assert planes[0].min() > 0  # the given frame is not written to
+
+
+@pytest.mark.parametrize("layout", [PixelLayout("yuv", 8, 1, 1, has_alpha=True), PixelLayout("yuv", 10, 2, 0), PixelLayout("rgb", 32)])
+def test_what_is_blackened_is_black_in_every_plane_and_the_rest_untouched(layout):
+    planes = tuple(np.full(layout.plane_shape(i, 49, 31), layout.peak / 2 + 7, layout.dtype) for i in range(layout.plane_count))
+    frame = Frame(0, planes, layout, ColourTags(1, 1, 1))
+    mask = np.zeros((31, 49), bool)
+    assert blackened(frame, mask) is frame
+    mask[:, 40:] = True
+    black = blackened(frame, mask)
+    assert np.abs(black.to_rgb()[:, 40:]).max() < 1e-6
+    assert np.array_equal(black.to_rgb()[:, :36], frame.to_rgb()[:, :36]) and [plane.dtype for plane in black.planes] == [
+        layout.dtype
+    ] * len(planes)
+    assert not layout.has_alpha or black.planes[-1] is planes[-1]
 
 
 def test_a_letterboxed_clip_is_steady_between_its_bars(tmp_path):

@@ -112,6 +112,19 @@ def with_bars(frame: Frame, bounds: PictureBounds) -> Frame:
     return replace(frame, planes=tuple(planes))
 
 
+def blackened(frame: Frame, mask: np.ndarray) -> Frame:
+    """The frame, black where `mask` ([h, w] bool) is True, a chroma sample with the luma sample it is sited on; alpha stays."""
+    if not mask.any():
+        return frame
+    planes = []
+    for number, plane in enumerate(frame.planes):
+        rows, columns = plane.shape
+        at = mask[:: -(-frame.height // rows), :: -(-frame.width // columns)]
+        is_alpha = frame.layout.has_alpha and number == frame.layout.plane_count - 1
+        planes.append(plane if is_alpha else np.where(at, plane.dtype.type(_black(frame, number)), plane))
+    return replace(frame, planes=tuple(planes))
+
+
 def _black(frame: Frame, number: int) -> float:
     """Black's code value in a plane."""
     layout = frame.layout
