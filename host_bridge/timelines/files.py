@@ -2,12 +2,13 @@
 """Timeline files: which adapter reads and writes each kind, and what a kind cannot carry."""
 
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from xml.etree import ElementTree
 
 import opentimelineio as otio
+from opentimelineio.opentime import RationalTime
 
 from host_bridge.timelines.walk import Place, Root, timelines_of, video_clips
 from vs3r_engine.errors import InputError, SetupError, VS3RError
@@ -56,7 +57,8 @@ def read_timeline(path: str, edl_rate: float | None = None) -> Root:
 
     edl_rate: an EDL does not state its frame rate, and nothing else needs one.
 
-    Raises: InputError `timeline-missing`, `unknown-timeline-format`, `edl-rate`, `rate-of-file`, `not-a-timeline`, `unknown-schema`.
+    Raises: InputError `timeline-missing`, `unknown-timeline-format`, `edl-rate`, `rate-of-file`, `not-a-timeline`, `unknown-schema`,
+    `fcpxml-rate`, `fcpxml-speed`.
     """
     kind = format_of(path)
     if not os.path.isfile(path):
@@ -68,8 +70,9 @@ def read_timeline(path: str, edl_rate: float | None = None) -> Root:
     arguments = {"rate": float(exact_rate(edl_rate))} if kind.adapter == "cmx_3600" and edl_rate is not None else {}
     try:
         if kind.adapter == "fcpx_xml":
-            _refuse_ntsc_fcpxml(path)
-        root = otio.adapters.read_from_file(path, kind.adapter, **arguments)
+            root = _read_fcpxml(path)
+        else:
+            root = otio.adapters.read_from_file(path, kind.adapter, **arguments)
     except VS3RError:
         raise
     except otio.exceptions.UnsupportedSchemaError as error:
@@ -89,6 +92,9 @@ def read_timeline(path: str, edl_rate: float | None = None) -> Root:
         raise InputError(
             "unknown-schema", f"{path} holds an object of the unknown schema {root.original_schema_name}.", "Export a Timeline."
         )
+    if isinstance(root, otio.schema.SerializableCollection) and kind.adapter != "otio_json":
+        timelines = root.find_children(descended_from_type=otio.schema.Timeline)
+        return timelines[0].deepcopy() if len(timelines) == 1 else root  # of a project with one timeline that is what is meant
     if isinstance(root, otio.schema.Timeline | otio.schema.SerializableCollection):
         return root
     raise InputError("not-a-timeline", f"{path} holds {type(root).__name__}, not a timeline.", "Export the timeline, not a clip or a bin.")
@@ -132,15 +138,47 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def _refuse_ntsc_fcpxml(path: str) -> None:
-    """The FCPXML adapter (1.0.0) reads 1001/30000s as 29 frames per second, and every frame number wrong."""
-    with open(path, encoding="utf-8", errors="replace") as file:
-        if re.search(r"""frameDuration=["']1001/""", file.read()):
-            raise InputError(
-                "fcpxml-rate",
-                f"{path} runs at 23.976, 29.97 or 59.94 frames per second, which cannot be read exactly from FCPXML.",
-                "Export an .otio or an FCP 7 .xml file.",
-            )
+def _read_fcpxml(path: str) -> Root:
+    """The timelines of an FCPXML file, as Final Cut and Resolve write it today: version 1.9 has the file in a media-rep, and clips
+    count from the timeline's own start. The adapter (1.0.0) knows neither.
+
+    Raises: InputError `fcpxml-rate`, `fcpxml-speed` for what it reads as other frames.
+    """
+    xml = ElementTree.parse(path).getroot()
+    if any(each.get("frameDuration", "").startswith("1001/") for each in xml.iter("format")):
+        # The adapter reads 1001/30000s as 29 frames per second.
+        raise InputError(
+            "fcpxml-rate",
+            f"{path} runs at 23.976, 29.97 or 59.94 frames per second, which cannot be read exactly from FCPXML.",
+            "Export an .otio or an FCP 7 .xml file.",
+        )
+    if retimed := sum(1 for _ in xml.iter("timeMap")):
+        raise InputError(
+            "fcpxml-speed",
+            f"{path} has {retimed} clips with a speed change, which cannot be read from FCPXML.",
+            "Export an .otio file, or take the speed changes out and put them back afterwards.",
+        )
+    for asset in xml.iter("asset"):
+        media = asset.find("media-rep")
+        if media is not None and not asset.get("src"):
+            asset.set("src", media.get("src", ""))
+    starts = []
+    for sequence in xml.iter("sequence"):
+        starts.append(_seconds(sequence.get("tcStart", "0s")))
+        for item in sequence.iterfind("spine/*[@offset]"):
+            offset = _seconds(item.get("offset", "0s")) - starts[-1]
+            item.set("offset", f"{offset.numerator}/{offset.denominator}s")
+    root = otio.adapters.read_from_string(ElementTree.tostring(xml, encoding="unicode"), "fcpx_xml")
+    timelines = root.find_children(descended_from_type=otio.schema.Timeline) if not isinstance(root, otio.schema.Timeline) else [root]
+    for timeline, start in zip(timelines, starts, strict=False):
+        if start and len(timelines) == len(starts):
+            rate = timeline.duration().rate
+            timeline.global_start_time = RationalTime(float(start * exact_rate(rate)), rate)
+    return root
+
+
+def _seconds(text: str) -> Fraction:
+    return Fraction(text.removesuffix("s"))
 
 
 # --- what a format cannot carry --------------------------------------------------------------------------------------

@@ -30,9 +30,13 @@ class Place:
 
 
 def video_clips(root: Root) -> Iterator[Place]:
-    """Every clip on video tracks, depth first, in the order of tracks and time."""
-    for number, (steps, track, track_name, clip) in enumerate(_walk(root, (), "", ""), 1):
-        yield Place(number, steps, track, track_name, clip)
+    """Every clip on video tracks, depth first, in the order of tracks and time. Beside timelines, the clips of bins are not meant."""
+    is_project = isinstance(root, otio.schema.SerializableCollection) and bool(root.find_children(descended_from_type=otio.schema.Timeline))
+    number = 0
+    for steps, track, track_name, clip in _walk(root, (), "", ""):
+        if track or not is_project:
+            number += 1
+            yield Place(number, steps, track, track_name, clip)
 
 
 def _walk(

@@ -451,6 +451,43 @@ def test_exr_output_becomes_an_image_sequence_reference(desk):
     )
 
 
+TODAYS_FCPXML = """<?xml version="1.0" encoding="UTF-8"?>
+<!DOCTYPE fcpxml>
+<fcpxml version="1.11"><resources><format id="r1" frameDuration="1/25s" width="1920" height="1080"/>
+<asset id="r2" name="a" start="3600s" duration="40s" hasVideo="1" format="r1">
+<media-rep kind="original-media" src="{url}"/></asset></resources>
+<library><event name="e"><project name="p"><sequence format="r1" duration="70/25s" tcStart="36000s" tcFormat="NDF"><spine>
+<asset-clip name="one" ref="r2" offset="36000s" start="90010/25s" duration="30/25s" format="r1"/>
+<gap offset="900030/25s" start="0s" duration="10/25s"/>
+<asset-clip name="two" ref="r2" offset="900040/25s" start="90100/25s" duration="30/25s" format="r1">{inside}</asset-clip>
+</spine></sequence></project></event></library></fcpxml>"""
+
+
+@needs_adapters
+def test_fcpxml_as_it_is_written_today_is_one_timeline_that_begins_at_its_own_start(desk):
+    path = desk.engine.add(str(desk.folder / "ü 1.mov"), rate=Fraction(25), start_timecode="01:00:00:00")
+    (desk.folder / "cut.fcpxml").write_text(TODAYS_FCPXML.format(url=Path(path).as_uri(), inside=""))
+    desk.ok(desk.folder / "cut.fcpxml", "-o", desk.folder / "out.otio")
+    assert [(job.clip.path, str(job.render_range)) for job in desk.engine.submitted] == [(path, "10..40"), (path, "100..130")]
+    timeline = desk.read("out.otio")
+    assert isinstance(timeline, otio.schema.Timeline) and timeline.global_start_time == RationalTime(900000, 25)
+    assert [item.trimmed_range_in_parent().start_time.value for item in timeline.video_tracks()[0]] == [0, 30, 40]
+    desk.engine.submitted.clear()
+    ramp = '<timeMap><timept time="0s" value="0s"/><timept time="1s" value="2s"/></timeMap>'
+    (desk.folder / "fast.fcpxml").write_text(TODAYS_FCPXML.format(url=Path(path).as_uri(), inside=ramp))
+    assert desk.refused(desk.folder / "fast.fcpxml", "-o", desk.folder / "out2.otio").code == "fcpxml-speed"
+
+
+def test_the_clips_of_bins_beside_a_timeline_are_left_alone(desk):
+    cut = otio.adapters.read_from_file(desk.write(shot(desk.a, 100, 20, "in the edit", first=86400)))
+    bins = otio.schema.SerializableCollection("bin", [shot(desk.b, 0, 900, "master")])
+    otio.adapters.write_to_file(otio.schema.SerializableCollection("project", [bins, cut]), str(desk.folder / "project.otio"))
+    desk.ok(desk.folder / "project.otio", "-o", desk.folder / "out.otio")
+    assert [str(job.render_range) for job in desk.engine.submitted] == ["100..120"]
+    desk.ok(desk.folder / "out.otio", "-o", desk.folder / "back.otio", "--revert")
+    assert (desk.folder / "back.otio").read_bytes() == (desk.folder / "project.otio").read_bytes()
+
+
 def test_for_resolve_image_sequences_are_named_as_it_names_them_and_such_names_are_read(desk):
     desk.ok(desk.write(shot(desk.a, 100, 5, "one", first=86400)), "-o", desk.folder / "out.otio", "--codec", "exr", "--for", "resolve")
     (clip,) = desk.clips("out.otio")
