@@ -4,6 +4,7 @@
 import itertools
 import json
 import threading
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
