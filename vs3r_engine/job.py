@@ -2,6 +2,7 @@
 """A piece of work and what is told about it. Everything here is plain data that msgspec can write as JSON."""
 
 import enum
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,15 @@ class Job:
     output: str
     settings: Settings = Settings()
     overwrite: bool = False
+
+
+HANDLES_S = 6
+"""Seconds looked at on either side of what is returned: three standard deviations of the calmest path filter (2 s)."""
+
+
+def analysis_range_of(render_range: FrameRange, clip: Clip) -> FrameRange:
+    """The frames to look at for `render_range` of a clip, where nobody says which."""
+    return render_range.padded(math.ceil(HANDLES_S * clip.rate), clip.available_range)
 
 
 class JobState(enum.StrEnum):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VS3R as a whole: reconstruct camera and scene, smooth the path, mask what moves, render from the smooth path, complete.
+"""VS3R as a whole: reconstruct camera and scene, mask what moves, smooth the path, render from the smooth path, complete.
 
 `stabilize` is the product; `analyze` and `render_frames` are its two halves, for hosts that ask frame by frame. All are
 generators: they never print and never touch a socket, and closing one stops the work and leaves nothing half-written.
@@ -22,7 +22,7 @@ from vs3r_engine.ahead import ahead
 from vs3r_engine.camera import Trajectory, output_camera
 from vs3r_engine.errors import EngineFault
 from vs3r_engine.frame import Frame
-from vs3r_engine.job import Job, Progress, RenderResult
+from vs3r_engine.job import Job, Progress, RenderResult, analysis_range_of
 from vs3r_engine.media.analysis import SCHEMA as ANALYSIS_SCHEMA
 from vs3r_engine.media.analysis import Analysis, AnalysisWriter, source_key
 from vs3r_engine.media.decode import VideoSource, open_source, probe
@@ -41,8 +41,6 @@ from vs3r_engine.stages.reconstruct import shots
 from vs3r_engine.stages.smooth import smooth
 from vs3r_engine.timeline import FrameRange, parse_range
 
-HANDLES_S = 6.0
-"""Seconds looked at around a range that is cut out of longer media: three sigma of the calmest path filter."""
 CHUNK_FRAMES = 120
 """Frames of one durable piece of output; what an interrupted job loses at most."""
 RENDERED_AHEAD_FRAMES = 2
@@ -90,8 +88,7 @@ def plan(
     render_range = clip.available_range
     if range_text:
         render_range = parse_range(range_text, clip.rate, clip.available_range, clip.start_timecode)
-    analysis_range = render_range.padded(round(HANDLES_S * clip.rate), within=clip.available_range)
-    return Job(uuid.uuid4().hex[:12], clip, render_range, analysis_range, output, settings, overwrite)
+    return Job(uuid.uuid4().hex[:12], clip, render_range, analysis_range_of(render_range, clip), output, settings, overwrite)
 
 
 def stabilize(job: Job, store: Store) -> Iterator[Progress | RenderResult]:
@@ -330,8 +327,8 @@ def _rendered(
             try:
                 for frame_index, frame in zip(chunk, frames, strict=False):
                     writer.write(frame)
-                    count = frame_index + 1 - job.render_range.start
-                    yield _progress("render", count, job.render_range.duration, analysis, ANALYSIS_SHARE, 1.0)
+                    count, total = frame_index + 1 - job.render_range.start, job.render_range.duration
+                    yield Progress("render", count, total, ANALYSIS_SHARE + (1 - ANALYSIS_SHARE) * count / total, analysis.findings)
             except BaseException:
                 writer.abort()
                 raise
@@ -339,10 +336,6 @@ def _rendered(
             report.write_text(json.dumps(holes[-len(chunk) :]))
             writer.close()
     return segments, holes
-
-
-def _progress(stage: str, done: int, total: int, analysis: Analysis, low: float, high: float) -> Progress:
-    return Progress(stage, done, total, low + (high - low) * done / total, analysis.findings)
 
 
 def _source_key(job: Job) -> str:

@@ -16,9 +16,8 @@ import opentimelineio as otio
 from host_bridge.timelines.media_search import MediaSearch, exists, fingerprint, sequence_pattern
 from host_bridge.timelines.walk import Place, Root, Selection, chosen
 from vs3r_engine.errors import InputError, MediaError, VS3RError
-from vs3r_engine.job import Job
+from vs3r_engine.job import Job, analysis_range_of
 from vs3r_engine.media.edit import (
-    ANALYSIS_HANDLES_S,
     IMAGE_SUFFIXES,
     METADATA,
     SCHEMA,
@@ -124,9 +123,7 @@ class _Draft:
     analysis_range: FrameRange = field(init=False)
 
     def __post_init__(self) -> None:
-        self.analysis_range = self.render_range.padded(
-            math.ceil(ANALYSIS_HANDLES_S * self.media.clip.rate), self.media.clip.available_range
-        )
+        self.analysis_range = analysis_range_of(self.render_range, self.media.clip)
 
 
 def plan(root: Root, options: Options, search: MediaSearch, probe: Probe, fingerprint: Callable[[str], str] = fingerprint) -> Plan:

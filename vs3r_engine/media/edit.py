@@ -19,7 +19,7 @@ import opentimelineio as otio
 from opentimelineio.opentime import RationalTime, TimeRange
 
 from vs3r_engine.errors import InputError, MediaError, RangeError, SettingsError
-from vs3r_engine.job import Job
+from vs3r_engine.job import Job, analysis_range_of
 from vs3r_engine.settings import PRESETS, Settings
 from vs3r_engine.timeline import Clip, FrameRange, exact_rate, frame_count_of_timecode, timecode_of_frame_count
 
@@ -32,8 +32,6 @@ EFFECT = "VS3R"
 
 IMAGE_SUFFIXES = {".exr", ".png", ".tiff", ".tif", ".dpx", ".jpg", ".jpeg"}
 """Of the files of image sequences, whose rate is the edit's."""
-ANALYSIS_HANDLES_S = 6
-"""Seconds looked at on either side of what is returned: three standard deviations of the calmest path filter (2 s)."""
 
 DEFAULTS = Settings()
 _UNPRESET = {key: DEFAULTS.values()[key] for values in PRESETS.values() for key in values}
@@ -468,7 +466,7 @@ def job_of_clip(
 ) -> Job:
     """The job that an OTIO clip describes, whoever wrote it. What the effect does not carry is taken from the arguments.
 
-    Without an analysis range, ANALYSIS_HANDLES_S to either side are looked at.
+    Without an analysis range it is `analysis_range_of`.
 
     Raises: everything `media_of`, `used_range` and `settings_of` raise; InputError `no-output`.
     """
@@ -479,7 +477,7 @@ def job_of_clip(
     if "analysis_range" in ours:
         analysis_range = FrameRange(*(int(number) for number in ours["analysis_range"]))
     else:
-        analysis_range = render_range.padded(math.ceil(ANALYSIS_HANDLES_S * media.clip.rate), media.clip.available_range)
+        analysis_range = analysis_range_of(render_range, media.clip)
     if not (analysis_range.contains_range(render_range) and media.clip.available_range.contains_range(analysis_range)):
         raise RangeError(
             "range-past-media",

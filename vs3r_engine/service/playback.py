@@ -2,7 +2,6 @@
 """Single stabilized frames, in the worker: clips kept open between requests, rendering that goes on where it stopped,
 and the pixels as the protocol sends them. Also: what a Source and a SettingsChoice come to as a Job."""
 
-import math
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -15,8 +14,8 @@ import numpy as np
 
 from vs3r_engine.errors import RangeError
 from vs3r_engine.frame import Frame
-from vs3r_engine.job import Job
-from vs3r_engine.media.edit import ANALYSIS_HANDLES_S, job_of_clip, read_clip
+from vs3r_engine.job import Job, analysis_range_of
+from vs3r_engine.media.edit import job_of_clip, read_clip
 from vs3r_engine.media.info import refuse_rate_of_file
 from vs3r_engine.service.protocol import SampleFormat, SettingsChoice, Source
 from vs3r_engine.service.worker import FrameOrder
@@ -63,8 +62,7 @@ def job_of(pipeline: Any, source: Source, choice: SettingsChoice, job_id: str, o
             render_range = parse_range(source.range, clip.rate, clip.available_range, clip.start_timecode)
         else:
             render_range = _within(FrameRange.between(*source.range), clip.available_range)
-        handles = math.ceil(ANALYSIS_HANDLES_S * clip.rate)
-        job = replace(job, render_range=render_range, analysis_range=render_range.padded(handles, clip.available_range))
+        job = replace(job, render_range=render_range, analysis_range=analysis_range_of(render_range, clip))
     if source.analysis_range is not None:
         analysis_range = _within(FrameRange.between(*source.analysis_range), clip.available_range)
         if not analysis_range.contains_range(job.render_range):
