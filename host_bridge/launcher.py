@@ -73,9 +73,9 @@ class Launcher:
         self.state = EngineState.ABSENT
 
     def find(self) -> EngineClient | None:
-        """A client of the engine that runs, or None.
+        """A client of the engine that runs, or None; a file of our own that a crash spoiled, which the next engine writes anew, is none.
 
-        Raises: ProtocolError `protocol-version`, `not-allowed`, `connection-file`.
+        Raises: ProtocolError `protocol-version`, `not-allowed`; `connection-file` where the file is not ours.
         """
         try:
             connection = read_connection(self._file)
@@ -91,7 +91,10 @@ class Launcher:
         except EngineLost:
             self.state = EngineState.SILENT
             return None
-        except ProtocolError:
+        except ProtocolError as error:
+            if error.code == "connection-file" and self._is_ours:
+                self.state = EngineState.ABSENT
+                return None
             self.state = EngineState.REFUSED
             raise
         self.state = EngineState.RUNNING
@@ -147,9 +150,9 @@ class Launcher:
         """No engine runs any more, not even one of ours that speaks another protocol. False where none ran."""
         try:
             client = self.find()
-        except ProtocolError as error:
-            connection = None if error.code == "connection-file" else read_connection(self._file, of_any_protocol=True)
-            if connection is None or connection.server_key is not None or not self._is_ours:
+        except ProtocolError:
+            connection = read_connection(self._file, of_any_protocol=True) if self._is_ours else None
+            if connection is None or connection.server_key is not None:
                 raise
             if is_running(connection):
                 with contextlib.suppress(psutil.Error):
@@ -199,9 +202,11 @@ class Launcher:
 
     def _end_silent(self) -> bool:
         """An engine of ours on this machine that does not answer is no more. False where there is none."""
+        if self.state is not EngineState.SILENT or not self._is_ours:
+            return False
         connection = read_connection(self._file)
         is_here = connection is not None and connection.server_key is None and is_running(connection)
-        if not is_here or not self._is_ours or self.state is not EngineState.SILENT:
+        if not is_here:
             return False
         assert connection is not None
         with contextlib.suppress(psutil.Error):

@@ -121,6 +121,18 @@ def test_an_engine_that_cannot_start_says_why(directory):
         Launcher(directory, command=["/no/such/program"]).ensure()
 
 
+@pytest.mark.parametrize("left", [b"", b"\0" * 374, b"{}"])
+def test_a_connection_file_that_a_crash_spoiled_is_none(directory, left):
+    file = connection_file(directory)
+    file.write_bytes(left)
+    launcher = launcher_for(directory)
+    assert launcher.find() is None and launcher.state is EngineState.ABSENT and not launcher.stop()
+    with pytest.raises(ProtocolError, match="connection-file"):
+        Launcher(endpoint_file=file).find()
+    with launcher.ensure() as client:
+        assert client.is_alive
+
+
 def test_an_engine_that_cannot_even_say_that_the_disk_is_full_ends_with_those_words(directory, monkeypatch):
     monkeypatch.setattr("host_bridge.launcher.shutil.disk_usage", lambda path: SimpleNamespace(free=0))
     with pytest.raises(SetupError, match=r"The disk of .* is full\."):
