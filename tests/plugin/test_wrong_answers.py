@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An engine that stalls, hangs up, answers wrongly or goes away: no wrong frame, no hang, and nothing started for nothing."""
+"""What a host, a user and an engine may do wrong: stall, hang up, name files and times that are none. No wrong frame is
+delivered, nothing hangs, nothing is started for nothing, and what to do is said."""
 
 import json
 import sys
@@ -10,9 +11,9 @@ import numpy as np
 import pytest
 
 from tests.fakes.engine_process import wait_until
-from tests.plugin.ofx_host import FAILED, OK, Arguments, Instance
+from tests.plugin.ofx_host import FAILED, OK, Arguments, HostImage, Instance
 from tests.plugin.stub_engine import GREETING, SHAPE, StubEngine
-from tests.plugin.test_render import effect
+from tests.plugin.test_render import effect, gray
 
 SIZES = {"uint8": 1, "uint16": 2, "half": 2, "float32": 4}
 
@@ -189,3 +190,103 @@ def test_an_effect_destroyed_during_its_analysis_leaves_nothing_behind(spec_host
         thread.join()
     assert instance.destroy() == OK
     wait_until(lambda: stub.asked.count("status") > 2, 10)
+
+
+def running(line, request):
+    """An engine whose analysis goes on and on."""
+    if request["type"] == "status":
+        line.reply(request, {"job": {"state": "running", "fraction": 0.5}})
+    elif request["type"] == "frame" and request["body"]["analyze"]:
+        line.reply(request, {"state": "pending", "stage": "analyze", "fraction": 0.5, "job_id": "j-1", "retry_s": 0.1})
+    elif request["type"] == "frame":
+        error = {"code": "not-analyzed", "message": "It is not analysed.", "hint": "Ask for it.", "kind": "input"}
+        line.reply(request, status="error", error=error)
+    else:
+        answer(line, request)
+
+
+def test_what_was_cancelled_in_one_effect_is_not_begun_again_by_another_on_the_same_clip(resolve_host, stub):
+    """Resolve has several for one clip, and shows the controls of one of them."""
+    stub.answer = running
+    shown, other = effect(resolve_host, "/media/same.mov"), effect(resolve_host, "/media/same.mov")
+    shown.edit("analyze")
+    shown.edit("analyze")
+    assert "cancelled" in shown.value("status")
+    assert other.render(Arguments(3, source_frame=3, interactive=True))[0] == OK
+    other.sync()
+    assert "cancelled" in other.value("status")
+    shown.edit("analyze")
+    assert other.render(Arguments(3, source_frame=3, interactive=True))[0] == OK
+    other.sync()
+    assert "analysing" in other.value("status")
+
+
+def test_analyze_is_about_the_clip_that_lies_there_now(spec_host, stub):
+    stub.answer = running
+    instance = effect(spec_host, "/media/first.mov")
+    instance.edit("analyze")
+    instance.edit("file", "/media/second.mov")
+    instance.edit("analyze")
+    assert instance.value("status") == "Analysing." and stub.asked.count("analyze") == 2 and "cancel" not in stub.asked
+
+
+@pytest.mark.parametrize("around", ['"{}"', " {}\n", "'{}'"])
+def test_a_path_may_be_pasted_as_file_managers_copy_it(spec_host, stub, around):
+    paths = []
+    stub.answer = lambda line, request: (paths.append(request["body"]["source"]["path"]), answer(line, request))
+    assert effect(spec_host, around.format("/media/pasted here.mov")).render(Arguments(3))[0] == OK
+    assert set(paths) == {"/media/pasted here.mov"}
+
+
+@pytest.mark.parametrize(
+    ("path", "said"), [(b"clip.mov", "whole path"), (b"/media/\xe4.mov", "UTF-8"), (b"/\xed\xa0\x80", "UTF-8"), (b"/\xf0\x9f", "UTF-8")]
+)
+def test_a_path_that_no_engine_could_open_is_explained_in_plain_words(spec_host, stub, path, said):
+    class Named(str):
+        def encode(self, *_):
+            return path
+
+    instance = effect(spec_host, Named())
+    assert instance.render(Arguments(3))[0] == FAILED and said in instance.messages[-1] and not stub.asked
+    instance.edit("analyze")
+    assert said in instance.value("status") and not stub.asked
+
+
+def test_a_path_in_any_script_is_passed_on(spec_host, stub):
+    paths = []
+    stub.answer = lambda line, request: (paths.append(request["body"]["source"]["path"]), answer(line, request))
+    assert effect(spec_host, "/média/日本/\U0001f3a5 \\ é.mov").render(Arguments(3))[0] == OK
+    assert set(paths) == {"/média/日本/\U0001f3a5 \\ é.mov"}
+
+
+def test_a_message_does_not_outlive_what_it_complains_of(spec_host, stub):
+    instance = effect(spec_host, "clip.mov")
+    assert instance.render(Arguments(3))[0] == FAILED and instance.messages[-1]
+    instance.edit("view", 1)
+    assert instance.messages[-1] == ""
+
+
+@pytest.mark.parametrize("picture", [(-(2**31), -(2**31), 2**31 - 1, 2**31 - 1), (0, 0, 0, 0), (9, 9, 5, 5), (-(2**31), 0, 2**31 - 1, 16)])
+def test_a_picture_without_an_end_is_what_there_are_pixels_of(spec_host, stub, monkeypatch, picture):
+    made = HostImage.__init__
+
+    def endless(self, *arguments, **named):
+        made(self, *arguments, **named)
+        self.properties.set("OfxImagePropRegionOfDefinition", picture)
+
+    monkeypatch.setattr(HostImage, "__init__", endless)
+    instance = effect(spec_host, "/media/endless.mov")
+    for view in (0, 2):
+        instance.edit("view", view)
+        status, pixels = instance.render(Arguments(3))
+        assert status == OK and not pixels[:, 17:].any()
+    assert instance.render(Arguments(-3, interactive=True))[0] == OK
+
+
+def test_the_slate_says_a_long_path_to_its_end(spec_host, stub):
+    """A word longer than the line goes on in the next one."""
+    rows = []
+    for path in ("clip.mov", "clip" * 20 + ".mov"):
+        _, pixels = effect(spec_host, path, picture=gray(size=(480, 240))).render(Arguments(3, interactive=True, size=(480, 240)))
+        rows.append(int((pixels == 0).any(axis=(1, 2)).sum()))
+    assert rows[1] >= rows[0] + 20

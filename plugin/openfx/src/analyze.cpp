@@ -74,6 +74,8 @@ Status Effect::changed(PropertySet in_args) {
   const std::string name = get_string(in_args, prop::kName);
   const bool is_by_user = get_string(in_args, prop::kChangeReason) == kChangeUserEdited;
   if (get_string(in_args, prop::kType) == kTypeParameter && is_by_user) {
+    // Whatever was wrong, it may not be any more: the next render tells.
+    if (has_error_.exchange(false)) clear_error(handle_);
     if (name == "preset") preset_chosen();
     if (name == "analyze") analyze_or_cancel();
   }
@@ -83,23 +85,31 @@ Status Effect::changed(PropertySet in_args) {
 }
 
 void Effect::analyze_or_cancel() {
+  const Controls now = controls();
+  Json before;
+  Json::parse(now.state, &before);
+  protocol::Source source;
+  source.path = source_path();
+  if (source.path.empty()) source.path = now.file;
+  if (source.path.empty()) source.upload = before["upload"].text();
   std::string job_id;
   {
     std::lock_guard lock(mutex_);
-    job_id = job_id_;
+    if (job_source_ == source.name()) job_id = job_id_;
   }
   Analysis running = engine().analysis(job_id);
-  if (!job_id.empty() && !running.is_over && engine().state() == EngineState::kRunning && !is_paused_) {
-    is_paused_ = true;
+  if (!job_id.empty() && !running.is_over && engine().state() == EngineState::kRunning && !engine().is_paused(source.name())) {
+    engine().pause(source.name(), true);
     Answer answer = engine().cancel(job_id);
     say(answer.kind == Answer::Kind::kOk ? "The analysis was cancelled." : in_words(answer));
     return;
   }
-  is_paused_ = false;
-  Controls now = controls();
-  protocol::Source source;
-  source.path = source_path();
-  if (source.path.empty()) source.path = now.file;
+  engine().pause(source.name(), false);
+  std::string unnamed = source.path.empty() ? "" : problem_of_path(source.path);
+  if (!unnamed.empty()) {
+    say(unnamed);
+    return;
+  }
   if (source.path.empty()) {
     source.upload = "u-" + Engine::random_name();
     std::string problem = upload_clip(source.upload);
@@ -107,8 +117,7 @@ void Effect::analyze_or_cancel() {
       say(problem);
       return;
     }
-    Json state = Json::object(), before;
-    Json::parse(now.state, &before);
+    Json state = Json::object();
     state.set("v", 1).set("preset", before["preset"].text(now.settings.preset)).set("upload", source.upload);
     set_text(state_, state.write());
   }
@@ -129,6 +138,7 @@ void Effect::analyze_or_cancel() {
   say("Analysing.");
   std::lock_guard lock(mutex_);
   job_id_ = started;
+  job_source_ = source.name();
 }
 
 std::string Effect::upload_clip(const std::string& id) {

@@ -38,6 +38,9 @@ std::shared_ptr<const Upload> find_upload(const std::string& id);
 void keep_upload(std::shared_ptr<const Upload> upload);
 void forget_uploads();
 
+// Why this cannot be the file's name; "" where it may be.
+std::string problem_of_path(const std::string& path);
+
 // What one frame of the host is to the engine; with `problem`, why it is nothing.
 struct Binding {
   protocol::Source source;
@@ -79,12 +82,11 @@ class Effect {
   ofx::PropertySet source_properties_ = nullptr;
   ofx::Param status_ = nullptr, preset_ = nullptr, smoothness_ = nullptr, strength_ = nullptr, framing_ = nullptr, quality_ = nullptr,
              view_ = nullptr, file_ = nullptr, state_ = nullptr, redraw_ = nullptr;
-  std::atomic<bool> is_paused_{false};  // the user has cancelled the analysis
   std::atomic<bool> has_slate_{false}, has_error_{false};
   int seen_arrivals_ = 0;
 
   mutable std::mutex mutex_;  // of what follows
-  std::string said_, job_id_;
+  std::string said_, job_id_, job_source_;  // the analysis that was last heard of, and of what
 };
 
 // The process's engine: one for all instances.

@@ -165,6 +165,17 @@ Analysis Engine::analysis(const std::string& job_id) const {
   return forgotten;
 }
 
+void Engine::pause(const std::string& source, bool is_paused) {
+  std::lock_guard lock(mutex_);
+  if (is_paused) paused_.insert(source);
+  if (!is_paused) paused_.erase(source);
+}
+
+bool Engine::is_paused(const std::string& source) const {
+  std::lock_guard lock(mutex_);
+  return paused_.count(source) != 0;
+}
+
 void Engine::hold_uploads(const std::string& run) {
   {
     std::lock_guard lock(mutex_);
@@ -209,6 +220,7 @@ void Engine::stop() {
   std::lock_guard lock(mutex_);
   idle_.clear();
   analyses_.clear();
+  paused_.clear();
   engine_wanted_ = was_woken_ = false;
   next_launch_ = {};
   launch_pause_s_ = 1;

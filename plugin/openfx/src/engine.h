@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -70,6 +71,9 @@ class Engine {
   // From now on, until it is over, the session is kept alive and the job's progress is known.
   void watch(const std::string& job_id);
   Analysis analysis(const std::string& job_id) const;
+  // The user has cancelled the analysis of that file or upload, in whichever instance: a host may have several for one clip.
+  void pause(const std::string& source, bool is_paused);
+  bool is_paused(const std::string& source) const;
   // Goes up whenever something that was waited for has arrived.
   int arrivals() const { return arrivals_; }
   void note_arrival() { ++arrivals_; }
@@ -104,6 +108,7 @@ class Engine {
   std::string uploads_run_;  // the engine's run that holds our uploads
   std::vector<std::unique_ptr<Dealer>> idle_;
   std::map<std::string, Analysis> analyses_;
+  std::set<std::string> paused_;
   Clock::time_point next_launch_{};
   double launch_pause_s_ = 1;
 

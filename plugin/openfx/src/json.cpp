@@ -206,6 +206,21 @@ class JsonReader {
   size_t at_ = 0;
 };
 
+bool is_utf8(std::string_view text) {
+  for (size_t at = 0; at < text.size();) {
+    const auto first = static_cast<unsigned char>(text[at++]);
+    const int more = first < 0x80 ? 0 : first < 0xC2 ? -1 : first < 0xE0 ? 1 : first < 0xF0 ? 2 : first < 0xF5 ? 3 : -1;
+    if (more < 0 || text.size() - at < static_cast<size_t>(more)) return false;
+    // The second byte is narrower after four of the first ones: no overlong forms, no surrogates, nothing beyond Unicode.
+    unsigned char low = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80, high = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
+    for (int i = 0; i < more; ++i, low = 0x80, high = 0xBF) {
+      const auto next = static_cast<unsigned char>(text[at++]);
+      if (next < low || next > high) return false;
+    }
+  }
+  return true;
+}
+
 Json::Json(double value) : kind_(Kind::kNumber) {
   for (int precision = 1; precision <= 17; ++precision) {
     std::ostringstream stream;

@@ -11,6 +11,9 @@
 
 namespace vs3r {
 
+// False where it cannot be in JSON text.
+bool is_utf8(std::string_view text);
+
 class Json {
  public:
   enum class Kind { kNull, kBool, kNumber, kText, kArray, kObject };

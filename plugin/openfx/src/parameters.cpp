@@ -71,6 +71,13 @@ std::string text_of(Param parameter) {
   return value ? value : "";
 }
 
+// As people paste it: file managers put quotes around, and line ends come along.
+std::string bare(const std::string& text) {
+  static constexpr const char* kAround = " \t\r\n\"'";
+  const size_t first = text.find_first_not_of(kAround);
+  return first == std::string::npos ? "" : text.substr(first, text.find_last_not_of(kAround) - first + 1);
+}
+
 template <typename Items>
 const auto& at(const Items& items, int index, int count) {
   return items[index >= 0 && index < count ? index : 0];
@@ -150,7 +157,7 @@ Effect* Effect::of(const void* handle) {
 Controls Effect::controls() const {
   Controls out;
   const settings::Preset& preset = at(settings::kPresets, int_of(preset_), kPresetCount);
-  out.file = text_of(file_);
+  out.file = bare(text_of(file_));
   out.state = text_of(state_);
   Json state;
   Json::parse(out.state, &state);

@@ -24,6 +24,7 @@ struct Connection {
 
 struct Source {
   std::string path, upload;  // exactly one is not empty
+  const std::string& name() const { return path.empty() ? upload : path; }
 };
 
 struct Settings {

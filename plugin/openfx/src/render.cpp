@@ -121,6 +121,13 @@ bool is_reduced(const MediaShape& media, int reduction, const protocol::FrameRep
 
 }  // namespace
 
+std::string problem_of_path(const std::string& path) {
+  if (!is_utf8(path)) return "The name of the clip's file is not UTF-8 text. Rename the file.";
+  const bool has_drive = path.size() > 1 && path[1] == ':';
+  if (path[0] == '/' || path[0] == '\\' || has_drive) return "";
+  return "The clip's file must be named with its whole path, from the root folder on. \"" + path + "\" is a part of one.";
+}
+
 std::string Effect::source_path() const { return get_string(properties_, prop::kSrcFilePath); }
 
 int64_t Effect::frame_of_time(Time time) const {
@@ -139,7 +146,8 @@ Binding Effect::bind(const Controls& controls, PropertySet in_args, Time time) c
     out.source.path = path.empty() ? controls.file : path;
     out.is_named_by_host = !path.empty();
     out.frame_index = frame && !path.empty() ? *frame : frame_of_time(time);
-    if (out.frame_index < 0) out.problem = "This frame lies before the first frame of " + out.source.path + ".";
+    out.problem = problem_of_path(out.source.path);
+    if (out.problem.empty() && out.frame_index < 0) out.problem = "This frame lies before the first frame of " + out.source.path + ".";
     return out;
   }
   Json state;
@@ -194,7 +202,7 @@ std::string Effect::frame_within(const Binding& binding, const Controls& control
       request.format = format_of(to.depth);
       request.reduction = reduction = reduction_for(as_shown(*shape, binding.is_named_by_host, to), to);
       request.wait_s = is_final ? kFinalWait_s : std::max(0.0, deadline.left_s() - kReserve_s);
-      request.analyze = is_final || !is_paused_;
+      request.analyze = is_final || !engine().is_paused(binding.source.name());
       *answer = engine().ask("frame", protocol::frame(request), {}, turn, transfer_s);
     }
     switch (answer->kind) {
@@ -216,7 +224,7 @@ std::string Effect::frame_within(const Binding& binding, const Controls& control
         engine().watch(frame->job_id);
         {
           std::lock_guard lock(mutex_);
-          if (!frame->job_id.empty()) job_id_ = frame->job_id;
+          if (!frame->job_id.empty()) job_id_ = frame->job_id, job_source_ = binding.source.name();
         }
         news = in_words(frame->stage, frame->fraction);
         heard = Clock::now();
