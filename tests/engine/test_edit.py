@@ -324,9 +324,20 @@ def test_an_image_sequence_is_the_files_that_the_edit_names_not_all_there_are(fi
     reference = otio.schema.ImageSequenceReference("/m/", "sh.", ".png", 1021, 1, 24.0, 4, available_range=span(first, 50))
     clip = otio.schema.Clip(name="shot", media_reference=reference, source_range=span(first + 5, 10))
     sizes = {"/m/sh.%04d.png": 100, "/m/sh.[1021-1070].png": 50}
-    found = media(clip, lambda path, rate: Clip(path, rate, 64, 48, FrameRange(0, sizes[path])))
-    assert found.clip.path == "/m/sh.[1021-1070].png"
-    assert edit.used_range(clip, found) == FrameRange(5, 10), what
+
+    def probe(path, rate):
+        if sizes[path] is None:
+            raise MediaError("media-gap", "sh.%04d.png lacks 3 of its files.")
+        return Clip(path, rate, 64, 48, FrameRange(0, sizes[path]))
+
+    for whole in (100, None):  # with files missing elsewhere
+        sizes["/m/sh.%04d.png"] = whole
+        found = media(clip, probe)
+        assert found.clip.path == "/m/sh.[1021-1070].png"
+        assert edit.used_range(clip, found) == FrameRange(5, 10), what
+    sizes["/m/sh.[1021-1070].png"] = None
+    with pytest.raises(MediaError, match="media-gap"):
+        media(clip, probe)
 
 
 def test_no_rate_is_asked_for_where_media_is_a_file():

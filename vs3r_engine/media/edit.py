@@ -193,9 +193,16 @@ def media_of(clip: otio.schema.Clip, reference: otio.core.MediaReference, base_d
         return Media(found, origin, stated.duration.rate)
 
     rate_of_sequence = _sequence_rate(reference, path)
-    found = probe(path, rate_of_sequence)
-    if part := _part_of_sequence(reference, path, found):
+    part, length = _part_of_sequence(reference, path, rate_of_sequence)
+    try:
+        found = probe(path, rate_of_sequence)
+    except MediaError as error:
+        if not part or error.code != "media-gap":  # what is missing may be none of the part
+            raise
         found = probe(part, rate_of_sequence)
+    else:
+        if part and length != found.available_range.duration:
+            found = probe(part, rate_of_sequence)
     for what, written in (("media", stated), ("source range", clip.source_range)):
         if written is not None:
             _check_rate(clip.name, what, written, found)
@@ -217,17 +224,18 @@ def _sequence_rate(reference: otio.core.MediaReference, path: str) -> Fraction |
     return exact_rate(reference.available_range.duration.rate) if is_sequence and reference.available_range is not None else None
 
 
-def _part_of_sequence(reference: otio.core.MediaReference, path: str, found: Clip) -> str:
-    """The path of just the files that an image sequence reference means, name.[1021-1070].exr; empty where it means all there are."""
+def _part_of_sequence(reference: otio.core.MediaReference, path: str, rate: Fraction | None) -> tuple[str, int]:
+    """The path of just the files that an image sequence reference means, name.[1021-1070].exr, and how many they are; ("", 0) where it
+    does not say."""
     stated = reference.available_range
-    if not isinstance(reference, otio.schema.ImageSequenceReference) or stated is None or reference.start_frame < 0:
-        return ""
-    count = math.ceil(frames_at(stated.duration, found.rate))
-    if count < 1 or count == found.available_range.duration:
-        return ""
-    pattern = _pattern_of(reference)
+    if not isinstance(reference, otio.schema.ImageSequenceReference) or stated is None or rate is None or reference.start_frame < 0:
+        return "", 0
+    length = math.ceil(frames_at(stated.duration, rate))
+    if length < 1:
+        return "", 0
     digits, first = reference.frame_zero_padding, reference.start_frame
-    return f"{path.removesuffix(pattern)}{reference.name_prefix}[{first:0{digits}d}-{first + count - 1:0{digits}d}]{reference.name_suffix}"
+    numbers = f"[{first:0{digits}d}-{first + length - 1:0{digits}d}]"
+    return f"{path.removesuffix(_pattern_of(reference))}{reference.name_prefix}{numbers}{reference.name_suffix}", length
 
 
 def _pattern_of(reference: otio.schema.ImageSequenceReference) -> str:
