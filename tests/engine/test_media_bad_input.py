@@ -2,12 +2,13 @@
 """Files that cannot be read or written get a message that names them, and leave nothing half-made behind."""
 
 import os
+import shutil
 import subprocess
 
 import av
 import numpy as np
 import pytest
-from media_clips import make_clip, number_of, pass_through
+from media_clips import make_clip, number_of, numbers_in, pass_through
 
 from vs3r_engine.errors import DiskFull, EngineFault, MediaError
 from vs3r_engine.media.decode import open_source, probe
@@ -218,6 +219,30 @@ def test_segments_that_are_not_the_range_are_a_fault_and_leave_what_was_there(tm
     assert caught.value.code == "segments-incomplete"
     assert (tmp_path / "out.mp4").read_text() == "precious"
     assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
+
+
+@pytest.mark.parametrize("pieces", [((0, 5),), ((0, 5), (6, 4))])
+def test_images_that_are_not_the_range_are_a_fault_and_none_is_placed(tmp_path, pieces):
+    opened, encoding, segments = segments_of(tmp_path, "out.%04d.png", pieces)
+    with opened, pytest.raises(EngineFault) as caught:
+        assemble(segments, str(tmp_path / "out.%04d.png"), opened.info, encoding, FrameRange(0, 10))
+    assert caught.value.code == "segments-incomplete"
+    assert not list(tmp_path.glob("out.*"))
+
+
+@pytest.mark.parametrize("output", ["out.mp4", "out.%04d.png"])
+def test_what_a_killed_process_left_of_a_segment_is_in_nobodys_way(tmp_path, output):
+    for _ in range(2):
+        opened, encoding, segments = segments_of(tmp_path, output)
+        opened.close()
+        for segment in segments:  # as if it had been killed before it ended; the next one finds both
+            partial = segment.with_name(segment.name + ".partial")
+            shutil.copytree(segment, partial) if segment.is_dir() else shutil.copyfile(segment, partial)
+    opened, encoding, segments = segments_of(tmp_path, output)
+    with opened:
+        assemble(segments, str(tmp_path / output), opened.info, encoding, FrameRange(0, 10))
+    assert numbers_in(tmp_path / output) == list(range(10))
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_a_file_that_appeared_during_the_render_is_kept(tmp_path):

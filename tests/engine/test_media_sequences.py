@@ -263,3 +263,30 @@ def test_a_sequence_is_not_written_over_itself(tmp_path):
     with pytest.raises(MediaError) as caught:
         pass_through(tmp_path / "a.0001.png", tmp_path / "a.%04d.png", overwrite=True)
     assert caught.value.code == "output-is-source"
+
+
+def test_what_a_mac_leaves_in_a_folder_is_no_image(tmp_path):
+    make_images(tmp_path, "in.%04d.png", "png", "rgb24", range(3))
+    for name in ("._in.0000.png", "._in.0001.png", ".DS_Store"):
+        (tmp_path / name).write_bytes(b"Mac OS X")
+    assert probe(str(tmp_path)).sequence.numbers == (0, 2) and numbers_in(tmp_path) == [0, 1, 2]
+
+
+def test_images_too_small_to_track_are_refused(tmp_path):
+    make_images(tmp_path, "in.%04d.png", "png", "rgb24", range(2), size=(64, 8))
+    with pytest.raises(MediaError) as caught:
+        probe(str(tmp_path / "in.%04d.png"))
+    assert caught.value.code == "media-too-small"
+
+
+def test_an_image_that_is_gone_or_empty_by_now_is_named(tmp_path):
+    make_images(tmp_path, "in.%04d.png", "png", "rgb24", range(4))
+    with open_source(str(tmp_path / "in.%04d.png")) as source:
+        (tmp_path / "in.0002.png").write_bytes(b"")
+        with pytest.raises(MediaError, match=r"in\.0002\.png is empty") as caught:
+            list(source.frames(FrameRange(0, 4)))
+        assert caught.value.code == "media-empty"
+        (tmp_path / "in.0002.png").unlink()
+        with pytest.raises(MediaError, match=r"in\.0002\.png cannot be read") as caught:
+            list(source.frames(FrameRange(0, 4)))
+        assert caught.value.code == "media-missing"

@@ -168,6 +168,24 @@ def test_a_job_that_lacked_only_its_joining_goes_on_with_that(shaky_clip, store,
     assert len(decoded(result.output)) == len(json.loads(Path(result.sidecar).read_text())["hole_percent"]) == 30
 
 
+@pytest.mark.parametrize("lost", ["00000015.segment", "00000015.json"])
+def test_a_chunk_that_was_not_finished_is_rendered_again_with_those_after_it(shaky_clip, store, tmp_path, monkeypatch, lost):
+    def full(*_, **__):
+        raise DiskFull("disk-full", "The disk is full.")
+
+    monkeypatch.setattr(pipeline, "CHUNK_FRAMES", 5)
+    job = pipeline.plan(str(shaky_clip), str(tmp_path / "out.mp4"), Settings(), range_text="10..25")
+    job = replace(job, analysis_range=FrameRange.between(5, 30))
+    with monkeypatch.context() as patched, pytest.raises(DiskFull):
+        patched.setattr(pipeline, "assemble", full)
+        run(job, store)
+    (found,) = (tmp_path / "cache").rglob(lost)
+    found.unlink()
+    progress, result = run(job, store)
+    assert [step.done for step in progress] == list(range(6, 16))
+    assert len(decoded(result.output)) == 15
+
+
 def test_a_range_is_rendered_with_handles_and_equals_that_part_of_the_whole(shaky_clip, store, tmp_path):
     lossless = Settings().with_values({"output.codec": "ffv1"})
     job = pipeline.plan(str(shaky_clip), str(tmp_path / "part.mkv"), lossless, range_text="20..45")
@@ -200,6 +218,10 @@ def test_an_interrupted_range_whose_handles_do_not_reach_the_ends_goes_on_and_le
     assert all(np.array_equal(a, b) for a, b in zip(decoded(tmp_path / "a.mkv"), decoded(result.output), strict=True))
     before, after = (json.loads((tmp_path / f"{name}.mkv.vs3r.json").read_text()) for name in ("a", "b"))
     assert before["hole_percent"] == after["hole_percent"] and len(set(after["hole_percent"])) > 8
+    analysis = pipeline.open_analysis(job, store)
+    assert after["moving_percent"] == pytest.approx(100 * analysis.moving_share[9:34])
+    for name, values in analysis.diagnostics.items():
+        assert after["diagnostics"][name] == values[9:34].tolist()
     assert not list((tmp_path / "cache").rglob("*.segment"))
 
 
