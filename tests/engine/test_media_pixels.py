@@ -206,3 +206,30 @@ def test_what_is_brighter_than_white_stays_so_in_floats():
     format = planar_format("gbrpf32le")
     planes = planes_of(encodable(white, Encoding("exr", "exr", "sequence", format, format.name, ColourTags(matrix=0, full_range=True))))
     np.testing.assert_allclose(planes, 955 / 876, atol=1e-4)
+
+
+@pytest.mark.parametrize(("height", "matrix"), [(480, 5), (719, 5), (720, 1)])
+@pytest.mark.parametrize("target", ["gbrp16le", "gbrp"])
+def test_an_untagged_picture_has_the_colours_that_its_size_says(height, matrix, target):
+    codes = [np.full((height, 16), code, np.uint8) for code in (120, 90, 200)]
+    format = planar_format(target)
+    untagged, tagged = (
+        encodable(
+            Frame(0, tuple(codes), PixelLayout("yuv", 8), ColourTags(matrix=number)),
+            Encoding("x", "x", "mov", format, target, ColourTags(matrix=0, full_range=True)),
+        )
+        for number in (2, matrix)
+    )
+    np.testing.assert_array_equal(planes_of(untagged), planes_of(tagged))
+
+
+@pytest.mark.parametrize(("height", "matrix"), [(480, 5), (720, 1)])
+@pytest.mark.parametrize(("source", "target"), [("gbrp", "yuv444p"), ("gbrp10le", "yuv444p10le")])
+def test_rgb_becomes_yuv_by_the_matrix_that_its_size_says_where_none_is_wanted(height, matrix, source, target):
+    layout, format = planar_format(source).layout, planar_format(target)
+    frame = Frame(
+        0, tuple(np.full((height, 16), code, layout.dtype) for code in (200, 90, 30)), layout, ColourTags(matrix=0, full_range=True)
+    )
+    wanted = (Encoding("x", "x", "mov", format, target, ColourTags(matrix=number)) for number in (2, matrix))
+    untagged, tagged = (planes_of(encodable(frame, encoding)) for encoding in wanted)
+    np.testing.assert_array_equal(untagged, tagged)

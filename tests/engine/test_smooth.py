@@ -111,10 +111,18 @@ def test_a_cut_separates_paths():
     assert angle_deg(both, calm).max() < 1e-6
 
 
-def test_locked_stands_still():
-    measured = path_of(shaky(120, amount_deg=0.3))
+def test_locked_stands_still_where_the_shot_was_on_average():
+    residual = np.random.default_rng(8).normal(3.0, 1.0, (120, 3, 4, 2)).astype(np.float32)
+    centres = np.random.default_rng(9).normal([5.0, -2.0, 1.0], 0.01, (120, 3))
+    measured = path_of(yaw(np.full(120, 40.0)) * shaky(120, amount_deg=0.3), centres, residual=residual)
+    measured = replace(measured, K=measured.K * np.linspace(1, 1.02, 120)[:, None, None] ** [[[1], [1], [0]]])
     calm = smooth(measured, whole(measured), RATE, PathSettings(mode="locked"))
-    assert np.ptp(calm.world_from_camera, axis=0).max() < 1e-12
+    for path in (calm.world_from_camera, calm.K, calm.residual_px):
+        assert np.ptp(path, axis=0).max() < 1e-6
+    assert angle_deg(path_of(yaw([40.0])), calm.sliced(0, 1)).max() < 0.15
+    np.testing.assert_allclose(calm.world_from_camera[0, :3, 3], centres.mean(axis=0), atol=1e-9)
+    np.testing.assert_allclose(calm.K[0], measured.K.mean(axis=0), rtol=1e-9)
+    np.testing.assert_allclose(calm.residual_px[0], residual.mean(axis=0), atol=1e-5)
 
 
 @pytest.mark.parametrize("smoothness", [50.0, 0.0])
@@ -200,3 +208,33 @@ def test_the_residual_path_is_smoothed_like_the_camera():
     measured = path_of(yaw(np.zeros(200)), residual=residual)
     calm = smooth(measured, whole(measured), RATE, PathSettings())
     np.testing.assert_allclose(calm.residual_px, local_line(residual, 2.0 * 0.5**1.322 * 30), atol=1e-4)
+
+
+def test_every_shot_of_a_part_of_a_clip_is_smoothed_as_if_it_were_alone():
+    n = 90
+    measured = path_of(
+        yaw(np.cumsum(np.random.default_rng(4).normal(0, 1.5, n))), np.random.default_rng(5).normal(0, 0.2, (n, 3)), first_frame=100
+    )
+    residual = np.random.default_rng(6).normal(size=(n, 3, 4, 2)).astype(np.float32)
+    measured = replace(measured, K=measured.K * np.linspace(1, 1.5, n)[:, None, None] ** [[[1], [1], [0]]], residual_px=residual)
+    depth = np.linspace(1, 9, n)
+    shots = [FrameRange(100, 40), FrameRange(140, 50)]
+    settings = PathSettings(strength=70, horizon_lock=True)
+    together = smooth(measured, shots, RATE, settings, depth)
+    assert (len(together), together.first_frame) == (n, 100)
+    for shot, part in zip(shots, (slice(0, 40), slice(40, 90)), strict=True):
+        alone = smooth(measured.sliced(shot.start, shot.end_exclusive), [shot], RATE, settings, depth[part])
+        for name in ("K", "world_from_camera", "residual_px"):
+            np.testing.assert_array_equal(getattr(together, name)[part], getattr(alone, name))
+        assert np.abs(alone.residual_px - residual[part]).max() > 1
+
+
+def test_a_shaky_zoom_becomes_a_steady_one_and_a_steady_one_stays():
+    measured = path_of(yaw(np.zeros(200)))
+    steady = np.exp(np.linspace(0, 0.7, 200))[:, None]
+    for zoom, left in ((steady, 1e-9), (steady * np.exp(np.random.default_rng(7).normal(0, 0.01, (200, 2))), 0.004)):
+        K = measured.K.copy()
+        K[:, [0, 1], [0, 1]] *= zoom
+        calm = smooth(replace(measured, K=K), whole(measured), RATE, PathSettings())
+        assert np.abs(calm.K[:, [0, 1], [0, 1]] / (600 * steady) - 1)[20:-20].max() < left
+        np.testing.assert_array_equal(calm.K[:, :, 2], measured.K[:, :, 2])
