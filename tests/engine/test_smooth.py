@@ -10,6 +10,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from vs3r_engine.camera import Trajectory
+from vs3r_engine.scene import PictureBounds
 from vs3r_engine.settings import FrameSettings, PathSettings
 from vs3r_engine.stages.framing import framed, missing_share, unseen_share
 from vs3r_engine.stages.smooth import filtered, local_line, smooth
@@ -238,3 +239,31 @@ def test_a_shaky_zoom_becomes_a_steady_one_and_a_steady_one_stays():
         calm = smooth(replace(measured, K=K), whole(measured), RATE, PathSettings())
         assert np.abs(calm.K[:, [0, 1], [0, 1]] / (600 * steady) - 1)[20:-20].max() < left
         np.testing.assert_array_equal(calm.K[:, :, 2], measured.K[:, :, 2])
+
+
+def test_crop_keeps_dark_edges_out_leaves_bars_where_they_are_and_ends_at_its_limit():
+    still = path_of(yaw(np.zeros(3)))
+
+    def zoom(bounds, smoothed=still, limit=130.0):
+        chosen = FrameSettings(framing="crop", zoom_limit=limit)
+        return framed(still, smoothed, whole(still), RATE, chosen, None, bounds).K[:, [0, 1], [0, 1]] / 600
+
+    assert zoom(PictureBounds()) == pytest.approx(1.0)
+    assert zoom(PictureBounds((20, 0, 0, 0))) == pytest.approx(319.5 / (320 - 23), abs=1e-3)
+    assert zoom(PictureBounds((20, 0, 0, 0), (20, 0, 0, 0))) == pytest.approx(299.5 / (320 - 23), abs=1e-3)
+    assert zoom(PictureBounds(), path_of(yaw([20.0] * 3)), 105.0) == pytest.approx(1.05, abs=1e-4)
+
+
+@pytest.mark.parametrize("zoom", ["static", "dynamic"])
+def test_every_shot_of_a_part_of_a_clip_is_cropped_as_if_it_were_alone(zoom):
+    measured = path_of(Rotation.concatenate([shaky(40, 1, 0.3), shaky(50, 2, 1.5)]), np.random.default_rng(5).normal(0, 0.02, (90, 3)))
+    measured = replace(measured, first_frame=100, residual_px=np.random.default_rng(6).normal(0, 4, (90, 3, 4, 2)).astype(np.float32))
+    shots, depth = [FrameRange(100, 40), FrameRange(140, 50)], np.linspace(1, 9, 90)
+    calm = smooth(measured, shots, RATE, PathSettings(), depth)
+    chosen = FrameSettings(framing="crop", zoom=zoom, zoom_limit=200)
+    together = framed(measured, calm, shots, RATE, chosen, depth)
+    assert missing_share(measured, calm, depth)[40:].max() > 0 == missing_share(measured, together, depth).max()
+    for shot, part in zip(shots, (slice(0, 40), slice(40, 90)), strict=True):
+        alone = (path.sliced(shot.start, shot.end_exclusive) for path in (measured, calm))
+        np.testing.assert_array_equal(together.K[part], framed(*alone, [shot], RATE, chosen, depth[part]).K)
+    assert together.K[:40, 0, 0].max() < together.K[40:, 0, 0].max()
