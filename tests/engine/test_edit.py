@@ -319,6 +319,16 @@ def test_an_image_sequence_is_asked_for_at_the_rate_that_the_edit_states(what, r
     assert asked_for == [(path, asked)], what
 
 
+def test_a_source_range_at_the_timelines_rate_is_the_same_time_where_the_media_is_at_its_own():
+    """As in FCP 7 XML: 30 fps of a phone in a timeline at 29.97."""
+    phone = file(rate=Fraction(30), frames=20000)
+    clip = otio_clip(span(9000, 100, 29.97), span(0, 20000, 30.0))
+    assert edit.used_range(clip, media(clip, phone)) == FrameRange.between(9009, 9110)
+    for available in (None, span(0, 20000, 29.97)):
+        with pytest.raises(RangeError, match="rate-contradicts"):
+            media(otio_clip(span(9000, 100, 29.97), available), phone)
+
+
 @pytest.mark.parametrize(("first", "what"), [(0, "counted from 0"), (1021, "counted by number")])
 def test_an_image_sequence_is_the_files_that_the_edit_names_not_all_there_are(first, what):
     reference = otio.schema.ImageSequenceReference("/m/", "sh.", ".png", 1021, 1, 24.0, 4, available_range=span(first, 50))

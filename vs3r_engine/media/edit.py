@@ -203,9 +203,11 @@ def media_of(clip: otio.schema.Clip, reference: otio.core.MediaReference, base_d
     else:
         if part and length != found.available_range.duration:
             found = probe(part, rate_of_sequence)
-    for what, written in (("media", stated), ("source range", clip.source_range)):
-        if written is not None:
-            _check_rate(clip.name, what, written, found)
+    if stated is not None:
+        _check_rate(clip.name, "media", stated, found)
+    # Where the edit knows the media's rate, a source range at the timeline's, 29.97 for a 30 fps file, is the same time.
+    if clip.source_range is not None and (stated is None or exact_rate(stated.duration.rate) != found.rate):
+        _check_rate(clip.name, "source range", clip.source_range, found)
     claimed = stated or clip.source_range
     otio_rate = float(found.rate)
     if claimed is not None and exact_rate(claimed.duration.rate) == found.rate:
