@@ -4,7 +4,8 @@
 import json
 import os
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Annotated, Any, Protocol
 
 import typer
@@ -88,7 +89,7 @@ def timeline_command(open_engine: OpenEngine):
             only_changed=only_changed,
             redo=force,
         )
-        with open_engine(engine) as connected:
+        with _stoppable(), open_engine(engine) as connected:
             planned = plan(root, options, MediaSearch(input_dir, tuple(map(os.path.abspath, search))), connected.probe)
             as_written = flavours.for_editor(editor, root, planned, {}, input_dir, output_dir)
             losses = [*files.losses(as_written, output), *flavours.editor_losses(root, editor)]
@@ -106,17 +107,27 @@ def timeline_command(open_engine: OpenEngine):
                 except StopIteration as stop:
                     outcome: Outcome = stop.value
                     break
-                except KeyboardInterrupt:
-                    raise Cancelled("Stopped.", "The same command again goes on from what is finished.") from None
                 report.step(step)
         result = flavours.for_editor(editor, root, planned, outcome.results, input_dir, output_dir)
         files.write_timeline(result, output, force)
         report.failures(planned, outcome)
         _say(as_json, {"type": "result", "output": output, "rendered": len(outcome.results), "failed": len(outcome.failures)}, output)
         if outcome.failures:
+            print(
+                f"Remove {output} and give the same command again: what is finished is taken, what failed is tried again.", file=sys.stderr
+            )
             raise typer.Exit(next(iter(outcome.failures.values())).exit_code)
 
     return timeline
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Ctrl-C tells how to go on. Raises: Cancelled."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Cancelled("Stopped.", "The same command again goes on from what is finished.") from None
 
 
 def _settings(preset_name: str, assignments: list[str], codec: str) -> Settings:

@@ -129,7 +129,11 @@ def refuse_output(path: str, overwrite: bool) -> None:
     if not kind.writes:
         raise InputError("format-cannot-carry", f"{kind.label} files can be read, not written.", "Write an .otio or .xml file.")
     if os.path.exists(path) and not overwrite:
-        raise InputError("output-exists", f"{path} exists already.", "Give another name, or -f to replace it.")
+        raise InputError(
+            "output-exists",
+            f"{path} exists already.",
+            "Remove it to go on from what is finished, give another name, or -f to replace it and render everything again.",
+        )
     if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
         raise InputError("no-such-folder", f"The folder of {path} does not exist.", "Create it first.")
 

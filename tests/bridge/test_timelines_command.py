@@ -134,6 +134,12 @@ def test_a_failed_clip_is_reported_last_the_others_are_delivered_and_the_exit_co
     assert [clip.active_media_reference_key for clip in desk.clips("out.otio")] == ["DEFAULT_MEDIA", "VS3R"]
     assert "failed: clip 1 bad: Frame 7 cannot be decoded. Copy the file again. [media-broken]" in result.stderr
     assert result.stdout.strip() == str(desk.folder / "out.otio"), "standard output carries the result only"
+    assert f"Remove {desk.folder / 'out.otio'}" in result.stderr, "how only the failed clip is done again"
+    os.remove(desk.folder / "out.otio")
+    desk.engine.submitted.clear()
+    desk.engine.faults.clear()
+    desk.ok(desk.folder / "cut.otio", "-o", desk.folder / "out.otio")
+    assert [job.clip.path for job in desk.engine.submitted] == [desk.b]
 
 
 def test_ctrl_c_says_that_the_same_command_goes_on_and_it_does(desk):
