@@ -20,7 +20,7 @@ from vs3r_engine.methods.points import composite, depth_buffer
 from vs3r_engine.methods.upsample import upsampled_depth
 from vs3r_engine.scene import Rendered, Target, View
 from vs3r_engine.settings import Settings
-from vs3r_engine.stages.render import is_identity
+from vs3r_engine.stages.render import is_identity, residual_change
 
 RADIUS_NDC = 0.012
 """Published disc radius; 1 is half the picture's shorter side."""
@@ -107,11 +107,7 @@ class SplatRenderer:
 
 
 class Geometry:
-    """How a view and a target see each other's points, as float32 tensors on a device.
-
-    Residual paths belong to places of the picture and grow without bound in a long walk: what counts is how far the
-    view's path is from the target's at one place of the view's picture.
-    """
+    """How a view and a target see each other's points, as float32 tensors on a device."""
 
     def __init__(self, target: Target, view: View, device: str) -> None:
         target_from_source = inverse(target.camera.world_from_camera) @ view.camera.world_from_camera
@@ -119,8 +115,10 @@ class Geometry:
         self._shift = torch.from_numpy(target_from_source[:3, 3]).float().to(device)
         self.source, self.target, self.device = view.camera, target.camera, device
         self._source_K, self._target_K = (torch.from_numpy(np.float32(camera.K)).to(device) for camera in (self.source, self.target))
-        change = _difference(view.residual_px, target.residual_px)
-        self._change: Tensor | None = None if change is None else torch.from_numpy(change).to(device).permute(2, 0, 1)[None]
+        change = residual_change(target.residual_px, view.residual_px)
+        self._change: Tensor | None = None
+        if change is not None and np.any(change):
+            self._change = torch.from_numpy(change.astype(np.float32)).to(device).permute(2, 0, 1)[None]
 
     def target_points(self, depth: Tensor) -> Tensor:
         """[h, w, 3] in the target camera's axes: the view's pixel centres at z-depth [h, w] of any size that spans the
@@ -228,15 +226,6 @@ def as_rendered(frame: Frame, target: Target, picture: Tensor, covered: Tensor) 
     rgb = cv2.resize(picture.float().cpu().numpy(), (frame.width, frame.height), interpolation=cv2.INTER_LINEAR)
     shown = cv2.resize(covered.cpu().numpy().astype(np.uint8), (frame.width, frame.height), interpolation=cv2.INTER_NEAREST) > 0
     return Rendered(frame.with_rgb(rgb), ~shown, target)
-
-
-def _difference(view_px: np.ndarray | None, target_px: np.ndarray | None) -> np.ndarray | None:
-    """float32 view_px - target_px, None meaning zero; None where that is zero everywhere."""
-    if target_px is None:
-        change = view_px
-    else:
-        change = -target_px if view_px is None else view_px - target_px
-    return None if change is None or not np.any(change) else change.astype(np.float32)
 
 
 def _centres(camera: Camera, size: Sequence[int], device: str) -> Tensor:

@@ -78,7 +78,7 @@ def source_positions(target: Target, view: View, pixels: np.ndarray, surface: Su
     distance = math.dist(camera.world_from_camera[:3, 3], source.world_from_camera[:3, 3])
     nearness, usual, between = (surface or Surface.of(view)) if distance else _FLAT
     iterations = 3 if source.K[0, 0] * distance * between > NEGLIGIBLE_PX else 0
-    change_px = _residual_change(target.residual_px, view.residual_px)
+    change_px = residual_change(target.residual_px, view.residual_px)
     if native.is_available and camera.lens is None and source.lens is None:
         cameras = camera.K, camera.world_from_camera, source.K, source.world_from_camera
         return native.source_positions(pixels, cameras, (source.width, source.height), nearness, usual, iterations, change_px)
@@ -101,8 +101,8 @@ def displaced(directions: np.ndarray, offset: np.ndarray, nearness: np.ndarray |
     return directions + offset * per_length[..., None]
 
 
-def _residual_change(target_residual_px: np.ndarray | None, view_residual_px: np.ndarray | None) -> np.ndarray | None:
-    """What the residual path adds from the target to the view, per vertex; None where neither has one. Residual paths
+def residual_change(target_residual_px: np.ndarray | None, view_residual_px: np.ndarray | None) -> np.ndarray | None:
+    """What the residual path adds from the target to the view, per vertex; None, which means zero, where neither has one. Residual paths
     belong to places of the picture and grow without bound in a long walk: only their difference at one place is a
     displacement."""
     if target_residual_px is None:

@@ -86,7 +86,7 @@ class TemporalCompleter:
         # 0 and 255: what is 0 after an average is 0 everywhere.
         hole_mask = np.zeros(cells.full_shape, np.uint8)
         np.negative(item.hole_mask.view(np.uint8), out=hole_mask[: cells.height, : cells.width])
-        size = 2 * feather_px(cells.width) + 1
+        size = 2 * seam_px(cells.width) + 1
         near_mask = cv2.blur(hole_mask, (size, size), borderType=cv2.BORDER_REPLICATE)
         tiles = Tiles(cells_of(near_mask, cells.cell_px), cells.cell_px, item.frame.layout)
         hole, near = tiles.read(hole_mask, 0) > 0, tiles.read(near_mask, 0)
@@ -118,7 +118,7 @@ class TemporalCompleter:
         places = np.stack([x, y], -1)
         seen = np.stack([anchor.positions(target, places) for anchor in around])
         margin = margins_px(seen, np.stack([anchor.bounds for anchor in around]))
-        reached = np.clip(margin / feather_px(cells.width), 0, 1)
+        reached = np.clip(margin / seam_px(cells.width), 0, 1)
         distance = np.array([anchor.frame_index - target.frame_index for anchor in around])
         counts = prior_weight(distance, self._quarter_frames, self.reach_frames) * (1e-4 + reached.mean(axis=1) ** 4)
         parts = _shares(counts[:, None] * reached).sum(axis=1)
@@ -143,8 +143,8 @@ def _layers(
     else:
         fit = aligned(template, anchors, expected, cells, chroma)
     positions = [at + _ringed(shift) * cells.small_px for at, shift in zip(expected, fit.shift_small_px, strict=True)]
-    feather = np.float32(feather_px(cells.width))
-    margins = [margins_px(at, anchor.bounds).astype(np.float32) / feather for anchor, at in zip(anchors, positions, strict=True)]
+    seam = np.float32(seam_px(cells.width))
+    margins = [margins_px(at, anchor.bounds).astype(np.float32) / seam for anchor, at in zip(anchors, positions, strict=True)]
     shares = _shares(
         np.stack(
             [
@@ -210,7 +210,7 @@ def _still_from(target: Target, current: View | None, cells: Cells) -> Callable[
     return still_at
 
 
-def feather_px(width: int) -> int:
+def seam_px(width: int) -> int:
     """How wide a seam is, in pixels of a picture of this width."""
     return min(max(round(width / 160), 3), 16)
 
