@@ -93,7 +93,7 @@ def chosen(root: Root, selection: Selection) -> list[Place]:
     """The places that the selection means.
 
     Raises: InputError `no-clips` for a timeline without video clips, `no-such-track`, `no-such-clip`, `no-such-marker`,
-    `empty-track` for a chosen track without clips.
+    `empty-track` for a chosen track without clips, `no-range` where a clip of unknown length hides what a marker means.
     """
     places = list(video_clips(root))
     if not places:
@@ -148,7 +148,14 @@ def _has_marker(clip: otio.schema.Clip, wanted: str) -> bool:
     parent = clip.parent()
     while parent is not None:
         for marker in filter(means, parent.markers):
-            shown = clip.transformed_time_range(clip.trimmed_range(), parent)
+            try:
+                shown = clip.transformed_time_range(clip.trimmed_range(), parent)
+            except otio.exceptions.OTIOError as error:
+                raise InputError(
+                    "no-range",
+                    f"Where {clip.name!r} is cannot be told: it, or a clip before it, has neither a source range nor media with a range.",
+                    "Choose clips with --clips.",
+                ) from error
             if shown.intersects(marker.marked_range) or shown.contains(marker.marked_range.start_time):
                 return True
         parent = parent.parent()

@@ -167,6 +167,14 @@ def test_clips_are_chosen_by_track_name_number_and_marker(make, media, selection
     assert [each.place.number for each in make(timeline, selection=selection).clips] == chosen
 
 
+def test_where_a_marker_means_cannot_be_told_behind_a_clip_of_unknown_length(make, media):
+    timeline = edit([otio.schema.Clip("title"), shot(media, 0, 10)])
+    timeline.tracks.markers.append(otio.schema.Marker(name="range", color="GREEN", marked_range=span(0, 5)))
+    with pytest.raises(InputError, match="no-range"):
+        make(timeline, selection=Selection(marker="green"))
+    assert ranges(make(timeline)) == ["0..10"]
+
+
 @pytest.mark.parametrize(
     ("selection", "code"),
     [
