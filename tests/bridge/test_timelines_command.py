@@ -392,8 +392,9 @@ def test_fcp7_xml_that_would_lose_clips_is_refused_before_anything_runs(desk):
 @needs_adapters
 def test_a_clip_with_fcp7_time_remapping_gets_all_of_its_media(desk):
     remap = otio.schema.Effect(name="Time Remap", metadata={"fcp_xml": {"effectid": "timeremap", "parameter": []}})
-    desk.ok(desk.write(shot(desk.b, 100, 10, effects=[remap])), "-o", desk.folder / "out.otio")
+    events = desk.ok(desk.write(shot(desk.b, 100, 10, effects=[remap])), "-o", desk.folder / "out.otio")
     assert [str(job.render_range) for job in desk.engine.submitted] == ["0..1000"]
+    assert any("1 clips have speed ramps" in event.get("message", "") for event in events), "said before so much is rendered"
 
 
 @needs_adapters
