@@ -101,13 +101,14 @@ def stabilize(job: Job, store: Store) -> Iterator[Progress | RenderResult]:
     with KeptSource(open_source(job.clip.path, job.clip.rate)) as source:
         encoding = resolve_encoding(source.info, job.output, job.settings.output, overwrite=job.overwrite)
         started_s = time.monotonic()
+        key = _chunks_key(job)  # of the file that was opened: another may take its place meanwhile
         analysis = yield from _analyzed(job, store, methods, source)
         analyzed_s = time.monotonic()
         path = smoothed_path(job, analysis)
-        key = _chunks_key(job)
         with store.workspace("chunks", key) as workspace:
             segments, holes = yield from _rendered(job, analysis, path, source, methods, encoding, workspace)
             findings: dict[str, Any] = analysis.findings | {"hole_percent": round(100 * float(np.mean(holes)), 2)}
+            source.refuse_replaced()
             findings["notes"] = assemble(
                 segments,
                 job.output,

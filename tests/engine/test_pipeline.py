@@ -3,6 +3,8 @@
 
 import itertools
 import json
+import os
+import shutil
 import threading
 from dataclasses import replace
 from fractions import Fraction
@@ -18,6 +20,8 @@ from vs3r_engine import pipeline
 from vs3r_engine.app.cli import app
 from vs3r_engine.errors import DiskFull, InputError, MediaError, RangeError
 from vs3r_engine.job import Progress, RenderResult
+from vs3r_engine.media import kept
+from vs3r_engine.media.analysis import source_key
 from vs3r_engine.media.decode import open_source, probe
 from vs3r_engine.methods.choice import choose_methods
 from vs3r_engine.service.cache import DiskStore
@@ -137,6 +141,41 @@ def test_an_interrupted_job_goes_on_and_ends_the_same(shaky_clip, store, tmp_pat
     assert sum(step.stage == "render" for step in progress) == 70 - 25
     assert all(np.array_equal(a, b) for a, b in zip(decoded(tmp_path / "a.mp4"), decoded(result.output), strict=True))
     assert len(json.loads(Path(result.sidecar).read_text())["hole_percent"]) == 70
+
+
+def test_a_clip_that_is_replaced_while_it_is_read_gives_no_mixture_and_no_chunks_of_the_next(shaky_clip, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(kept, "KEPT_BYTES", 0)
+    monkeypatch.setattr(pipeline, "CHUNK_FRAMES", 20)
+    clip, other = tmp_path / "clip.mp4", make_clip("regular", frames=70, width=192, height=108, seed=5).write(tmp_path / "other.mp4")
+    shutil.copy(shaky_clip, clip)
+    job = pipeline.plan(str(clip), str(tmp_path / "out.mp4"), Settings())
+    steps = pipeline.stabilize(job, store)
+    next(steps)
+    os.replace(shutil.copy(other, tmp_path / "new.mp4"), clip)
+    with pytest.raises(MediaError, match="media-replaced"):
+        list(steps)
+    assert not Path(job.output).exists()
+    _, mended = run(job, store)
+    _, clean = run(pipeline.plan(str(other), str(tmp_path / "clean.mp4"), Settings()), DiskStore(tmp_path / "cache2"))
+    assert all(map(np.array_equal, decoded(mended.output), decoded(clean.output)))
+    steps = pipeline.stabilize(replace(job, output=str(tmp_path / "more.mp4")), store)
+    next(steps)
+    clip.unlink()
+    with pytest.raises(MediaError, match="media-missing"):
+        list(steps)
+    with pytest.raises(MediaError, match="media-missing"):
+        source_key(str(clip))
+
+
+def test_a_clip_that_grows_while_it_is_read_is_no_other(shaky_clip, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(kept, "KEPT_BYTES", 0)
+    clip = tmp_path / "clip.mp4"
+    shutil.copy(shaky_clip, clip)
+    steps = pipeline.stabilize(pipeline.plan(str(clip), str(tmp_path / "out.mp4"), Settings()), store)
+    next(steps)
+    with clip.open("ab") as stream:
+        stream.write(bytes(1000))
+    assert isinstance(list(steps)[-1], RenderResult)
 
 
 def test_an_analysis_that_fails_is_not_kept_and_leaves_no_thread(shaky_clip, store, tmp_path, monkeypatch):

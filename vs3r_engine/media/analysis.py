@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vs3r_engine.camera import Trajectory
-from vs3r_engine.errors import EngineFault
+from vs3r_engine.errors import EngineFault, MediaError
 from vs3r_engine.lens import Lens
 from vs3r_engine.media import sequence
 from vs3r_engine.scene import PictureBounds, Reconstruction
@@ -27,7 +27,7 @@ _OVERLAY = "overlay.npy"
 def source_key(path: str) -> str:
     """A key of the media's content: equal keys, equal pictures. Reads at most 4 MiB of a file; of many files 256 KiB each of at most 127.
 
-    Of an image sequence only its own files count, whatever else lies in their folder.
+    Of an image sequence only its own files count, whatever else lies in their folder. Raises: MediaError `media-missing`.
     """
     digest = hashlib.sha256()
     root = Path(path)
@@ -38,6 +38,8 @@ def source_key(path: str) -> str:
     else:
         images = sequence.find(path)
         files = [] if images is None else [Path(images.file(index)) for index in range(images.numbers[1] - images.numbers[0] + 1)]
+    if not files:
+        raise MediaError("media-missing", f"{path} does not exist any more.", "Check the path, or reconnect the drive it is on.")
     step = max(1, len(files) // 64)
     for file in files:
         digest.update(f"{file.name} {file.stat().st_size} ".encode())

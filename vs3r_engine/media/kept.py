@@ -32,6 +32,9 @@ class KeptSource(VideoSource):
                 self._kept[frame.frame_index] = frame
             yield frame
 
+    def refuse_replaced(self) -> None:
+        self._source.refuse_replaced()
+
     def close(self) -> None:
         self._kept.clear()
         self._source.close()

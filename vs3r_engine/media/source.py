@@ -36,6 +36,9 @@ class VideoSource(ABC):
     def _decode(self, frame_range: FrameRange) -> Iterator[Frame]:
         """`frames`, the range being known to exist."""
 
+    def refuse_replaced(self) -> None:  # noqa: B027 - images are files of their own, each read whole
+        """The file is still the one that was opened; it may have grown. Raises: MediaError `media-replaced`, `media-missing`."""
+
     @abstractmethod
     def close(self) -> None:
         """Every file is closed; frames already handed out stay valid."""

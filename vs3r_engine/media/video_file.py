@@ -2,7 +2,7 @@
 """A video file as a source of frames: its index says every frame's exact time and where to seek for it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
@@ -57,12 +57,12 @@ class FileSource(VideoSource):
         self._path = path
         _refuse_unreadable(path)
         self._idle: _Decoder | None = None
-        status = os.stat(path)
+        self._status = status = os.stat(path)
         index = _packet_index(path, (status.st_ino, status.st_size, status.st_mtime_ns))
         container = _open(path)
         try:
             stream = _main_video(container, path)
-            self._idle = _Decoder(path, index)
+            self._idle = _Decoder(path, index, self.refuse_replaced)
             first = self._idle.first_picture()
             self._index = index.from_pts(first.pts) if first.pts is not None and not index.counts_frames else index
             self._idle.count_by(self._index)
@@ -78,7 +78,7 @@ class FileSource(VideoSource):
         assert wanted is not None
         decoder, self._idle = self._idle, None
         if decoder is None:
-            decoder = _Decoder(self._path, self._index)
+            decoder = _Decoder(self._path, self._index, self.refuse_replaced)
         try:
             for frame_index in frame_range:
                 picture = decoder.picture(frame_index)
@@ -101,6 +101,13 @@ class FileSource(VideoSource):
         else:
             decoder.close()
 
+    def refuse_replaced(self) -> None:
+        _refuse_unreadable(self._path)
+        then, now = self._status, os.stat(self._path)
+        has_grown = now.st_ino == then.st_ino and now.st_size > then.st_size
+        if not has_grown and (now.st_size, now.st_mtime_ns) != (then.st_size, then.st_mtime_ns):
+            raise MediaError("media-replaced", f"{self._path} was replaced while it was read.", "Run the same command again.")
+
     def close(self) -> None:
         if self._idle is not None:
             self._idle.close()
@@ -110,8 +117,8 @@ class FileSource(VideoSource):
 class _Decoder:
     """One open file being decoded, which goes on where it stopped when the next frame asked for lies ahead."""
 
-    def __init__(self, path: str, index: PacketIndex) -> None:
-        self._path, self._index = path, index
+    def __init__(self, path: str, index: PacketIndex, refuse_replaced: Callable[[], None]) -> None:
+        self._path, self._index, self._refuse_replaced = path, index, refuse_replaced
         self._container: av.container.InputContainer | None = None
         self._pictures: Iterator[av.VideoFrame] = iter(())
         self._next_index: int | None = None
@@ -174,6 +181,7 @@ class _Decoder:
         if target is None or self._container is None:
             # A fresh container is the one start that every format gets right.
             self.close()
+            self._refuse_replaced()
             self._container = _open(self._path)
             self._stream = _main_video(self._container, self._path)
             self._stream.thread_type = "AUTO"
