@@ -219,6 +219,29 @@ def test_what_a_program_says_in_another_encoding_does_not_hide_its_result():
     assert scripts.run([sys.executable, "-c", says]) == {"type": "result"}
 
 
+def test_resolves_own_python_settings_do_not_reach_the_program(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/opt/resolve")
+    monkeypatch.setenv("VS3R_CACHE_DIR", "/kept")
+    says = 'import json, os; print(json.dumps({"type": "result", "has": [n in os.environ for n in ("PYTHONPATH", "VS3R_CACHE_DIR")]}))'
+    assert scripts.run([sys.executable, "-c", says])["has"] == [False, True]
+
+
+def test_resolve_is_what_it_hands_its_scripts_else_what_its_module_reaches(host, tmp_path, monkeypatch):
+    assert scripts.connect({"resolve": host}) is host
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("RESOLVE_SCRIPT_API", str(tmp_path))
+    (tmp_path / "Modules").mkdir()
+    module = tmp_path / "Modules" / "DaVinciResolveScript.py"
+    module.write_text("def scriptapp(name):\n    return answer if name == 'Resolve' else None\nanswer = None\n")
+    try:
+        with pytest.raises(scripts.ResolveError, match="does not answer"):
+            scripts.connect()
+        sys.modules["DaVinciResolveScript"].answer = host
+        assert scripts.connect({"resolve": None}) is host
+    finally:
+        sys.modules.pop("DaVinciResolveScript", None)
+
+
 def test_a_missing_program_and_a_silent_end_are_told_apart(tmp_path):
     with pytest.raises(scripts.ResolveError) as caught:
         scripts.run([str(tmp_path / "nothing")])

@@ -130,6 +130,34 @@ def test_a_renderer_is_given_each_frames_own_scene_and_no_neighbour_across_a_cut
     assert frames[0].planes[0][12, 40] == 101 and frames[0].planes[0][12, 20] == 16 == frames[0].planes[0][0, 40]
 
 
+class OfWholeShots:
+    """A completer that has to be given shots from their first frame, and remembers what it was given."""
+
+    whole_shots, reach_frames = True, 2
+
+    def __init__(self) -> None:
+        self.given = []
+
+    def keeps(self, frame_index: int) -> bool:
+        return False
+
+    def complete(self, rendered, views):
+        for item in rendered:
+            self.given.append(item.target.frame_index)
+            yield item.frame
+
+
+@pytest.mark.parametrize(("asked", "first"), [(FrameRange(105, 2), 101), (FrameRange(107, 3), 101), (FrameRange(110, 1), 108)])
+def test_a_completer_of_whole_shots_is_given_them_from_their_first_rendered_frame(analysis, asked, first):
+    clip = Clip("x", Fraction(30), *SIZE, FrameRange(0, 200))
+    job = Job("1", clip, FrameRange(101, 10), analysis.frame_range, "out.mkv", Settings())
+    completer = OfWholeShots()
+    methods = SimpleNamespace(renderer=Recorder(), completer=completer, neighbours=())
+    frames = list(pipeline.render_frames(job, analysis, analysis.trajectory, asked, Grey(clip), methods))
+    assert [frame.frame_index for frame in frames] == list(asked)
+    assert completer.given == list(range(first, asked.end_exclusive))
+
+
 def test_a_sources_key_is_of_its_pictures_alone(tmp_path):
     def write(name: str, data: bytes) -> str:
         path = tmp_path / name

@@ -267,3 +267,9 @@ def test_every_shot_of_a_part_of_a_clip_is_cropped_as_if_it_were_alone(zoom):
         alone = (path.sliced(shot.start, shot.end_exclusive) for path in (measured, calm))
         np.testing.assert_array_equal(together.K[part], framed(*alone, [shot], RATE, chosen, depth[part]).K)
     assert together.K[:40, 0, 0].max() < together.K[40:, 0, 0].max()
+
+
+def test_a_camera_that_pans_to_and_fro_is_followed_though_the_frames_around_would_fill_what_it_leaves():
+    pans = path_of(yaw(20 * np.sin(np.arange(270) * 2 * np.pi / 90)))
+    assert missing_share(pans, filtered(pans, 24.0))[60:-60].max() > 0.22
+    assert missing_share(pans, smooth(pans, whole(pans), RATE, PathSettings()))[60:-60].max() <= 0.19
