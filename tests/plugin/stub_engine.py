@@ -46,8 +46,10 @@ class Line:
             self.socket.sendall(bytes([4, len(answer)]) + answer)
 
     def request(self) -> dict[str, Any]:
-        """The next one; its buffers are read and forgotten."""
+        """The next one; its buffers are read and forgotten, answers to heartbeats passed over."""
         flags, text = self.frame()
+        while flags & 4:
+            flags, text = self.frame()
         more = flags & 1
         while more:
             more = self.frame()[0] & 1

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 
+import cv2
 import numpy as np
 import pytest
 
@@ -290,3 +291,28 @@ def test_the_slate_says_a_long_path_to_its_end(spec_host, stub):
         _, pixels = effect(spec_host, path, picture=gray(size=(480, 240))).render(Arguments(3, interactive=True, size=(480, 240)))
         rows.append(int((pixels == 0).any(axis=(1, 2)).sum()))
     assert rows[1] >= rows[0] + 20
+
+
+def test_a_clip_moved_in_time_after_its_analysis_is_not_given_its_old_frames(spec_host, stub):
+    """Neighbouring frames look much alike; a retime before the effect must not pass for none."""
+
+    def half_or_whole(line, request):
+        if request["type"] == "frame":
+            reduction = request["body"]["reduction"]
+            send_frame(line, request, 128 // reduction, 64 // reduction)
+        elif request["type"] == "status":
+            line.reply(request, {"job": {"state": "done"}})
+        else:
+            answer(line, request)
+
+    stub.answer = half_or_whole
+    wide = cv2.GaussianBlur(np.random.default_rng(5).random((64, 300)).astype(np.float32), (0, 0), 6) * 4 - 1.5
+    film = [np.dstack([wide[:, 2 * at : 2 * at + 128]] * 3 + [np.ones((64, 128), np.float32)]) for at in range(40)]
+    instance = Instance(spec_host)
+    instance.connect(lambda at: film[int(at)], (0, 39))
+    instance.edit("analyze")
+    assert instance.render(Arguments(20))[0] == OK
+    instance.connect(lambda at: cv2.resize(film[int(at)], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), (0, 39))
+    assert all(instance.render(Arguments(at))[0] == OK for at in range(0, 40, 5))
+    instance.connect(lambda at: film[int(at) - 2], (0, 39))
+    assert instance.render(Arguments(20))[0] == FAILED and "other times" in instance.messages[-1]

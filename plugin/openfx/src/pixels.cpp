@@ -301,10 +301,10 @@ Signature signature(const Image& from) {
   return out;
 }
 
-bool is_similar(const Signature& a, const Signature& b) {
-  float difference = 0;
-  for (int i = 0; i < 64; ++i) difference += std::fabs(a.cells[i] - b.cells[i]);
-  return difference / 64 < 0.02f;
+float difference(const Signature& a, const Signature& b) {
+  float sum = 0;
+  for (int i = 0; i < 64; ++i) sum += std::fabs(a.cells[i] - b.cells[i]);
+  return sum / 64;
 }
 
 }  // namespace vs3r

@@ -62,6 +62,6 @@ struct Signature {
   float cells[64];
 };
 Signature signature(const Image& from);
-bool is_similar(const Signature& a, const Signature& b);
+float difference(const Signature& a, const Signature& b);  // of white, in the mean
 
 }  // namespace vs3r
