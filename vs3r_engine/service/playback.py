@@ -10,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from vs3r_engine.errors import RangeError
@@ -205,11 +206,13 @@ def rgba_pixels(frame: Frame, format: SampleFormat, reduction: int) -> tuple[int
     """(width, height, interleaved RGBA rows from the top) at 1 / reduction of the size, rounded up."""
     width, height = -(-frame.width // reduction), -(-frame.height // reduction)
     frame = frame.resized(width, height)
-    rgba = np.empty((height, width, 4), np.float32)
-    rgba[..., :3] = frame.to_rgb()
-    rgba[..., 3] = frame.planes[-1] / np.float32(frame.layout.peak) if frame.layout.has_alpha else 1.0
+    rgba = cv2.cvtColor(frame.to_rgb(), cv2.COLOR_RGB2RGBA)
+    if frame.layout.has_alpha:
+        rgba[..., 3] = frame.planes[-1] / np.float32(frame.layout.peak)
     if format in ("uint8", "uint16"):
-        peak = 255 if format == "uint8" else 65535
-        rgba = np.rint(np.clip(rgba, 0, 1) * np.float32(peak))
+        # In place: new memory of this size costs more than the arithmetic.
+        np.clip(rgba, 0, 1, out=rgba)
+        rgba *= np.float32(255 if format == "uint8" else 65535)
+        np.rint(rgba, out=rgba)
     pixels = rgba.astype({"uint8": np.uint8, "uint16": np.uint16, "half": np.float16, "float32": np.float32}[format], copy=False)
     return width, height, pixels.reshape(-1).view(np.uint8).data
