@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes src/settings.generated.h: the settings that the plug-in shows, as vs3r_engine/settings.py declares them.
 
-`python plugin/openfx/generate.py` after every change there.
+`make generated` after every change there.
 """
 
 import json
