@@ -287,6 +287,7 @@ def _write_analysis(job: Job, methods: Methods, source: VideoSource, directory: 
                 yield number == 0, piece
 
     shot_count = 0
+    yield Progress("analyze", 0, total, 0.0, dict(findings))  # the first piece takes a while
     with closing(ahead(pieces(), 1)) as coming:
         for starts_shot, piece in coming:
             shot_count += starts_shot

@@ -67,6 +67,7 @@ def test_a_clip_comes_out_whole_with_its_sidecar(shaky_clip, store, tmp_path):
     assert len(frames) == 70 and frames[0].shape == (108, 192)
     fractions = [step.fraction for step in progress]
     assert fractions == sorted(fractions) and fractions[-1] == 1.0
+    assert (progress[0].stage, progress[0].done, progress[0].total) == ("analyze", 0, 70)
     assert {step.stage for step in progress} == {"analyze", "render"}
     sidecar = json.loads(Path(result.sidecar).read_text())
     assert len(sidecar["measured"]["K"]) == len(sidecar["hole_percent"]) == 70
