@@ -212,7 +212,7 @@ def rgba_pixels(frame: Frame, format: SampleFormat, reduction: int) -> tuple[int
     if format in ("uint8", "uint16"):
         # In place: new memory of this size costs more than the arithmetic.
         np.clip(rgba, 0, 1, out=rgba)
-        rgba *= np.float32(255 if format == "uint8" else 65535)
+        np.multiply(rgba, np.float32(255 if format == "uint8" else 65535), out=rgba)
         np.rint(rgba, out=rgba)
     pixels = rgba.astype({"uint8": np.uint8, "uint16": np.uint16, "half": np.float16, "float32": np.float32}[format], copy=False)
     return width, height, pixels.reshape(-1).view(np.uint8).data
