@@ -424,10 +424,10 @@ def _client(engine_file: Path | None) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _timeline_engine(endpoint: str | None) -> Iterator[Any]:
+def _timeline_engine(engine_file: Path | None) -> Iterator[Any]:
     from host_bridge.timeline_engine import TimelineEngine
 
-    yield TimelineEngine(_launcher(Path(endpoint) if endpoint else None))
+    yield TimelineEngine(_launcher(engine_file))
 
 
 def _engine_program(*arguments: str) -> None:

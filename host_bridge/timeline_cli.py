@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 import typer
@@ -17,7 +18,7 @@ from vs3r_engine.settings import Settings
 class OpenEngine(Protocol):
     """Connects to an engine, starting one where none runs."""
 
-    def __call__(self, endpoint: str | None) -> AbstractContextManager[Any]:
+    def __call__(self, engine_file: Path | None, /) -> AbstractContextManager[Any]:
         """A host_bridge.timelines.run.Engine for the length of the `with`. Raises: VS3RError."""
 
 
@@ -49,7 +50,7 @@ def timeline_command(open_engine: OpenEngine):
         revert: Annotated[bool, typer.Option("--revert", help="Take all stabilized media out again.")] = False,
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would happen.")] = False,
         force: Annotated[bool, typer.Option("-f", "--force", help="Replace the output, and render everything again.")] = False,
-        engine: Annotated[str | None, typer.Option(help="The engine's endpoint; the local one by default.")] = None,
+        engine: Annotated[Path | None, typer.Option(help="Connection file of another engine.", envvar="VS3R_ENGINE")] = None,
         as_json: Annotated[bool, typer.Option("--json", help="Write NDJSON on standard output.")] = False,
     ) -> None:
         """Stabilize the clips of an edit; everything else of it comes back as it was."""

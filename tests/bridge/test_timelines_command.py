@@ -41,6 +41,7 @@ class Desk:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.engine = folder, TimelineEngine()
+        self.engine_files: list[Path | None] = []
         self.a, self.b = self.engine.add(str(folder / "a.mov"), start_timecode="01:00:00:00"), self.engine.add(str(folder / "b c.mov"))
 
     def write(self, *children, name="cut.otio", **more) -> str:
@@ -51,8 +52,12 @@ class Desk:
 
     def run(self, *arguments: str):
         app = typer.Typer()
-        app.command()(timeline_command(lambda endpoint: contextlib.nullcontext(self.engine)))
+        app.command()(timeline_command(self._opened))
         return CliRunner().invoke(app, [*map(str, arguments)])
+
+    def _opened(self, engine_file):
+        self.engine_files.append(engine_file)
+        return contextlib.nullcontext(self.engine)
 
     def ok(self, *arguments: str) -> list[dict]:
         result = self.run(*arguments, "--json")
@@ -93,6 +98,14 @@ def test_the_stabilized_edit_and_its_media_are_written_and_reverting_gives_the_i
 
     desk.ok(desk.folder / "out.otio", "-o", desk.folder / "back.otio", "--revert")
     assert (desk.folder / "back.otio").read_bytes() == (desk.folder / "cut.otio").read_bytes()
+
+
+def test_another_engine_is_named_by_its_connection_file_as_everywhere(desk, monkeypatch):
+    monkeypatch.setenv("VS3R_ENGINE", "/far/engine.json")
+    source = desk.write(shot(desk.a, 100, 20, first=86400))
+    desk.ok(source, "-o", desk.folder / "one.otio")
+    desk.ok(source, "-o", desk.folder / "two.otio", "--engine", "/near/engine.json")
+    assert desk.engine_files == [Path("/far/engine.json"), Path("/near/engine.json")]
 
 
 def test_running_again_renders_nothing_and_writes_the_same_bytes(desk):

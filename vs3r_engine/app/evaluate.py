@@ -16,10 +16,10 @@ def evaluate(
     jobs: Annotated[int, typer.Option(min=0, help="Clips measured at once; 0 = one for each core.")] = 0,
     every: Annotated[int, typer.Option(min=1, help="Measure every n-th frame, to be quicker.")] = 1,
     published: Annotated[bool, typer.Option(help="Also as the paper's own code measures.")] = True,
-    quick: Annotated[bool, typer.Option("--quick", help="That at width 640 and from what is measured anyway.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="The published measures from pictures 640 wide, in the same pass.")] = False,
     paper: Annotated[bool, typer.Option("--paper", help="Print the paper's rows beside.")] = False,
     without: Annotated[list[str] | None, typer.Option(help="Stabilize without hybrid-mask or completion, and measure.")] = None,
-    baseline: Annotated[bool, typer.Option("--baseline", help="Stabilize without both, and measure.")] = False,
+    baseline: Annotated[bool, typer.Option("--baseline", help="Stabilize without hybrid mask and completion, and measure.")] = False,
     ablation: Annotated[bool, typer.Option("--ablation", help="All four rows of the paper's Table 2.")] = False,
     settings: Annotated[list[str] | None, typer.Option("--set", help="A setting for the variants, key=value.")] = None,
 ) -> None:
