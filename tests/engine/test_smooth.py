@@ -98,18 +98,21 @@ def test_flipped_quaternion_signs_change_nothing():
     assert angle_deg(measured, filtered(measured, 10.0))[30:-30].max() < 0.001
 
 
-def test_strength_mixes_and_zero_is_the_measured_path():
-    measured = path_of(shaky(100))
+def test_strength_mixes_all_of_the_path_and_zero_is_the_measured_one():
+    residual = np.random.default_rng(3).normal(size=(100, 3, 4, 2)).astype(np.float32)
+    measured = path_of(shaky(100), np.random.default_rng(4).normal(0, 0.1, (100, 3)), residual=residual)
+    measured.K[:, [0, 1], [0, 1]] *= np.exp(np.random.default_rng(5).normal(0, 0.02, (100, 2)))
     assert smooth(measured, whole(measured), RATE, PathSettings(strength=0)) is measured
     full = smooth(measured, whole(measured), RATE, PathSettings())
-    half = smooth(measured, whole(measured), RATE, PathSettings(strength=50))
-    np.testing.assert_allclose(angle_deg(measured, half), angle_deg(measured, full) / 2, atol=1e-3)
-
-
-def test_a_cut_separates_paths():
-    both = path_of(Rotation.concatenate([yaw(np.zeros(60)), yaw(np.full(60, 80.0))]))
-    calm = smooth(both, [FrameRange(0, 60), FrameRange(60, 60)], RATE, PathSettings())
-    assert angle_deg(both, calm).max() < 1e-6
+    part = smooth(measured, whole(measured), RATE, PathSettings(strength=75))
+    np.testing.assert_allclose(angle_deg(measured, part), 0.75 * angle_deg(measured, full), atol=1e-3)
+    for asked, calm, mixed in (
+        [path.K for path in (measured, full, part)],
+        [path.world_from_camera[:, :3, 3] for path in (measured, full, part)],
+        [path.residual_px for path in (measured, full, part)],
+    ):
+        assert np.abs(calm - asked).max() > 0.01
+        np.testing.assert_allclose(mixed, 0.25 * asked + 0.75 * calm, atol=1e-5)
 
 
 def test_locked_stands_still_where_the_shot_was_on_average():
@@ -273,3 +276,13 @@ def test_a_camera_that_pans_to_and_fro_is_followed_though_the_frames_around_woul
     pans = path_of(yaw(20 * np.sin(np.arange(270) * 2 * np.pi / 90)))
     assert missing_share(pans, filtered(pans, 24.0))[60:-60].max() > 0.22
     assert missing_share(pans, smooth(pans, whole(pans), RATE, PathSettings()))[60:-60].max() <= 0.19
+
+
+def test_a_camera_that_moves_to_and_fro_is_followed_as_the_depth_of_its_scene_says():
+    moves = path_of(yaw(np.zeros(270)), np.sin(np.arange(270) * 2 * np.pi / 90)[:, None] * [1.0, 0.0, 0.0])
+    near, far = np.full(270, 2.0), np.full(270, 20.0)
+    assert missing_share(moves, filtered(moves, 24.0), near)[60:-60].max() > 0.22
+    assert missing_share(moves, smooth(moves, whole(moves), RATE, PathSettings(), near), near)[60:-60].max() <= 0.19
+    np.testing.assert_allclose(
+        smooth(moves, whole(moves), RATE, PathSettings(), far).world_from_camera, filtered(moves, 24.0).world_from_camera, atol=1e-3
+    )
