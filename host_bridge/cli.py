@@ -358,7 +358,8 @@ def engine_status(as_json: AsJson = False, engine_file: EngineFile = None) -> No
         if as_json:
             write_json({"state": launcher.state.value})
         else:
-            print(f"No engine runs ({launcher.state}).")
+            is_silent = launcher.state == "silent"
+            print("The engine does not answer; `vs3r engine stop` ends it." if is_silent else "No engine runs.")
         return
     with client:
         status, hello = client.status(), client.hello()
