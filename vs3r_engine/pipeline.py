@@ -200,14 +200,12 @@ class SourceViews:
         self._first = self._next = 0
 
     def move_to(self, frame_index: int) -> None:
-        """Make `frame_index` the frame around which views are asked for."""
+        """Make `frame_index`, the first or the one after the last, the frame around which views are asked for."""
         self._shot = self._analysis.shot_of(frame_index)
-        first = max(self._shot.start, frame_index - self._reach_frames)
-        if not self._held or first < self._first or first > self._next:
+        self._first = first = max(self._shot.start, frame_index - self._reach_frames)
+        if not self._held:
             self._next = first
             self._frames = self._source.frames(FrameRange.between(first, self._analysis.frame_range.end_exclusive))
-            self._held.clear()
-        self._first = first
         for old in [index for index in self._held if index < first or not self._is_wanted(index, frame_index)]:
             del self._held[old]
 
