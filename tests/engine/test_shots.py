@@ -29,6 +29,10 @@ def painted(frame: Frame, luma: int) -> Frame:
     return replace(frame, planes=(np.full_like(frame.planes[0], luma), *(np.full_like(p, 128) for p in frame.planes[1:])))
 
 
+def lit(frame: Frame, gain: float) -> Frame:
+    return frame.with_rgb(np.clip(frame.to_rgb() * np.float32(gain), 0, 1))
+
+
 def test_a_cut_begins_a_shot_and_every_frame_comes_once_in_order(two_scenes):
     found = [[frame.frame_index for frame in shot] for shot in shots(iter(two_scenes))]
     assert found == [list(range(24)), list(range(24, 48))]
@@ -47,6 +51,12 @@ def test_a_flash_or_a_short_black_does_not_cut(two_scenes, luma, length):
     frames = two_scenes[:24]
     frames = [painted(f, luma) if 10 <= f.frame_index < 10 + length else f for f in frames]
     assert starts(frames) == [0]
+
+
+@pytest.mark.parametrize("gain", [0.5, 1.6])
+def test_light_that_changes_from_one_frame_to_the_next_does_not_cut(two_scenes, gain):
+    frames = [lit(f, gain) if f.frame_index >= 12 else f for f in two_scenes]
+    assert starts(frames) == [0, 24]
 
 
 def test_frames_are_read_only_a_handful_ahead(two_scenes):
