@@ -375,3 +375,14 @@ def test_the_shutter_skews_rows_by_the_motion_they_missed():
     skew = skew_at(np.array([[0.0, -90.0], [0.0, 0.0], [0.0, 90.0]]), pace, 0.5, 500.0, 180.0)
     assert skew[:, 0] == pytest.approx([-2.5, 0.0, 2.5], rel=1e-3)
     assert not skew_at(np.ones((3, 2)), pace, 0.0, 500.0, 180.0).any()
+
+
+@pytest.mark.parametrize("gain", [0.5, 1.6])
+def test_tracks_are_followed_into_another_light(gain):
+    picture = make_clip("regular", frames=1, width=320, height=180, seed=3).frame(0).luma8() // 2
+    later = np.clip(np.roll(picture, 2, axis=1).astype(np.float32) * gain, 0, 255).astype(np.uint8)
+    tracker = Tracker(320, 180)
+    count = tracker.begin(picture)
+    found = tracker.follow(later)
+    error_px = np.linalg.norm(found.xy_to - found.xy_from - (2, 0), axis=1)
+    assert np.count_nonzero(error_px < 0.5) > 0.6 * count

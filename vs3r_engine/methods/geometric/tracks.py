@@ -18,7 +18,8 @@ _ROUND_TRIP_PX = 0.7
 _FLAT_EIGENVALUE = 2e-5
 """Smaller eigenvalue of the 3 x 3 structure tensor (picture scaled to 0..1 by OpenCV) under which a corner is noise."""
 
-
+_RELIT_LOG_GAIN = 0.1
+"""A tenth more or less light than in the picture before is evened out before tracks are followed."""
 _DARK_LEVEL = 26
 """Luma up to which lines at the picture's edge hold no tracks: there lies a bar, or dark picture, which has no corners to lose."""
 _BAR_KEEP_OFF_PX = 1 + _WINDOW_PX // 2
@@ -73,9 +74,10 @@ class Tracker:
             return PairTracks(np.zeros(0, np.int64), nothing, nothing)
         start = self._xy if xy_expected is None else (xy_expected - 0.5).astype(np.float32)
         start = np.clip(start, 0, np.array([self._width - 1, self._height - 1], np.float32))
+        before, after = _in_one_light(self._picture, picture)
         found, status, _ = cv2.calcOpticalFlowPyrLK(
-            self._picture,
-            picture,
+            before,
+            after,
             self._xy,
             start.copy(),
             winSize=(_WINDOW_PX, _WINDOW_PX),
@@ -84,8 +86,8 @@ class Tracker:
             flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
         )
         back, status_back, _ = cv2.calcOpticalFlowPyrLK(
-            picture,
-            self._picture,
+            after,
+            before,
             found,
             self._xy.copy(),
             winSize=(_WINDOW_BACK_PX, _WINDOW_BACK_PX),
@@ -154,6 +156,19 @@ class Tracker:
         self._xy = np.concatenate([self._xy, xy[wanted].astype(np.float32)])
         self._ids = np.concatenate([self._ids, np.arange(self._next_id, self._next_id + count)])
         self._next_id += count
+
+
+def _in_one_light(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The pictures, the one of more contrast as dark and dull as the other where the light changed between them: what follows
+    tracks takes a point to be as bright as it was."""
+    mean_before, spread_before = (float(value[0, 0]) for value in cv2.meanStdDev(before))
+    mean_after, spread_after = (float(value[0, 0]) for value in cv2.meanStdDev(after))
+    gain = (spread_after + 1.0) / (spread_before + 1.0)
+    if abs(np.log(gain)) < _RELIT_LOG_GAIN and abs(np.log((mean_after + 1.0) / (mean_before + 1.0))) < _RELIT_LOG_GAIN:
+        return before, after
+    if gain < 1.0:
+        return cv2.convertScaleAbs(before, None, gain, max(0.0, mean_after - gain * mean_before)), after
+    return before, cv2.convertScaleAbs(after, None, 1.0 / gain, max(0.0, mean_before - mean_after / gain))
 
 
 def _without_bars(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
