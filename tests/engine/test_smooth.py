@@ -53,6 +53,15 @@ def test_a_constant_pan_and_walk_come_out_unchanged_up_to_their_ends():
     np.testing.assert_allclose(calm.world_from_camera[:, :3, 3], measured.world_from_camera[:, :3, 3], atol=1e-9)
 
 
+@pytest.mark.parametrize("settings", [PathSettings(), PathSettings(mode="locked"), PathSettings(smoothness=85)])
+def test_a_tripod_shot_that_only_measuring_moves_stays_as_it_is(settings):
+    tripod, held = (path_of(shaky(90, amount_deg=np.degrees(px / 600))) for px in (0.02, 0.3))
+    calm = smooth(tripod, whole(tripod), RATE, settings)
+    assert np.array_equal(calm.world_from_camera, tripod.world_from_camera)
+    calm = smooth(held, whole(held), RATE, settings)
+    assert angle_deg(held, calm).max() > 0.01
+
+
 def test_the_filter_is_the_gaussian_of_equation_3_where_its_window_is_whole():
     values = np.random.default_rng(1).normal(size=(101, 2))
     sigma_frames = 10.0

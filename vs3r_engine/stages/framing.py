@@ -96,6 +96,19 @@ def zoomed(path: Trajectory, zoom: np.ndarray) -> Trajectory:
     return replace(path, K=K)
 
 
+def moved_px(measured: Trajectory, smoothed: Trajectory, plane_depth: np.ndarray | None = None) -> np.ndarray:
+    """[n] how far at most each output picture moves a place of its source frame."""
+    moved = np.empty(len(measured))
+    pixels = _cell_centres(measured)
+    for first in range(0, len(measured), _ROWS):
+        rows, start = slice(first, first + _ROWS), measured.first_frame + first
+        end = min(start + _ROWS, measured.first_frame + len(measured))
+        depth = None if plane_depth is None else plane_depth[rows]
+        source, is_ahead = _source(measured.sliced(start, end), smoothed.sliced(start, end), depth, pixels)
+        moved[rows] = np.where(is_ahead, np.linalg.norm(source - pixels, axis=-1), np.inf).max(axis=1)
+    return moved
+
+
 def _missing(measured: Trajectory, smoothed: Trajectory, plane_depth: np.ndarray | None) -> np.ndarray:
     """[n, cells] bool: what of each output picture its own source frame does not cover."""
     missing = np.empty((len(measured), _GRID**2), bool)
@@ -142,6 +155,17 @@ def _excess(
     bounds: PictureBounds = PictureBounds(),
 ) -> np.ndarray:
     """[n, m] how far (px) output pixels' sources lie outside the measured frame's picture; at most 0 inside."""
+    source, is_ahead = _source(measured, smoothed, plane_depth, pixels)
+    left, top, right, bottom = (inset + _KEPT_OFF_PX if inset else 0 for inset in bounds.inset_px)
+    # Half a pixel is the reach of a pixel's own area: sampling its centre on the border is still inside.
+    outside = np.maximum((left, top) - source, source - (measured.width - right, measured.height - bottom)).max(axis=-1)
+    return np.where(is_ahead, outside, np.inf)
+
+
+def _source(
+    measured: Trajectory, smoothed: Trajectory, plane_depth: np.ndarray | None, pixels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """([n, m, 2] where in the measured frames output pixels [m, 2] are found, [n, m] bool whether before the camera at all)."""
     n = len(measured)
     points = np.concatenate([pixels, np.ones((len(pixels), 1))], axis=1)
     source_from_world = measured.K @ np.swapaxes(measured.world_from_camera[:, :3, :3], 1, 2)
@@ -156,10 +180,7 @@ def _excess(
         source = source + _residual_at(measured.residual_px - smoothed.residual_px, pixels, measured.width, measured.height).reshape(
             n, -1, 2
         )
-    left, top, right, bottom = (inset + _KEPT_OFF_PX if inset else 0 for inset in bounds.inset_px)
-    # Half a pixel is the reach of a pixel's own area: sampling its centre on the border is still inside.
-    outside = np.maximum((left, top) - source, source - (measured.width - right, measured.height - bottom)).max(axis=-1)
-    return np.where(is_ahead, outside, np.inf)
+    return source, is_ahead
 
 
 def _residual_at(residual_px: np.ndarray, pixels: np.ndarray, width: int, height: int) -> np.ndarray:

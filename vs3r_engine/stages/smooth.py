@@ -13,7 +13,7 @@ import numpy as np
 
 from vs3r_engine.camera import Trajectory
 from vs3r_engine.settings import PathSettings, sigma_s
-from vs3r_engine.stages.framing import held, missing_share, softened, unseen_share
+from vs3r_engine.stages.framing import held, missing_share, moved_px, softened, unseen_share
 from vs3r_engine.timeline import FrameRange
 
 LARGEST_MISSING_SHARE = 0.18
@@ -24,6 +24,8 @@ end outside the picture. Shake may reach LARGEST_MISSING_SHARE_SHAKEN, for the f
 LARGEST_MISSING_SHARE_SHAKEN = 0.5
 LARGEST_UNSEEN_SHARE = 0.03
 """The same for what no frame near enough to fill from has seen, as beyond the ends of a shot that begins or ends in a pan."""
+STILL_SHARE = 1 / 4000
+"""Of the picture's width: a shot none of whose pictures would be moved further than this stays as it was filmed."""
 _MEANT_LIGHTER = 4
 """A filter so many times lighter takes fast shake out of a path and leaves pans in: what the camera was meant to do."""
 _LIGHTEST_UNSEEN = 4
@@ -39,8 +41,8 @@ def smooth(
 ) -> Trajectory:
     """The path the output is rendered from, for the same frames as `measured`.
 
-    A path of constant velocity comes out unchanged, also at its ends; strength 0 gives `measured` back, and so does smoothness 0
-    without a horizon lock.
+    A path of constant velocity comes out unchanged, also at its ends, and so does a shot that stands still; strength 0 gives
+    `measured` back, and so does smoothness 0 without a horizon lock.
     plane_depth: [n] median scene depth in scene units, to judge how far a moved camera sees; None = rotation only.
 
     Source: eq. 2-3, applied to world_from_camera. The end rule is ours: a Gaussian-weighted straight line instead of a
@@ -57,7 +59,10 @@ def smooth(
         calm = part if is_followed else _calmed(part, rate, settings, depth)
         if settings.horizon_lock:
             calm = _levelled(calm)
-        pieces.append(blended(part, calm, np.full(len(part), mix)))
+        calm = blended(part, calm, np.full(len(part), mix))
+        # A tripod's pictures are not resampled for what measuring alone lets tremble.
+        is_still = moved_px(part, calm, depth).max() < STILL_SHARE * part.width
+        pieces.append(part if is_still else calm)
     return _concatenated(pieces)
 
 
