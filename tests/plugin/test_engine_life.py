@@ -58,8 +58,18 @@ def test_without_an_engine_there_is_a_slate_and_a_status_and_never_a_hang(spec_h
     assert time.monotonic() - begun_s < 3
     instance.sync()
     assert "not installed" in instance.value("status")
-    status, _ = instance.render(Arguments(1))
+    status, pixels = instance.render(Arguments(1))
     assert status == FAILED and "not installed" in instance.messages[-1]
+    # Some hosts go on with what lies in the output: it is not the original.
+    assert not pixels[0].any() and (pixels == 0.875).any()
+
+
+def test_a_render_without_an_engine_fails_frame_by_frame_at_once(spec_host, places, tmp_path):
+    """A start is tried again after a longer and longer pause, which no frame of a batch waits for."""
+    instance = effect(spec_host, "/media/a.mov")
+    begun_s = time.monotonic()
+    assert [instance.render(Arguments(at))[0] for at in range(20)] == [FAILED] * 20
+    assert time.monotonic() - begun_s < 10 and len(instance.messages) == 20
 
 
 def test_an_engine_that_does_not_start_is_said_to(spec_host, places, tmp_path):

@@ -63,6 +63,54 @@ def test_both_fields_and_every_time_between_are_the_nearest_frame(spec_host, stu
     assert spec_host.descriptor.clips["Source"].get("OfxImageClipPropFieldExtraction") == "OfxFieldBoth"
 
 
+MEDIA = {"available_range": [0, 60], "rate": "30"}
+
+
+@pytest.mark.parametrize(
+    ("shown", "rate", "first_frame", "at", "frame"),
+    [
+        ((10, 69), 30.0, -1, 15, 5),  # the whole file, from 10 on
+        ((10, 68), 24.0, -1, 15, 5),  # the same where the project's rate changes no clip
+        ((0, 30), 30.0, 20, 5, 25),  # trimmed, as its user said
+        ((7, 7), 30.0, -1, 7, 7),  # a host that tells one frame at a time
+        ((7, 7), 30.0, 20, 7, 27),
+        ((0, 49), 25.0, -1, 10, 12),  # conformed to the project's rate
+        ((100, 219), 60.0, -1, 117, 8),
+    ],
+)
+def test_a_clip_whose_file_the_user_named_shows_the_files_frame(spec_host, stub, shown, rate, first_frame, at, frame):
+    frames = []
+    stub.answer = lambda line, request: (
+        line.reply(request, SHAPE | MEDIA)
+        if request["type"] == "probe"
+        else (frames.append(request["body"].get("frame_index")), answer(line, request))
+    )
+    instance = Instance(spec_host)
+    instance.connect(gray(), shown, rate)
+    instance.parameters["file"].value = "/media/clip.mov"
+    instance.parameters["first_frame"].value = first_frame
+    assert instance.render(Arguments(at))[0] == OK and frames == [frame]
+
+
+@pytest.mark.parametrize(
+    ("shown", "rate", "first_frame", "said"),
+    [
+        ((0, 30), 30.0, -1, "31 of the file's 60 frames and does not say which. Set First Frame"),
+        ((0, 30), 25.0, -1, "runs at 25 frames a second, the file at 30"),
+        ((0, 30), 25.0, 20, "runs at 25 frames a second, the file at 30"),
+        ((7, 7), 30000 / 1001, -1, "runs at 29.97 frames a second, the file at 30"),
+    ],
+)
+def test_a_frame_that_cannot_be_known_is_not_guessed(spec_host, stub, shown, rate, first_frame, said):
+    stub.answer = lambda line, request: line.reply(request, SHAPE | MEDIA) if request["type"] == "probe" else answer(line, request)
+    instance = Instance(spec_host)
+    instance.connect(gray(), shown, rate)
+    instance.parameters["file"].value = "/media/clip.mov"
+    instance.parameters["first_frame"].value = first_frame
+    assert instance.render(Arguments(7))[0] == FAILED and said in instance.messages[-1]
+    assert "frame" not in stub.asked
+
+
 @pytest.mark.parametrize("at", [float("nan"), float("inf"), -1e300, 1e300])
 def test_a_time_that_is_none_is_no_frame(spec_host, stub, at):
     instance = effect(spec_host, "/media/times.mov")

@@ -23,6 +23,7 @@ struct Controls {
   double strength = 100;
   View view = View::kStabilized;
   std::string file, state;
+  int first_frame = -1;  // of the file, where the host's clip begins; -1: the host shows the whole file
 };
 
 // Pixels of a clip that were sent to the engine, and what they looked like.
@@ -44,8 +45,9 @@ std::string problem_of_path(const std::string& path);
 // What one frame of the host is to the engine; with `problem`, why it is nothing.
 struct Binding {
   protocol::Source source;
-  int64_t frame_index = 0;
-  bool is_named_by_host = false;
+  int64_t frame_index = 0;  // not where only the file is named: see file_frame
+  ofx::Time time = 0;
+  bool is_named_by_host = false, is_frame_named = false;
   std::shared_ptr<const Upload> upload;
   std::string problem;
 };
@@ -65,10 +67,13 @@ class Effect {
   Controls controls() const;
   std::string source_path() const;
   Binding bind(const Controls& controls, ofx::PropertySet in_args, ofx::Time time) const;
-  int64_t frame_of_time(ofx::Time time) const;
+  // The clip as the host shows it: the time of its first frame, and how many there are; 0 and 0 where the host does not say.
+  std::pair<ofx::Time, int64_t> shown_frames() const;
+  // The file's frame that the host shows at a time; "" or why that cannot be known.
+  std::string file_frame(const Controls& controls, const Media& media, ofx::Time time, int64_t* frame) const;
   // Empty where the frame of `media` is in `answer`; else what to tell the user.
   std::string frame_within(const Binding& binding, const Controls& controls, const Image& to, bool is_final, const Deadline& deadline,
-                           Answer* answer, protocol::FrameReply* frame, MediaShape* media);
+                           Answer* answer, protocol::FrameReply* frame, MediaShape* shape);
   ofx::Status pass_through(const Image& to, const ofx::RectI& window, ofx::Time time, const std::string& slate) const;
   void preset_chosen();
   void analyze_or_cancel();
@@ -81,7 +86,7 @@ class Effect {
   ofx::ImageClip source_ = nullptr, output_ = nullptr;
   ofx::PropertySet source_properties_ = nullptr;
   ofx::Param status_ = nullptr, preset_ = nullptr, smoothness_ = nullptr, strength_ = nullptr, framing_ = nullptr, quality_ = nullptr,
-             view_ = nullptr, file_ = nullptr, state_ = nullptr, redraw_ = nullptr;
+             view_ = nullptr, file_ = nullptr, first_frame_ = nullptr, state_ = nullptr, redraw_ = nullptr;
   std::atomic<bool> has_slate_{false}, has_error_{false};
   int seen_arrivals_ = 0;
 

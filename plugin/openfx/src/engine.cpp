@@ -137,6 +137,12 @@ std::string Engine::trouble() const {
   return "";
 }
 
+bool Engine::is_resting() const {
+  const EngineState now = state_;
+  std::lock_guard lock(mutex_);
+  return (now == EngineState::kNotInstalled || now == EngineState::kStartFailed) && Clock::now() < next_launch_;
+}
+
 std::string Engine::instance() const {
   std::lock_guard lock(mutex_);
   return connection_.engine;

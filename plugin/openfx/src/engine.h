@@ -41,6 +41,13 @@ struct MediaShape {
   double pixel_aspect = 1;  // shown width of a pixel over its height
 };
 
+// What the engine knows of a clip.
+struct Media {
+  MediaShape shape;
+  int64_t frames = 0;  // 0: not known
+  double rate = 0;     // frames per second; 0: not known
+};
+
 // The state of an analysis that somebody waits for.
 struct Analysis {
   std::string stage;
@@ -62,6 +69,8 @@ class Engine {
   EngineState state() const { return state_; }
   // What is wrong and what to do; "" while nothing is.
   std::string trouble() const;
+  // A start has just failed, and the next one is not due yet.
+  bool is_resting() const;
   // Counts the starts that have failed: one that waits for an engine gives up when this goes up.
   int failed_starts() const { return failed_starts_; }
   const std::string& session() const { return session_; }

@@ -83,6 +83,7 @@ const auto& at(const Items& items, int index, int count) {
   return items[index >= 0 && index < count ? index : 0];
 }
 
+constexpr int kLastFrame = 10'000'000;
 constexpr int kPresetCount = sizeof settings::kPresets / sizeof *settings::kPresets;
 
 }  // namespace
@@ -116,6 +117,15 @@ void describe_parameters(ParamSet parameters) {
     set_int(file, prop::kStringPathExists, 1);
     set_string(file, prop::kParent, "source_group");
   }
+  if (PropertySet first = define(parameters, kParamInteger, "first_frame", "First Frame",
+                                 "The number of the file's frame (the first is 0) with which the clip begins here, where its start is trimmed and the "
+                                 "host does not name the frame by itself. -1: the whole file is shown.")) {
+    set_int(first, prop::kDefault, -1);
+    for (const char* low : {prop::kMin, prop::kDisplayMin}) set_int(first, low, -1);
+    for (const char* high : {prop::kMax, prop::kDisplayMax}) set_int(first, high, kLastFrame);
+    fix_in_time(first);
+    set_string(first, prop::kParent, "source_group");
+  }
   if (PropertySet state = define_text(parameters, "state", "State", "", kStringSingleLine)) {
     set_int(state, prop::kSecret, 1);
     set_int(state, prop::kEvaluateOnChange, 0);
@@ -136,6 +146,7 @@ Effect::Effect(ImageEffect handle) : handle_(handle) {
   suites().effect->getParamSet(handle_, &parameters);
   const std::pair<const char*, Param*> all[] = {{"status", &status_}, {"preset", &preset_}, {"smoothness", &smoothness_}, {"strength", &strength_},
                                                 {"framing", &framing_}, {"quality", &quality_}, {"view", &view_}, {"file", &file_},
+                                                {"first_frame", &first_frame_},
                                                 {"state", &state_}, {"redraw", &redraw_}};
   for (const auto& [name, parameter] : all) {
     if (suites().parameter->paramGetHandle(parameters, name, parameter, nullptr) != kOk) *parameter = nullptr;
@@ -158,6 +169,7 @@ Controls Effect::controls() const {
   Controls out;
   const settings::Preset& preset = at(settings::kPresets, int_of(preset_), kPresetCount);
   out.file = bare(text_of(file_));
+  out.first_frame = first_frame_ ? std::max(int_of(first_frame_), -1) : -1;
   out.state = text_of(state_);
   Json state;
   Json::parse(out.state, &state);

@@ -22,6 +22,9 @@ constexpr int kRoundingPixels = 1;
 constexpr double kSameShape = 0.02;  // of a picture's aspect, what rounding may change
 constexpr double kShortestPause_s = 0.02, kLongestPause_s = 1;
 constexpr double kLastTime = 1e9;
+constexpr double kSameRate = 0.0005;  // 29.97 and 30 are two
+constexpr double kSameTime = 1e-3;    // of a frame
+constexpr double kRoundedFrames = 2;  // hosts round a clip's ends
 // Differences of signatures. One picture at a half and a quarter of its size: up to 0.0063 in real clips; neighbours in a
 // hand-held one: 0.004 to 0.019.
 constexpr float kOtherClip = 0.02f, kOtherFrame = 0.006f;
@@ -93,33 +96,38 @@ std::string in_words(const std::string& stage, double fraction) {
   return text;
 }
 
-std::mutex g_shapes_mutex;
-std::map<std::string, MediaShape> g_shapes;
+std::mutex g_media_mutex;
+std::map<std::string, Media> g_media;
 
-std::optional<MediaShape> known_shape(const Binding& binding) {
-  if (binding.upload) return binding.upload->shape;
-  std::lock_guard lock(g_shapes_mutex);
-  auto found = g_shapes.find(binding.source.path);
-  return found == g_shapes.end() ? std::nullopt : std::optional(found->second);
+std::optional<Media> known_media(const Binding& binding) {
+  if (binding.upload) return Media{binding.upload->shape, 0, 0};
+  std::lock_guard lock(g_media_mutex);
+  auto found = g_media.find(binding.source.path);
+  return found == g_media.end() ? std::nullopt : std::optional(found->second);
 }
 
-MediaShape learned_shape(const std::string& path, const Json& probed) {
-  MediaShape shape;
-  shape.width = std::max<int64_t>(1, probed["width"].integer());
-  shape.height = std::max<int64_t>(1, probed["height"].integer());
-  shape.quarter_turns = static_cast<int>((probed["rotation_deg"].integer() / 90 % 4 + 4) % 4);
-  shape.pixel_aspect = protocol::ratio(probed["pixel_aspect"].text());
-  std::lock_guard lock(g_shapes_mutex);
-  return g_shapes[path] = shape;
+Media learned_media(const std::string& path, const Json& probed) {
+  Media media;
+  media.shape.width = std::max<int64_t>(1, probed["width"].integer());
+  media.shape.height = std::max<int64_t>(1, probed["height"].integer());
+  media.shape.quarter_turns = static_cast<int>((probed["rotation_deg"].integer() / 90 % 4 + 4) % 4);
+  media.shape.pixel_aspect = protocol::ratio(probed["pixel_aspect"].text());
+  const auto& range = probed["available_range"].items();
+  if (range.size() == 2) media.frames = range[1].integer() - range[0].integer();
+  if (!probed["rate"].is_null()) media.rate = protocol::ratio(probed["rate"].text());
+  std::lock_guard lock(g_media_mutex);
+  return g_media[path] = media;
 }
 
-void forget_shape(const std::string& path) {
-  std::lock_guard lock(g_shapes_mutex);
-  g_shapes.erase(path);
+void forget_media(const std::string& path) {
+  std::lock_guard lock(g_media_mutex);
+  g_media.erase(path);
 }
 
-bool is_reduced(const MediaShape& media, int reduction, const protocol::FrameReply& frame) {
-  return frame.width == (media.width + reduction - 1) / reduction && frame.height == (media.height + reduction - 1) / reduction;
+std::string before_the_first(const std::string& path) { return "This frame lies before the first frame of " + path + "."; }
+
+bool is_reduced(const MediaShape& shape, int reduction, const protocol::FrameReply& frame) {
+  return frame.width == (shape.width + reduction - 1) / reduction && frame.height == (shape.height + reduction - 1) / reduction;
 }
 
 }  // namespace
@@ -133,11 +141,41 @@ std::string problem_of_path(const std::string& path) {
 
 std::string Effect::source_path() const { return get_string(properties_, prop::kSrcFilePath); }
 
-int64_t Effect::frame_of_time(Time time) const {
-  double range[2] = {get_double(source_properties_, prop::kFrameRange, 0, 0), get_double(source_properties_, prop::kFrameRange, 0, 1)};
+std::pair<Time, int64_t> Effect::shown_frames() const {
+  double first = get_double(source_properties_, prop::kFrameRange, 0, 0), last = get_double(source_properties_, prop::kFrameRange, 0, 1);
   // Some hosts say "for ever", and a host that shows one frame at a time gives that frame as the range.
-  bool is_known = range[0] > INT_MIN / 2 && range[1] < INT_MAX / 2 && range[1] > range[0];
-  return frame_at(time - (is_known ? range[0] : 0));
+  bool is_known = first > INT_MIN / 2 && last < INT_MAX / 2 && last > first;
+  if (!is_known) return {0, 0};
+  return {first, static_cast<int64_t>(std::llround(last - first)) + 1};
+}
+
+std::string Effect::file_frame(const Controls& controls, const Media& media, Time time, int64_t* frame) const {
+  const auto [first, count] = shown_frames();
+  const double offset = time - first;
+  const double host_rate = get_double(source_properties_, prop::kFrameRate, get_double(properties_, prop::kFrameRate, 0));
+  const bool is_one_rate = host_rate <= 0 || media.rate <= 0 || std::fabs(host_rate / media.rate - 1) < kSameRate;
+  auto is_count = [count = count](double expected) { return std::fabs(static_cast<double>(count) - expected) <= kRoundedFrames; };
+  const double frames = static_cast<double>(media.frames);
+  *frame = frame_at(offset);
+  if (controls.first_frame < 0 && (media.frames == 0 || is_count(frames))) return "";
+  if (!is_one_rate) {
+    // The whole file at the host's rate: the frame that is on at that time.
+    if (controls.first_frame < 0 && count > 0 && is_count(frames * host_rate / media.rate)) {
+      *frame = std::fabs(offset) <= kLastTime ? static_cast<int64_t>(std::floor(offset * media.rate / host_rate + kSameTime)) : -1;
+      return "";
+    }
+    char text[200];
+    std::snprintf(text, sizeof text, "The project runs at %.6g frames a second, the file at %.6g: which frame is shown cannot be known. "
+                  "Give the project the file's rate.", host_rate, media.rate);
+    return text;
+  }
+  if (controls.first_frame >= 0) {
+    *frame += controls.first_frame;
+  } else if (count > 0) {
+    return "The host shows " + std::to_string(count) + " of the file's " + std::to_string(media.frames) +
+           " frames and does not say which. Set First Frame under Source.";
+  }
+  return "";
 }
 
 Binding Effect::bind(const Controls& controls, PropertySet in_args, Time time) const {
@@ -148,9 +186,11 @@ Binding Effect::bind(const Controls& controls, PropertySet in_args, Time time) c
     // Looked up at every render: a pasted effect belongs to the clip it now lies on.
     out.source.path = path.empty() ? controls.file : path;
     out.is_named_by_host = !path.empty();
-    out.frame_index = frame && !path.empty() ? *frame : frame_of_time(time);
+    out.time = time;
+    out.is_frame_named = frame && out.is_named_by_host;
+    if (out.is_frame_named) out.frame_index = *frame;
     out.problem = problem_of_path(out.source.path);
-    if (out.problem.empty() && out.frame_index < 0) out.problem = "This frame lies before the first frame of " + out.source.path + ".";
+    if (out.problem.empty() && out.frame_index < 0) out.problem = before_the_first(out.source.path);
     return out;
   }
   Json state;
@@ -187,22 +227,22 @@ Binding Effect::bind(const Controls& controls, PropertySet in_args, Time time) c
 }
 
 std::string Effect::frame_within(const Binding& binding, const Controls& controls, const Image& to, bool is_final, const Deadline& deadline,
-                                 Answer* answer, protocol::FrameReply* frame, MediaShape* media) {
+                                 Answer* answer, protocol::FrameReply* frame, MediaShape* shape) {
   const int starts = engine().failed_starts();
   const double transfer_s = is_final ? kFinalTransfer_s : kTransfer_s;
   auto heard = Clock::now(), moved = heard;
   double fraction = -1;
-  std::optional<MediaShape> shape = known_shape(binding);
+  std::optional<Media> media = known_media(binding);
   int reduction = 1;
   bool is_probed_anew = false;
   std::string news = "VS3R is waiting for its engine";
   while (!deadline.is_over()) {
     double pause_s = 0.05;
-    Deadline turn = is_final ? deadline.at_most(shape ? protocol::kReply_s + kFinalWait_s : protocol::kProbe_s) : deadline;
-    if (!shape) {
+    Deadline turn = is_final ? deadline.at_most(media ? protocol::kReply_s + kFinalWait_s : protocol::kProbe_s) : deadline;
+    if (!media) {
       *answer = engine().ask("probe", protocol::probe(binding.source), {}, turn, transfer_s);
       if (answer->kind == Answer::Kind::kOk) {
-        shape = learned_shape(binding.source.path, answer->reply.body);
+        media = learned_media(binding.source.path, answer->reply.body);
         continue;
       }
     } else {
@@ -210,8 +250,13 @@ std::string Effect::frame_within(const Binding& binding, const Controls& control
       request.source = binding.source;
       request.settings = controls.settings;
       request.frame_index = binding.frame_index;
+      if (!binding.upload && !binding.is_frame_named) {
+        std::string problem = file_frame(controls, *media, binding.time, &request.frame_index);
+        if (!problem.empty()) return problem;
+        if (request.frame_index < 0) return before_the_first(binding.source.path);
+      }
       request.format = format_of(to.depth);
-      request.reduction = reduction = reduction_for(as_shown(*shape, binding.is_named_by_host, to), to);
+      request.reduction = reduction = reduction_for(as_shown(media->shape, binding.is_named_by_host, to), to);
       request.wait_s = is_final ? kFinalWait_s : std::max(0.0, deadline.left_s() - kReserve_s);
       request.analyze = is_final || !engine().is_paused(binding.source.name());
       *answer = engine().ask("frame", protocol::frame(request), {}, turn, transfer_s);
@@ -220,15 +265,15 @@ std::string Effect::frame_within(const Binding& binding, const Controls& control
       case Answer::Kind::kOk: {
         size_t buffer_size = answer->buffers.empty() ? 0 : answer->buffers[0].size;
         if (!protocol::parse_frame(answer->reply.body, buffer_size, frame)) return kSenseless;
-        if (frame->is_ready && is_reduced(*shape, reduction, *frame)) {
-          *media = *shape;
+        if (frame->is_ready && is_reduced(media->shape, reduction, *frame)) {
+          *shape = media->shape;
           return "";
         }
         if (frame->is_ready) {
           // Another file lies there under the same name by now.
           if (binding.upload || is_probed_anew) return kSenseless;
-          forget_shape(binding.source.path);
-          shape.reset();
+          forget_media(binding.source.path);
+          media.reset();
           is_probed_anew = true;
           continue;
         }
@@ -258,7 +303,7 @@ std::string Effect::frame_within(const Binding& binding, const Controls& control
       case Answer::Kind::kNoEngine: {
         std::string trouble = engine().trouble();
         if (!trouble.empty()) news = trouble;
-        if (engine().failed_starts() != starts || (!is_final && engine().state() != EngineState::kStarting)) return news;
+        if (engine().failed_starts() != starts || engine().is_resting() || (!is_final && engine().state() != EngineState::kStarting)) return news;
         break;
       }
       case Answer::Kind::kTimedOut: break;
@@ -298,11 +343,11 @@ Status Effect::render(PropertySet in_args) {
   const Binding binding = bind(now, in_args, time);
   Answer answer;
   protocol::FrameReply frame;
-  MediaShape media;
+  MediaShape shape;
   const std::string problem =
-      binding.problem.empty() ? frame_within(binding, now, to, is_final, deadline, &answer, &frame, &media) : binding.problem;
+      binding.problem.empty() ? frame_within(binding, now, to, is_final, deadline, &answer, &frame, &shape) : binding.problem;
   if (problem.empty()) {
-    const MediaShape shown = as_shown(media, binding.is_named_by_host, to);
+    const MediaShape shown = as_shown(shape, binding.is_named_by_host, to);
     EngineFrame stabilized{answer.buffers[0].data.get(), frame.width, frame.height, frame.row_bytes, depth_of(frame.format)};
     std::vector<uint8_t> turned;
     if (shown.quarter_turns != 0) turned = turn(&stabilized, shown.quarter_turns);
@@ -327,6 +372,9 @@ Status Effect::render(PropertySet in_args) {
   if (is_final) {
     has_error_ = true;
     show_error(handle_, "VS3R: " + problem);
+    // A host that goes on all the same must not take what lies in its buffer, perhaps the original, for the frame.
+    copy_picture(Image(), to, window);
+    draw_slate(problem, to, window);
     return kFailed;
   }
   has_slate_ = true;
