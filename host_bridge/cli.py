@@ -22,6 +22,7 @@ from host_bridge.resolve_cli import resolve_app
 from host_bridge.timeline_cli import timeline_command
 from vs3r_engine import __version__
 from vs3r_engine.errors import Cancelled, EngineFault, InputError, VS3RError
+from vs3r_engine.settings import WRITABLE_SUFFIXES
 from vs3r_engine.timeline import exact_rate
 
 app = typer.Typer(
@@ -40,8 +41,6 @@ app.add_typer(presets_app, name="presets")
 app.add_typer(cache, name="cache")
 
 CANCEL_S = 15.0
-READ_ONLY = frozenset((".avi", ".webm", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".h264", ".264"))
-"""Containers that are read and not written; results of such clips are .mp4 where no other name is given."""
 
 Clip = Annotated[str, typer.Argument(metavar="IN", help="The clip: a video file, or an image sequence.")]
 Clips = Annotated[list[str], typer.Argument(metavar="IN...", help="The clips: video files, or image sequences.")]
@@ -284,7 +283,7 @@ def _default_output(path: str) -> str:
     is_pattern = not os.path.exists(path) and any(mark in os.path.basename(root) for mark in "%[")
     if not suffix or is_pattern or os.path.isdir(path):
         raise InputError("no-output", f"Where should the result of {path} go?", "Give -o OUT.")
-    return f"{root}_vs3r{'.mp4' if suffix.lower() in READ_ONLY else suffix}"
+    return f"{root}_vs3r{suffix if suffix.lower() in WRITABLE_SUFFIXES else '.mp4'}"
 
 
 def _say_findings(findings: dict[str, Any], quiet: bool) -> None:

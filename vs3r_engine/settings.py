@@ -24,6 +24,8 @@ SCHEMA = 1
 NAMING_FILES = ("analysis.input_lens", "fill.lora")
 """Settings whose value may be the path of a file or folder, or several joined by semicolons."""
 
+WRITABLE_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".mkv", ".mxf", ".exr", ".png", ".tif", ".tiff", ".dpx"))
+"""What results can be written as; a clip that is read as something else has its result in another container."""
 GROUPS = {
     "analysis": "Analysis - changing these analyses the clip again",
     "path": "Path - shown at once, frames are rendered again",

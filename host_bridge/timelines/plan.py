@@ -32,7 +32,7 @@ from vs3r_engine.media.edit import (
     url_of_path,
     used_range,
 )
-from vs3r_engine.settings import GROUPS, Settings
+from vs3r_engine.settings import GROUPS, WRITABLE_SUFFIXES, Settings
 from vs3r_engine.timeline import Clip, FrameRange
 
 KEY = "VS3R"
@@ -54,8 +54,6 @@ _SUFFIXES = {
 }
 FIRST_IMAGE = "0000000"
 """The number that frame 0 of the source has, or would have, in a stabilized image sequence."""
-WRITABLE_CONTAINERS = {".mp4", ".m4v", ".mov", ".mkv", ".mxf"}
-"""A clip of any other kind becomes .mov where its own kind is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +286,7 @@ def _job(draft: _Draft, options: Options) -> Job:
     if suffix in IMAGE_SUFFIXES:
         output = os.path.join(options.media_dir, name, f"{name}.{FIRST_IMAGE}{suffix}")
     else:
-        output = os.path.join(options.media_dir, name + (suffix if suffix in WRITABLE_CONTAINERS else ".mov"))
+        output = os.path.join(options.media_dir, name + (suffix if suffix in WRITABLE_SUFFIXES else ".mov"))
     return Job(
         f"tl-{draft.digest}", source, draft.render_range, draft.analysis_range, os.path.abspath(output), draft.settings, options.redo
     )

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 import vs3r
-from host_bridge.cli import READ_ONLY, _default_output
+from host_bridge.cli import _default_output
 from vs3r_engine.media import codecs
+from vs3r_engine.settings import WRITABLE_SUFFIXES
 
 SLOW = """
 import signal, sys, time
@@ -131,5 +132,7 @@ def test_the_demo_says_how_it_is_called(words, code, capsys, monkeypatch, tmp_pa
 
 
 def test_what_is_read_only_becomes_mp4_beside_its_source():
-    assert _default_output("/a/clip.AVI") == "/a/clip_vs3r.mp4" and _default_output("/a/clip.mov") == "/a/clip_vs3r.mov"
-    assert not READ_ONLY & {*codecs.CONTAINERS, *codecs.IMAGE_CODECS}
+    for suffix in ("AVI", "wmv", "hevc", "flv"):
+        assert _default_output(f"/a/clip.{suffix}") == "/a/clip_vs3r.mp4"
+    assert _default_output("/a/clip.MOV") == "/a/clip_vs3r.MOV"
+    assert {*codecs.CONTAINERS, *codecs.IMAGE_CODECS} == WRITABLE_SUFFIXES

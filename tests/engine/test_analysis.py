@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an analysis says once it lies on disk, and what of it renderers are handed with each frame."""
 
+import os
 from dataclasses import replace
 from fractions import Fraction
 from types import SimpleNamespace
@@ -178,3 +179,7 @@ def test_a_sources_key_is_of_its_pictures_alone(tmp_path):
     assert source_key(str(tmp_path / "d" / "in.%04d.png")) == key, "whatever else lies in the folder"
     write("d/in.0001.png", b"y")
     assert source_key(str(tmp_path / "d" / "in.%04d.png")) != key and len(images) == 3
+    many = [write(f"e/in.{i:04d}.png", b"x") for i in range(130)]
+    key = source_key(str(tmp_path / "e" / "in.%04d.png"))
+    os.utime(many[1], (1, 1))
+    assert source_key(str(tmp_path / "e" / "in.%04d.png")) != key, "one that is not read was written again"

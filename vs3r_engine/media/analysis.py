@@ -25,7 +25,8 @@ _OVERLAY = "overlay.npy"
 
 
 def source_key(path: str) -> str:
-    """A key of the media's content: equal keys, equal pictures. Reads at most 4 MiB of a file; of many files 256 KiB each of at most 127.
+    """A key of the media's content: equal keys, equal pictures. Reads at most 4 MiB of a file; of many files 256 KiB each of at most
+    127, and takes the others to be as they were where size and time of writing are.
 
     Of an image sequence only its own files count, whatever else lies in their folder. Raises: MediaError `media-missing`.
     """
@@ -41,8 +42,9 @@ def source_key(path: str) -> str:
     if not files:
         raise MediaError("media-missing", f"{path} does not exist any more.", "Check the path, or reconnect the drive it is on.")
     step = max(1, len(files) // 64)
-    for file in files:
-        digest.update(f"{file.name} {file.stat().st_size} ".encode())
+    for number, file in enumerate(files):
+        facts = file.stat()
+        digest.update(f"{file.name} {facts.st_size} {facts.st_mtime_ns if number % step else ''} ".encode())
     for file in files[::step]:
         size = file.stat().st_size
         blocks = 64 if len(files) == 1 else 4
