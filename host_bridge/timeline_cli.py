@@ -47,6 +47,9 @@ def timeline_command(open_engine: OpenEngine):
         only_changed: Annotated[
             bool, typer.Option("--only-changed", help="Leave clips alone whose source, range and settings are as before.")
         ] = False,
+        skip_faulty: Annotated[
+            bool, typer.Option("--skip-faulty", help="Leave clips alone that cannot be stabilized, as where media is missing, and say which.")
+        ] = False,
         revert: Annotated[bool, typer.Option("--revert", help="Take all stabilized media out again.")] = False,
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would happen.")] = False,
         force: Annotated[bool, typer.Option("-f", "--force", help="Replace the output, and render everything again.")] = False,
@@ -88,6 +91,7 @@ def timeline_command(open_engine: OpenEngine):
             settings=_settings(preset_name, assignments, CODECS[codec]),
             past_end=past_end,
             only_changed=only_changed,
+            skip_faulty=skip_faulty,
             redo=force,
         )
         with _stoppable(), open_engine(engine) as connected:

@@ -62,7 +62,8 @@ class Options:
 
     handles: frames beyond what the clip and its transitions show, at each end. settings: what clips without a VS3R effect
     get. past_end: "error", or "trim" for clips that reach past their media. only_changed: clips whose stabilized media
-    fits their source, range and settings are left as they are. redo: finished files of an earlier run count for nothing.
+    fits their source, range and settings are left as they are. skip_faulty: clips that cannot be planned are skipped, and
+    nothing is refused for them. redo: finished files of an earlier run count for nothing.
     """
 
     media_dir: str
@@ -71,6 +72,7 @@ class Options:
     settings: Settings = field(default_factory=lambda: Settings().with_values({"output.codec": "prores-hq"}))
     past_end: str = "error"
     only_changed: bool = False
+    skip_faulty: bool = False
     redo: bool = False
 
 
@@ -146,7 +148,10 @@ def plan(root: Root, options: Options, search: MediaSearch, probe: Probe, finger
             skipped.append((place, "a still image"))
         except VS3RError as error:
             faults.append((place, error))
-    if faults:
+    if faults and options.skip_faulty:
+        skipped += [(place, error.message) for place, error in faults]
+        skipped.sort(key=lambda pair: pair[0].number)
+    elif faults:
         raise _all_at_once(faults)
     if not drafts:
         reasons = ", ".join(dict.fromkeys(reason for _, reason in skipped))
@@ -347,9 +352,9 @@ def _all_at_once(faults: list[tuple[Place, VS3RError]]) -> VS3RError:
         f"{message} ({', '.join(f'clip {place.number}' for place in places[:5])}{', ...' if len(places) > 5 else ''})"
         for message, places in by_message.items()
     ]
+    hints = " ".join([*dict.fromkeys(error.hint for _, error in faults if error.hint), "Or leave such clips alone with --skip-faulty."])
     if len(faults) == 1:
-        return type(first)(first.code, lines[0], first.hint)
+        return type(first)(first.code, lines[0], hints)
     codes = {error.code for _, error in faults}
     code = first.code if len(codes) == 1 else "timeline-unplannable"
-    hints = " ".join(dict.fromkeys(error.hint for _, error in faults if error.hint))
     return type(first)(code, f"{len(faults)} clips cannot be stabilized:\n  " + "\n  ".join(lines) + "\n", hints)

@@ -264,6 +264,17 @@ def test_missing_media_is_listed_with_the_search_done(make, media, tmp_path):
     assert str(elsewhere) in caught.value.hint and str(tmp_path) in caught.value.hint
 
 
+def test_clips_that_cannot_be_planned_are_skipped_where_that_is_asked_for(make, media):
+    timeline = edit([shot("/lost/one.mov", 0, 10), shot(media, 0, 10), shot("/lost/two.mov", 0, 10)])
+    work = make(timeline, skip_faulty=True)
+    assert [each.place.number for each in work.clips] == [2]
+    assert [(place.number, reason) for place, reason in work.skipped] == [
+        (1, "/lost/one.mov does not exist."), (3, "/lost/two.mov does not exist.")
+    ]  # fmt: skip
+    with pytest.raises(InputError, match=r"one\.mov does not exist"):
+        make(edit([shot("/lost/one.mov", 0, 10)]), skip_faulty=True)
+
+
 def test_moved_media_is_found_beside_the_timeline_and_in_searched_folders(make, engine, tmp_path):
     (tmp_path / "deep" / "er").mkdir(parents=True)
     beside, below = engine.add(str(tmp_path / "one.mov")), engine.add(str(tmp_path / "deep" / "er" / "Two.mov"))
