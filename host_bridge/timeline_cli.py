@@ -48,7 +48,8 @@ def timeline_command(open_engine: OpenEngine):
             bool, typer.Option("--only-changed", help="Leave clips alone whose source, range and settings are as before.")
         ] = False,
         skip_faulty: Annotated[
-            bool, typer.Option("--skip-faulty", help="Leave clips alone that cannot be stabilized, as where media is missing, and say which.")
+            bool,
+            typer.Option("--skip-faulty", help="Leave clips alone that cannot be stabilized, as where media is missing, and say which."),
         ] = False,
         revert: Annotated[bool, typer.Option("--revert", help="Take all stabilized media out again.")] = False,
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would happen.")] = False,
