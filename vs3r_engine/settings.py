@@ -68,8 +68,8 @@ class AnalysisSettings:
     mask: str = _setting(
         "hybrid",
         "Dynamic mask",
-        "hybrid: semantic or flow says it moves (the paper); semantic: the network's mask alone.",
-        choices=("hybrid", "semantic"),
+        "hybrid: the network or flow says it moves; published: the same by eq. 5 alone, unchecked; semantic: the network's mask alone.",
+        choices=("hybrid", "published", "semantic"),
     )
     flow: str = _setting("auto", "Optical flow", "auto: RAFT with weights and a GPU, else DIS.", choices=("auto", "dis", "raft"))
     flow_threshold_px: float = _setting(

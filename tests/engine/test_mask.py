@@ -10,7 +10,16 @@ from vs3r_engine.frame import Frame, PixelLayout
 from vs3r_engine.methods.dis import DisFlow
 from vs3r_engine.scene import Reconstruction
 from vs3r_engine.settings import AnalysisSettings
-from vs3r_engine.stages.mask import cleaned, dynamic_mask, explains_better, flow_mask, masks_of, rigid_flow, threshold_of_sensitivity
+from vs3r_engine.stages.mask import (
+    cleaned,
+    dynamic_mask,
+    explains_better,
+    flow_mask,
+    masks_of,
+    predicted_flow,
+    rigid_flow,
+    threshold_of_sensitivity,
+)
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +104,17 @@ def test_the_hybrid_mask_is_the_union_and_semantic_alone_is_the_network_s(crowd)
     )
     assert np.array_equal(hybrid, alone | by_flow)
     assert np.array_equal(dynamic_mask(None, by_flow[0]), by_flow[0])
+
+
+def test_the_published_mask_is_eq_5_from_frame_to_frame_and_nothing_else(crowd):
+    semantic = np.zeros((len(crowd), 144, 256), bool)
+    semantic[:, :20, :20] = True
+    flow, piece = DisFlow(), reconstruction_of(crowd, semantic)
+    frames = [flow.prepared(frame) for frame in crowd.frames]
+    masks = masks_of(piece, frames, flow, AnalysisSettings(mask="published", flow_threshold_px=0.5))
+    for i, j in ((0, 1), (4, 5), (9, 8)):
+        predicted = predicted_flow(piece, i, j, 256, 144)
+        assert np.array_equal(masks[i], semantic[i] | flow_mask(flow.flow(frames[i], frames[j]), predicted, 0.5))
 
 
 def test_sensitivity_halves_the_threshold_every_quarter():

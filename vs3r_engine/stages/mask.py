@@ -89,19 +89,23 @@ def dynamic_mask(semantic_mask: np.ndarray | None, flow_says: np.ndarray) -> np.
 def masks_of(piece: Reconstruction, frames: Sequence[Frame], flow: FlowEstimator, settings: AnalysisSettings) -> np.ndarray:
     """[n, h, w] bool, True = moves: the dynamic masks of a reconstructed piece, at the size of the prepared `frames` given.
 
-    Each frame is compared with the one STEP_FRAMES on (eq. 4-5 over two frames, so that slow walkers are seen); the last ones of
-    a piece with the one as far back, which sees the same motion backwards. A piece of one frame has no flow mask.
+    Each frame is compared with the one STEP_FRAMES on (eq. 4-5 over two frames, so that slow walkers are seen), with `published`
+    the next one; the last ones of a piece with the one as far back, which sees the same motion backwards. A piece of one frame has
+    no flow mask.
     """
     n, height, width = len(frames), frames[0].height, frames[0].width
     says_moving = np.zeros((n, height, width), bool)
-    if settings.mask == "hybrid" and n > 1:
+    if settings.mask != "semantic" and n > 1:
         threshold_px = settings.flow_threshold_px or threshold_of_sensitivity(settings.moving_sensitivity, width)
-        step = min(STEP_FRAMES, n - 1)
+        is_published = settings.mask == "published"
+        step = 1 if is_published else min(STEP_FRAMES, n - 1)
         for i in range(n):
             j = i + step if i + step < n else i - step if i >= step else n - 1 if i < n - 1 else 0
             predicted, observed = predicted_flow(piece, i, j, width, height), flow.flow(frames[i], frames[j])
             disagrees = flow_mask(observed, predicted, threshold_px)
-            if disagrees.any():
+            if is_published:
+                says_moving[i] = disagrees
+            elif disagrees.any():
                 says_moving[i] = cleaned(disagrees & explains_better(observed, predicted, frames[i], frames[j]))
     semantic = piece.semantic_mask
     return np.stack([dynamic_mask(None if semantic is None else semantic[i], says_moving[i]) for i in range(n)])
