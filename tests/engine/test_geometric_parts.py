@@ -202,6 +202,21 @@ def test_frames_too_blurred_for_tracks_stand_where_the_whole_picture_shows_them(
     assert np.abs(yaw_and_roll_deg(pieces) - turn_deg).max() < 0.6
 
 
+def test_a_whip_pan_is_followed_through_its_blur_further_than_the_first_and_last_picture_overlap():
+    patches = cv2.resize(texture(75, 15, seed=7), (1500, 300), interpolation=cv2.INTER_CUBIC)
+    scene = cv2.addWeighted(texture(1500, 300, seed=5), 0.5, patches, 0.5, 0)
+    yaw_deg = np.interp(np.arange(30), [0, 10, 15, 29], [-40, -38, 37, 40])
+    open_deg = 0.5 * np.gradient(yaw_deg)
+    pictures = []
+    for yaw, width in zip(yaw_deg, open_deg, strict=True):
+        turn_deg = np.stack([yaw + np.linspace(-0.5, 0.5, 24) * width, np.zeros(24)], axis=1)
+        pictures.append(np.mean(turned_views(scene, turn_deg, 420), axis=0).astype(np.uint8))
+    pieces = checked(analysed(pictures, focal_mm=36 * 378 / 420), 30)
+    assert column(pieces, "is_bridged").any()
+    found_deg = yaw_and_roll_deg(pieces)[:, 0]
+    assert np.abs(found_deg - found_deg[0] - yaw_deg + yaw_deg[0]).max() < 6
+
+
 def test_a_window_whose_cameras_turn_otherwise_than_the_tracks_say_is_not_believed(monkeypatch):
     clip = make_clip("parallax", frames=40, width=320, height=180, seed=1)
     refined = Windows._refined

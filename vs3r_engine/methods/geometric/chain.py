@@ -42,7 +42,7 @@ class Link:
 
     kind: "linked" to the last good frame; "start" of a chain (the first frame, or no tracks across what lies before it);
     "repeated" (the same picture as the last good one); "bad" (no tracks could be followed to it).
-    glimpse: [3, 3] of a bad link and of a start, the turn since the last good frame that the whole picture shows, if it does.
+    glimpse: [3, 3] of a bad link and of a start, the turn since the last good frame that whole pictures show, if they do.
     is_blank: of a start and of a repeated link, whether the picture has too little in it to follow, like a black one.
     ids, xy_from, xy_to: tracks from the last good frame, centred analysed pixels [m, 2]. to_from, log_zoom, weights:
     see PairMotion. votes: [m] sum 1. span_frames: frames since the last good one. pace: [2, 4] see Shutter.
@@ -88,6 +88,8 @@ class Chain:
         self._trust_ids, self._trust = np.zeros(0, np.int64), np.zeros(0)
         self._bad_in_a_row = 0
         self._last_index = 0
+        self._glimpsed: tuple[np.ndarray, np.ndarray] | None = None
+        """The picture before, if tracks could not be followed to it but whole pictures showed how the camera turned: (picture, turn)."""
 
     def link(self, frame: Frame) -> Link:
         """The next frame's link."""
@@ -100,6 +102,7 @@ class Chain:
         if np.array_equal(picture, self._tracker.picture):
             return self._without_motion(index, "repeated")
         link, glimpse = self._linked(index, picture)
+        self._glimpsed = None if glimpse is None else (picture, glimpse)
         if link is not None:
             link.span_frames, self._last_index = index - self._last_index, index
             self._bad_in_a_row = 0
@@ -108,7 +111,7 @@ class Chain:
         if self._bad_in_a_row >= _RESTART_AFTER_FRAMES or self._is_blank:
             found = self._tracker.begin(picture)
             if found >= FEWEST_TRACKS or self._bad_in_a_row >= _LONGEST_GAP_FRAMES:
-                self._bad_in_a_row, self._expected, self._last_index = 0, (np.eye(3), 0.0), index
+                self._bad_in_a_row, self._expected, self._last_index, self._glimpsed = 0, (np.eye(3), 0.0), index, None
                 return self._without_motion(index, "start", glimpse)
         return self._without_motion(index, "bad", glimpse)
 
@@ -130,7 +133,12 @@ class Chain:
         glimpse = None
         if support < _DOUBTFUL_SUPPORT and len(self._tracker.xy) >= FEWEST_TRACKS:
             # Perhaps too far from where the tracks were looked for.
-            turn, is_seen = self._jumped(picture)
+            assert self._tracker.picture is not None
+            turn, is_seen = self._jumped(self._tracker.picture, picture)
+            if not is_seen and self._glimpsed is not None:
+                # Beyond what the last good picture shows; but perhaps not beyond the one just before, blurred alike.
+                on, is_seen = self._jumped(self._glimpsed[0], picture)
+                turn = on @ self._glimpsed[1] if is_seen else turn
             glimpse = turn if is_seen else None
             other = self._followed(index, picture, (turn, 0.0))
             if other[2] > _CLEARLY_MORE * support:
@@ -167,14 +175,12 @@ class Chain:
         )
         return pair, link, motion.inlier_share * len(pair) / len(self._tracker.xy)
 
-    def _jumped(self, picture: np.ndarray) -> tuple[np.ndarray, bool]:
-        """(the turn [3, 3] since the last good picture that lays it best on this one as a whole, whether they then agree).
+    def _jumped(self, last: np.ndarray, picture: np.ndarray) -> tuple[np.ndarray, bool]:
+        """(the turn [3, 3] since the picture `last` that lays it best on this one as a whole, whether they then agree).
 
         A shift by phase correlation; where the pictures agree so far that ECC refines it, with the roll. Blur that leaves no corner
         to follow leaves this.
         """
-        last = self._tracker.picture
-        assert last is not None
         shrink = max(1.0, self._small[0] / _JUMP_WIDTH_PX)
         size = max(8, round(self._small[0] / shrink)), max(8, round(self._small[1] / shrink))
         before, after = (cv2.resize(p, size, interpolation=cv2.INTER_AREA).astype(np.float32) for p in (last, picture))
