@@ -214,7 +214,7 @@ def test_a_whip_pan_is_followed_through_its_blur_further_than_the_first_and_last
     pieces = checked(analysed(pictures, focal_mm=36 * 378 / 420), 30)
     assert column(pieces, "is_bridged").any()
     found_deg = yaw_and_roll_deg(pieces)[:, 0]
-    assert np.abs(found_deg - found_deg[0] - yaw_deg + yaw_deg[0]).max() < 6
+    assert np.abs(found_deg - found_deg[0] - yaw_deg + yaw_deg[0]).max() < 0.9
 
 
 def test_a_window_whose_cameras_turn_otherwise_than_the_tracks_say_is_not_believed(monkeypatch):

@@ -193,6 +193,7 @@ class Chain:
             motion = refined
         middle = (np.array(size) - 1) / 2
         moved = (motion[:, :2] @ middle + motion[:, 2] - middle) * self.extent / size / self._focal
+        moved *= np.arctan(np.linalg.norm(moved)) / max(float(np.linalg.norm(moved)), 1e-9)
         return rotation_from_vector(np.array([-moved[1], moved[0], np.arctan2(motion[1, 0], motion[0, 0])])), agreement > _LEAST_AGREEMENT
 
     def _without_motion(self, index: int, kind: str, glimpse: np.ndarray | None = None) -> Link:
