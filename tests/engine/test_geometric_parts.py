@@ -20,6 +20,7 @@ from vs3r_engine.methods.geometric.bundle import (
     begun,
     rotations_from_vectors,
 )
+from vs3r_engine.methods.geometric.chain import Chain
 from vs3r_engine.methods.geometric.depth import DepthMap
 from vs3r_engine.methods.geometric.motion import (
     pair_motion,
@@ -215,6 +216,20 @@ def test_a_whip_pan_is_followed_through_its_blur_further_than_the_first_and_last
     assert column(pieces, "is_bridged").any()
     found_deg = yaw_and_roll_deg(pieces)[:, 0]
     assert np.abs(found_deg - found_deg[0] - yaw_deg + yaw_deg[0]).max() < 0.9
+
+
+def test_a_handful_of_tracks_is_no_link_where_the_whole_picture_does_not_agree(monkeypatch):
+    followed = Chain._followed
+
+    def by_chance(self, index, picture, expected):
+        pair, link, support = followed(self, index, picture, expected)
+        return pair, link, 0.05 if index == 14 else support
+
+    monkeypatch.setattr(Chain, "_followed", by_chance)
+    pictures = shifted(24, 2, 0, 320, 96)
+    assert not column(checked(analysed(pictures), 24), "is_bridged").any()
+    pictures[14][:, 130:] = texture(190, 96, seed=9)
+    assert list(np.flatnonzero(column(checked(analysed(pictures), 24), "is_bridged"))) == [14]
 
 
 def test_a_window_whose_cameras_turn_otherwise_than_the_tracks_say_is_not_believed(monkeypatch):
