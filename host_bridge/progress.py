@@ -17,6 +17,7 @@ _FINDINGS: dict[str, Callable[[Any], str]] = {
     "shake_deg": lambda value: f"shake {value:.1f}° rms",
     "moving_percent": lambda value: f"{value:.0f} % moving",
     "shots": lambda value: f"{value} shots" if value != 1 else "",
+    "breaks": lambda value: f"motion lost at {value} places" if value > 1 else "motion lost once" if value else "",
     "overlay_percent": lambda value: f"{value:.0f} % overlay",
     "hole_percent": lambda value: f"{value:.1f} % filled",
     "method": lambda value: str(value),

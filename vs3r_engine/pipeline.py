@@ -284,11 +284,12 @@ def _write_analysis(job: Job, methods: Methods, source: VideoSource, directory: 
             for number, piece in enumerate(methods.reconstructor.reconstruct(remembered(shot), job.clip.rate)):
                 yield number == 0, piece
 
-    shot_count = 0
+    shot_count = breaks = 0
     yield Progress("analyze", 0, total, 0.0, dict(findings))  # the first piece takes a while
     with closing(ahead(pieces(), 1)) as coming:
         for starts_shot, piece in coming:
             shot_count += starts_shot
+            breaks += int(np.count_nonzero(piece.diagnostics.get("is_apart", ())))
             first = piece.trajectory.first_frame
             frames = [small.pop(first + i) for i in range(len(piece.trajectory))]
             dynamic = masks_of(piece, frames, methods.flow, job.settings.analysis)
@@ -298,7 +299,7 @@ def _write_analysis(job: Job, methods: Methods, source: VideoSource, directory: 
             moving.append(float(dynamic.mean()) * len(frames))
             done = first + len(frames) - job.analysis_range.start
             yield Progress("analyze", done, total, ANALYSIS_SHARE * done / total, dict(findings))
-    findings |= {"moving_percent": round(100 * sum(moving) / total, 1), "shots": shot_count}
+    findings |= {"moving_percent": round(100 * sum(moving) / total, 1), "shots": shot_count, "breaks": breaks}
     bounds, overlay_mask = bounds_and_overlay(observer, overlays, job.clip.width)
     if overlay_mask is not None:
         findings["overlay_percent"] = round(100 * float(overlay_mask.mean()), 1)

@@ -64,6 +64,16 @@ def analysis(tmp_path) -> Analysis:
     return Analysis(tmp_path)
 
 
+def test_a_shot_ends_where_nothing_shows_how_the_camera_moved(tmp_path):
+    writer = AnalysisWriter(tmp_path)
+    for start, count, starts_shot in ((100, 5, True), (105, 3, False), (108, 4, True)):
+        whole = piece(start, count)
+        whole.diagnostics["is_apart"] = np.isin(np.arange(start, start + count), (103, 105))
+        writer.add(whole, mask_of(start, count), starts_shot)
+    writer.finish({})
+    assert [(shot.start, shot.end_exclusive) for shot in Analysis(tmp_path).shots] == [(100, 103), (103, 105), (105, 108), (108, 112)]
+
+
 def test_everything_comes_back_from_disk_with_its_frame(analysis):
     assert (analysis.frame_range, analysis.shots) == (FrameRange(100, 12), [FrameRange(100, 8), FrameRange(108, 4)])
     assert analysis.findings == {"method": "by hand"} and analysis.bounds == BOUNDS

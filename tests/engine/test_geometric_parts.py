@@ -218,6 +218,16 @@ def test_a_whip_pan_is_followed_through_its_blur_further_than_the_first_and_last
     assert np.abs(found_deg - found_deg[0] - yaw_deg + yaw_deg[0]).max() < 0.9
 
 
+def test_a_turn_that_no_two_pictures_show_is_reported_where_the_pictures_go_on_and_black_is_none():
+    scene = texture(1500, 300, seed=5)
+    yaw_deg = np.where(np.arange(30) < 14, -35, 35) + np.arange(30) * 0.2
+    pictures = turned_views(scene, np.stack([yaw_deg, np.zeros(30)], axis=1), 420)
+    assert list(np.flatnonzero(column(checked(analysed(pictures), 30), "is_apart"))) == [16]
+    dark = turned_views(scene, np.stack([np.arange(30) * 0.2, np.zeros(30)], axis=1), 420)
+    dark[10:15] = [np.zeros_like(dark[0])] * 5
+    assert not column(checked(analysed(dark), 30), "is_apart").any()
+
+
 def test_a_handful_of_tracks_is_no_link_where_the_whole_picture_does_not_agree(monkeypatch):
     followed = Chain._followed
 

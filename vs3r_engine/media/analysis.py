@@ -117,8 +117,6 @@ class Analysis:
         self.frame_range = FrameRange.between(int(self._starts[0]), index["end_exclusive"])
         self.findings: dict[str, Any] = index["findings"]
         self.bounds = PictureBounds(tuple(index["inset_px"]), tuple(index["bars_px"]))
-        bounds = [*index["shot_starts"], index["end_exclusive"]]
-        self.shots = [FrameRange.between(a, b) for a, b in pairwise(bounds)]
         self._piece = lru_cache(maxsize=3)(self._read_piece)
         K, world_from_camera, plane_depth = [], [], []
         residual_px: list[np.ndarray] = []
@@ -154,6 +152,10 @@ class Analysis:
         self.overlay_mask: np.ndarray | None = np.load(overlay) if overlay.exists() else None
         """[h, w] bool, True on what lies over the scene and stands still in every frame; None where nothing does."""
         nowhere = np.zeros(len(self.trajectory), bool)
+        apart = self.frame_range.start + np.flatnonzero(self.diagnostics.get("is_apart", nowhere))
+        bounds = [*sorted({*index["shot_starts"], *apart.tolist()}), index["end_exclusive"]]
+        self.shots = [FrameRange.between(a, b) for a, b in pairwise(bounds)]
+        """Between scene cuts, and between places where nothing shows how the camera moved: neither path nor filling goes across."""
         self.is_bad = self.diagnostics.get("is_bridged", nowhere) & ~self.diagnostics.get("is_repeated", nowhere)
         """[n] bool: frames whose camera is only guessed; a picture that merely stands still is none of them."""
 

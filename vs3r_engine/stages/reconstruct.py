@@ -39,6 +39,7 @@ class Reconstructor(Protocol):
         A piece is yielded as soon as it is final. Frames come in order without gaps; their size never changes.
         Trajectories are for the frames' own size. Bad frames (black, blurred, textureless, repeated) are bridged and
         reported in `diagnostics["is_bridged"]`, the repeated ones also in `diagnostics["is_repeated"]`, never raised.
+        A frame is in `diagnostics["is_apart"]`, if that is there, where nothing shows how the camera moved since the frames before.
         """
         ...
 

@@ -44,6 +44,7 @@ class Link:
     kind: "linked" to the last good frame; "start" of a chain (the first frame, or no tracks across what lies before it);
     "repeated" (the same picture as the last good one); "bad" (no tracks could be followed to it).
     glimpse: [3, 3] of a bad link and of a start, the turn since the last good frame that whole pictures show, if they do.
+    is_apart: of a start, whether nothing shows how the camera moved since the last good frame.
     is_blank: of a start and of a repeated link, whether the picture has too little in it to follow, like a black one.
     ids, xy_from, xy_to: tracks from the last good frame, centred analysed pixels [m, 2]. to_from, log_zoom, weights:
     see PairMotion. votes: [m] sum 1. span_frames: frames since the last good one. pace: [2, 4] see Shutter.
@@ -64,6 +65,7 @@ class Link:
     pace: np.ndarray = field(default_factory=lambda: np.zeros((2, 4)))
     glimpse: np.ndarray | None = None
     is_blank: bool = False
+    is_apart: bool = False
 
     @property
     def is_bad(self) -> bool:
@@ -109,11 +111,15 @@ class Chain:
             self._bad_in_a_row = 0
             return link
         self._bad_in_a_row += 1
-        if self._bad_in_a_row >= _RESTART_AFTER_FRAMES or self._is_blank:
+        was_blank = self._is_blank
+        if self._bad_in_a_row >= _RESTART_AFTER_FRAMES or was_blank:
             found = self._tracker.begin(picture)
             if found >= FEWEST_TRACKS or self._bad_in_a_row >= _LONGEST_GAP_FRAMES:
                 self._bad_in_a_row, self._expected, self._last_index, self._glimpsed = 0, (np.eye(3), 0.0), index, None
-                return self._without_motion(index, "start", glimpse)
+                start = self._without_motion(index, "start", glimpse)
+                # From black or white the picture comes back to where it was, as after a flash.
+                start.is_apart = glimpse is None and not was_blank and not start.is_blank
+                return start
         return self._without_motion(index, "bad", glimpse)
 
     def refocus(self, focal_px: float, links: list[Link]) -> None:

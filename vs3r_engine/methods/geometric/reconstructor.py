@@ -170,6 +170,7 @@ class _Shot:
             "inlier_share": np.array([state.link.inlier_share for state in states]),
             "is_bridged": np.array([state.link.is_bad or state.link.kind == "repeated" for state in states]),
             "is_repeated": np.array([state.link.kind == "repeated" and not state.link.is_bad for state in states]),
+            "is_apart": np.array([state.link.is_apart for state in states]),
             "has_parallax": np.array([state.has_parallax for state in states]),
             "residual_rms_px": np.array([state.residual_rms_px for state in states]),
         }
