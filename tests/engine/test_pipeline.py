@@ -342,17 +342,21 @@ def test_shots_are_stabilized_by_themselves(store, tmp_path):
 
     from tests.synthetic import video_frame
 
-    first, second = (make_clip(category, frames=30, width=160, height=90, seed=5) for category in ("regular", "crowd"))
+    first, second, third = (make_clip(kind, frames=30, width=160, height=90, seed=5) for kind in ("regular", "crowd", "running"))
     path = tmp_path / "cut.mkv"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("ffv1", 30)
         stream.width, stream.height, stream.pix_fmt = 160, 90, "yuv420p"
-        for i, frame in enumerate(itertools.chain(first.frames, second.frames)):
+        frames = [*first.frames, *second.frames[:1], *third.frames[:3], *second.frames[1:]]
+        for i, frame in enumerate(frames):
             picture = video_frame(frame)
             picture.pts = i
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
     _, result = run(pipeline.plan(str(path), str(tmp_path / "out.mkv"), Settings()), store)
     sidecar = json.loads(Path(result.sidecar).read_text())
-    assert sidecar["shots"] == [[0, 30], [30, 60]] and result.findings["shots"] == 2
-    assert len(decoded(result.output)) == 60
+    assert sidecar["shots"] == [[0, 30], [30, 31], [31, 34], [34, 63]] and result.findings["shots"] == 4
+    came_out = decoded(result.output)
+    assert len(came_out) == 63
+    # A shot of one frame has nothing to be calmed against, and no frame to be filled from.
+    assert np.array_equal(came_out[30], frames[30].planes[0])
