@@ -37,7 +37,7 @@ from vs3r_engine.stages.complete import Completer
 from vs3r_engine.stages.framing import framed
 from vs3r_engine.stages.mask import masks_of
 from vs3r_engine.stages.overlay import OverlayObserver, bounds_and_overlay, with_overlay, without_overlay
-from vs3r_engine.stages.reconstruct import shots
+from vs3r_engine.stages.shots import shots
 from vs3r_engine.stages.smooth import smooth
 from vs3r_engine.timeline import FrameRange, parse_range
 
@@ -284,22 +284,27 @@ def _write_analysis(job: Job, methods: Methods, source: VideoSource, directory: 
             for number, piece in enumerate(methods.reconstructor.reconstruct(remembered(shot), job.clip.rate)):
                 yield number == 0, piece
 
-    shot_count = breaks = 0
+    shot_count = shot_frames = longest_frames = bridged = breaks = 0
     yield Progress("analyze", 0, total, 0.0, dict(findings))  # the first piece takes a while
     with closing(ahead(pieces(), 1)) as coming:
         for starts_shot, piece in coming:
             shot_count += starts_shot
             breaks += int(np.count_nonzero(piece.diagnostics.get("is_apart", ())))
+            bridged += int(np.count_nonzero(piece.diagnostics.get("is_bridged", ())))
             first = piece.trajectory.first_frame
             frames = [small.pop(first + i) for i in range(len(piece.trajectory))]
             dynamic = masks_of(piece, frames, methods.flow, job.settings.analysis)
             overlays.look(piece, frames)
             writer.add(piece, dynamic, starts_shot)
-            findings |= piece.findings
+            shot_frames = len(frames) if starts_shot else shot_frames + len(frames)
+            if shot_frames >= longest_frames:
+                # Of shots by different cameras the longest speaks for the clip.
+                longest_frames = shot_frames
+                findings |= piece.findings
             moving.append(float(dynamic.mean()) * len(frames))
             done = first + len(frames) - job.analysis_range.start
             yield Progress("analyze", done, total, ANALYSIS_SHARE * done / total, dict(findings))
-    findings |= {"moving_percent": round(100 * sum(moving) / total, 1), "shots": shot_count, "breaks": breaks}
+    findings |= {"moving_percent": round(100 * sum(moving) / total, 1), "shots": shot_count, "breaks": breaks, "bridged_frames": bridged}
     bounds, overlay_mask = bounds_and_overlay(observer, overlays, job.clip.width)
     if overlay_mask is not None:
         findings["overlay_percent"] = round(100 * float(overlay_mask.mean()), 1)

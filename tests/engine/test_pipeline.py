@@ -347,7 +347,7 @@ def test_shots_are_stabilized_by_themselves(store, tmp_path):
     with av.open(str(path), "w") as container:
         stream = container.add_stream("ffv1", 30)
         stream.width, stream.height, stream.pix_fmt = 160, 90, "yuv420p"
-        frames = [*first.frames, *second.frames[:1], *third.frames[:3], *second.frames[1:]]
+        frames = [*first.frames, *second.frames[:1], *third.frames[:3], *second.frames[1:], third.frames[9]]
         for i, frame in enumerate(frames):
             picture = video_frame(frame)
             picture.pts = i
@@ -355,8 +355,9 @@ def test_shots_are_stabilized_by_themselves(store, tmp_path):
         container.mux(stream.encode(None))
     _, result = run(pipeline.plan(str(path), str(tmp_path / "out.mkv"), Settings()), store)
     sidecar = json.loads(Path(result.sidecar).read_text())
-    assert sidecar["shots"] == [[0, 30], [30, 31], [31, 34], [34, 63]] and result.findings["shots"] == 4
+    assert sidecar["shots"] == [[0, 30], [30, 31], [31, 34], [34, 63], [63, 64]] and result.findings["shots"] == 5
     came_out = decoded(result.output)
-    assert len(came_out) == 63
+    assert len(came_out) == 64
+    assert result.findings["shake_deg"] > 0, "the longest shot's, not the last one's"
     # A shot of one frame has nothing to be calmed against, and no frame to be filled from.
     assert np.array_equal(came_out[30], frames[30].planes[0])

@@ -13,7 +13,7 @@ import pytest
 
 from tests.synthetic import make_clip
 from vs3r_engine.frame import Frame
-from vs3r_engine.stages.reconstruct import shots
+from vs3r_engine.stages.shots import shots
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,7 @@ def test_finding_cuts_starts_no_other_program(tmp_path):
     ffmpeg, trace = tmp_path / "ffmpeg", tmp_path / "was started"
     ffmpeg.write_text(f"#!/bin/sh\n: > '{trace}'\n")
     ffmpeg.chmod(0o755)
-    code = "from vs3r_engine.stages.reconstruct import shots; import os; print(len(list(shots([]))), os.environ['PATH'])"
+    code = "from vs3r_engine.stages.shots import shots; import os; print(len(list(shots([]))), os.environ['PATH'])"
     environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
     assert said.split(maxsplit=1) == ["0", environment["PATH"] + "\n"] and not trace.exists()

@@ -24,8 +24,9 @@ from vs3r_engine.scene import Reconstruction, View
 from vs3r_engine.settings import AnalysisSettings
 from vs3r_engine.stages.composite import check_window, reduced, working_size
 from vs3r_engine.stages.mask import FlowEstimator, masks_of
-from vs3r_engine.stages.reconstruct import Reconstructor, shots
+from vs3r_engine.stages.reconstruct import Reconstructor
 from vs3r_engine.stages.render import Renderer
+from vs3r_engine.stages.shots import shots
 from vs3r_engine.training.degrade import augmentation, augmented, hand_held, reprojected
 from vs3r_engine.training.samples import DatasetWriter, Sample
 

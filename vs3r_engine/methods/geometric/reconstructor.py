@@ -118,7 +118,7 @@ class _Shot:
         self._waiting: list[Link] = []
         self._node: Node | None = None
         self._final: list[_State] = []
-        self._frames = self._parallax_frames = self._bridged_frames = 0
+        self._frames = self._parallax_frames = 0
         self._shake = _Shake(rate)
 
     @property
@@ -178,7 +178,6 @@ class _Shot:
         findings: dict[str, float | str] = {
             "shake_deg": round(self._shake.rms_deg, 2),
             "parallax_percent": round(100 * self._parallax_frames / self._frames, 1),
-            "bridged_frames": self._bridged_frames,
             "focal_px": round(self._focal_px, 1),
             "focal_source": self._focal_source,
             "focal_confidence": round(self._focal_confidence, 2),
@@ -196,7 +195,6 @@ class _Shot:
     def _count(self, states: list[_State]) -> None:
         self._frames += len(states)
         self._parallax_frames += sum(state.has_parallax for state in states)
-        self._bridged_frames += sum(state.link.is_bad or state.link.kind == "repeated" for state in states)
         self._shake.add(np.stack([state.world_from_camera[:3, :3] for state in states]))
 
     def _calibrate(self, linked: list[Link]) -> None:
