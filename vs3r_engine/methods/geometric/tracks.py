@@ -18,8 +18,11 @@ _ROUND_TRIP_PX = 0.7
 _FLAT_EIGENVALUE = 2e-5
 """Smaller eigenvalue of the 3 x 3 structure tensor (picture scaled to 0..1 by OpenCV) under which a corner is noise."""
 
-_RELIT_LOG_GAIN = 0.1
-"""A tenth more or less light than in the picture before is evened out before tracks are followed."""
+_FEW_SHARE = 0.8
+"""Of the tracks: where fewer are found again, they are looked for with the light of both pictures evened out, too."""
+_RELIT_LOG_GAIN = 0.08
+"""So much more or less light than in the picture before is another light, if dark and bright parts of it agree in that."""
+_PERCENTILES, _EVERY_PX = (20, 40, 60, 80), 4
 _DARK_LEVEL = 26
 """Luma up to which lines at the picture's edge hold no tracks: there lies a bar, or dark picture, which has no corners to lose."""
 _BAR_KEEP_OFF_PX = 1 + _WINDOW_PX // 2
@@ -74,7 +77,17 @@ class Tracker:
             return PairTracks(np.zeros(0, np.int64), nothing, nothing)
         start = self._xy if xy_expected is None else (xy_expected - 0.5).astype(np.float32)
         start = np.clip(start, 0, np.array([self._width - 1, self._height - 1], np.float32))
-        before, after = _in_one_light(self._picture, picture)
+        kept, found = self._found(self._picture, picture, start)
+        if np.count_nonzero(kept) < _FEW_SHARE * len(kept) and (evened := _in_one_light(self._picture, picture)) is not None:
+            kept_evened, found_evened = self._found(*evened, start)
+            if np.count_nonzero(kept_evened) > np.count_nonzero(kept):
+                kept, found = kept_evened, found_evened
+        low, high = _without_bars(picture)
+        kept &= np.all((found > low + 1.0) & (found < high - 2.0), axis=1)
+        return PairTracks(self._ids[kept], self._xy[kept].astype(np.float64) + 0.5, found[kept].astype(np.float64) + 0.5)
+
+    def _found(self, before: np.ndarray, after: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """([m] bool whether a track is found there and back, [m, 2] where in `after`)."""
         found, status, _ = cv2.calcOpticalFlowPyrLK(
             before,
             after,
@@ -95,10 +108,7 @@ class Tracker:
             criteria=(cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 4, 0.02),
             flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
         )
-        low, high = _without_bars(picture)
-        inside = np.all((found > low + 1.0) & (found < high - 2.0), axis=1)
-        kept = (status.ravel() > 0) & (status_back.ravel() > 0) & inside & (np.abs(back - self._xy).max(axis=1) < _ROUND_TRIP_PX)
-        return PairTracks(self._ids[kept], self._xy[kept].astype(np.float64) + 0.5, found[kept].astype(np.float64) + 0.5)
+        return (status.ravel() > 0) & (status_back.ravel() > 0) & (np.abs(back - self._xy).max(axis=1) < _ROUND_TRIP_PX), found
 
     def accept(self, picture: np.ndarray, pair: PairTracks) -> None:
         """Makes `picture` the one to follow from, with the tracks of `pair` and new corners where cells are empty."""
@@ -158,17 +168,17 @@ class Tracker:
         self._next_id += count
 
 
-def _in_one_light(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The pictures, the one of more contrast as dark and dull as the other where the light changed between them: what follows
-    tracks takes a point to be as bright as it was."""
-    mean_before, spread_before = (float(value[0, 0]) for value in cv2.meanStdDev(before))
-    mean_after, spread_after = (float(value[0, 0]) for value in cv2.meanStdDev(after))
-    gain = (spread_after + 1.0) / (spread_before + 1.0)
-    if abs(np.log(gain)) < _RELIT_LOG_GAIN and abs(np.log((mean_after + 1.0) / (mean_before + 1.0))) < _RELIT_LOG_GAIN:
-        return before, after
-    if gain < 1.0:
-        return cv2.convertScaleAbs(before, None, gain, max(0.0, mean_after - gain * mean_before)), after
-    return before, cv2.convertScaleAbs(after, None, 1.0 / gain, max(0.0, mean_before - mean_after / gain))
+def _in_one_light(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """The pictures, the brighter one as dark as the other: what follows tracks takes a point to be as bright as it was. None where
+    the light is the same, or where not all of the picture says that it is another one."""
+    levels = [np.percentile(picture[::_EVERY_PX, ::_EVERY_PX], _PERCENTILES) + 1.0 for picture in (before, after)]
+    log_gains = np.log(levels[1] / levels[0])
+    log_gain = float(log_gains.mean())
+    if abs(log_gain) < _RELIT_LOG_GAIN or np.ptp(log_gains) > abs(log_gain):
+        return None
+    if log_gain < 0:
+        return cv2.convertScaleAbs(before, None, np.exp(log_gain), 0.0), after
+    return before, cv2.convertScaleAbs(after, None, np.exp(-log_gain), 0.0)
 
 
 def _without_bars(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
