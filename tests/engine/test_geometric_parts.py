@@ -215,7 +215,7 @@ def test_a_whip_pan_is_followed_through_its_blur_further_than_the_first_and_last
     pieces = checked(analysed(pictures, focal_mm=36 * 378 / 420), 30)
     assert column(pieces, "is_bridged").any()
     found_deg = yaw_and_roll_deg(pieces)[:, 0]
-    assert np.abs(found_deg - found_deg[0] - yaw_deg + yaw_deg[0]).max() < 0.9
+    assert np.abs(found_deg - found_deg[0] - yaw_deg + yaw_deg[0]).max() < 1.5
 
 
 def test_a_turn_that_no_two_pictures_show_is_reported_where_the_pictures_go_on_and_black_is_none():
