@@ -81,9 +81,9 @@ def test_help_answers_in_under_half_a_second(vs3r):
 def test_the_result_alone_is_on_standard_output(vs3r, tmp_path):
     make_media(tmp_path / "clip.json", step_s=0.005)
     done = vs3r("stabilize", "clip.json", check=0)
-    assert done.stdout == f"{tmp_path}/clip_vs3r.json\n"
+    assert done.stdout == f"{tmp_path}/clip_vs3r.mp4\n"
     assert "render" in done.stderr and "12 % moving" in done.stderr
-    assert (tmp_path / "clip_vs3r.json").read_text().count("\n") == 100
+    assert (tmp_path / "clip_vs3r.mp4").read_text().count("\n") == 100
 
 
 def test_json_is_one_object_a_line_ending_in_the_result(vs3r, tmp_path):
@@ -149,11 +149,11 @@ def test_force_replaces_the_output(vs3r, tmp_path):
 def test_a_folder_as_output_takes_the_result_under_its_usual_name(vs3r, tmp_path):
     make_media(tmp_path / "clip.json", frames=3)
     (tmp_path / "results").mkdir()
-    assert vs3r("stabilize", "clip.json", "-o", "results/", check=0).stdout == f"{tmp_path}/results/clip_vs3r.json\n"
+    assert vs3r("stabilize", "clip.json", "-o", "results/", check=0).stdout == f"{tmp_path}/results/clip_vs3r.mp4\n"
     assert "[output-exists]" in vs3r("stabilize", "clip.json", "-o", "results", check=4).stderr
     vs3r("stabilize", "clip.json", "-o", "new/folder/", "--dry-run", check=0)
     assert not (tmp_path / "new").exists()
-    assert vs3r("stabilize", "clip.json", "-o", "new/folder/", check=0).stdout == f"{tmp_path}/new/folder/clip_vs3r.json\n"
+    assert vs3r("stabilize", "clip.json", "-o", "new/folder/", check=0).stdout == f"{tmp_path}/new/folder/clip_vs3r.mp4\n"
     assert "[output-unwritable]" in vs3r("stabilize", "clip.json", "-o", "clip.json/", check=4).stderr
 
 
@@ -161,13 +161,13 @@ def test_several_clips_each_have_their_result_and_one_that_fails_stops_none(vs3r
     for name, fail_at in (("a", None), ("b", 5), ("c", None)):
         make_media(tmp_path / f"{name}.json", frames=6, fail_at=fail_at)
     done = vs3r("stabilize", "a.json", "gone.json", "b.json", "c.json", check=4)  # the first failure's
-    assert done.stdout == f"{tmp_path}/a_vs3r.json\n{tmp_path}/c_vs3r.json\n"
+    assert done.stdout == f"{tmp_path}/a_vs3r.mp4\n{tmp_path}/c_vs3r.mp4\n"
     assert "gone.json:\n" in done.stderr and "[media-missing]" in done.stderr and "[engine-fault]" in done.stderr
     assert "[output-exists]" in vs3r("stabilize", "b.json", "a.json", check=4).stderr
     (tmp_path / "results").mkdir()
     events = [json.loads(line) for line in vs3r("stabilize", "a.json", "c.json", "-o", "results", "--json", check=0).stdout.splitlines()]
     outputs = [event["output"] for event in events if event["type"] == "result"]
-    assert outputs == [f"{tmp_path}/results/{name}_vs3r.json" for name in "ac"]
+    assert outputs == [f"{tmp_path}/results/{name}_vs3r.mp4" for name in "ac"]
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_several_clips_never_have_one_result(vs3r, tmp_path, words, code):
 def test_a_clip_of_any_name_has_its_result_beside_it(vs3r, tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     make_media(tmp_path / name, frames=1)
-    assert vs3r("stabilize", name, check=0).stdout == f"{tmp_path}/{name[:-5]}_vs3r.json\n"
+    assert vs3r("stabilize", name, check=0).stdout == f"{tmp_path}/{name[:-5]}_vs3r.mp4\n"
 
 
 @pytest.mark.parametrize("name", ["in.%04d.json", "in.[0001-0010].json", "folder"])
@@ -252,8 +252,8 @@ def test_a_dry_run_says_what_would_happen_and_does_nothing(vs3r, tmp_path):
     done = vs3r("stabilize", "clip.json", "--range", "00:00:01:00..00:00:02:00", "--preset", "glide", "--dry-run", check=0)
     assert "frames 25..50 of 100" in done.stdout and "path.smoothness = 85.0" in done.stdout
     plan = json.loads(vs3r("stabilize", "clip.json", "--dry-run", "--json", check=0).stdout)
-    assert plan["output"] == str(tmp_path / "clip_vs3r.json") and plan["frames"] == [0, 100]
-    assert not (tmp_path / "clip_vs3r.json").exists()
+    assert plan["output"] == str(tmp_path / "clip_vs3r.mp4") and plan["frames"] == [0, 100]
+    assert not (tmp_path / "clip_vs3r.mp4").exists()
 
 
 def test_the_rate_of_an_image_sequence_can_be_named(vs3r, tmp_path):
@@ -312,7 +312,7 @@ def test_ctrl_c_cancels_the_job_and_says_how_to_go_on(vs3r, environment, engine,
         assert running.returncode == 130 and "goes on from what is finished" in messages and time.monotonic() - begun_s < 10
     with engine.client() as client:
         assert next(job for job in client.jobs() if job.job_id == event["job_id"]).state == "cancelled"
-    assert not (tmp_path / "clip_vs3r.json").exists()
+    assert not (tmp_path / "clip_vs3r.mp4").exists()
     make_media(tmp_path / "clip.json", step_s=0.02, frames=150)
     first = next(
         json.loads(line)
@@ -320,7 +320,7 @@ def test_ctrl_c_cancels_the_job_and_says_how_to_go_on(vs3r, environment, engine,
         if json.loads(line).get("stage") == "render"
     )
     assert first["done"] > 20  # the finished chunk was not made again
-    assert (tmp_path / "clip_vs3r.json").read_text().count("\n") == 150
+    assert (tmp_path / "clip_vs3r.mp4").read_text().count("\n") == 150
 
 
 def test_analyze_reports_what_it_found(vs3r, tmp_path):
@@ -358,7 +358,7 @@ def test_presets_are_saved_shown_and_used(vs3r, tmp_path):
     assert "[preset-exists]" in vs3r("presets", "save", "calm", check=4).stderr
     assert "[bad-name]" in vs3r("presets", "save", "../x", check=4).stderr
     vs3r("stabilize", "clip.json", "--preset", "calm", check=0)
-    assert (tmp_path / "clip_vs3r.json").read_text() == "frame 0 smoothness 85.0\n"
+    assert (tmp_path / "clip_vs3r.mp4").read_text() == "frame 0 smoothness 85.0\n"
 
 
 @pytest.mark.parametrize(
@@ -420,7 +420,7 @@ def test_a_terminal_gets_one_bar_with_findings(environment, tmp_path):
             shown += data
         result = running.stdout.read()
     os.close(ours)
-    assert running.returncode == 0 and result == f"{tmp_path}/clip_vs3r.json\n"
+    assert running.returncode == 0 and result == f"{tmp_path}/clip_vs3r.mp4\n"
     text = shown.decode(errors="replace")
     assert "render" in text and "/100" in text and "12 % moving" in text
 
