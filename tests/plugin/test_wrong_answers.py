@@ -111,9 +111,11 @@ def test_a_frame_that_cannot_be_known_is_not_guessed(spec_host, stub, shown, rat
     assert "frame" not in stub.asked
 
 
+@pytest.mark.parametrize("first_frame", [-1, 20])
 @pytest.mark.parametrize("at", [float("nan"), float("inf"), -1e300, 1e300])
-def test_a_time_that_is_none_is_no_frame(spec_host, stub, at):
+def test_a_time_that_is_none_is_no_frame(spec_host, stub, at, first_frame):
     instance = effect(spec_host, "/media/times.mov")
+    instance.parameters["first_frame"].value = first_frame
     assert instance.render(Arguments(at))[0] == FAILED and "before the first frame" in instance.messages[-1]
 
 

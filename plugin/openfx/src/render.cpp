@@ -157,11 +157,12 @@ std::string Effect::file_frame(const Controls& controls, const Media& media, Tim
   auto is_count = [count = count](double expected) { return std::fabs(static_cast<double>(count) - expected) <= kRoundedFrames; };
   const double frames = static_cast<double>(media.frames);
   *frame = frame_at(offset);
+  if (!(std::fabs(offset) <= kLastTime)) return "";  // no time at all: no frame
   if (controls.first_frame < 0 && (media.frames == 0 || is_count(frames))) return "";
   if (!is_one_rate) {
     // The whole file at the host's rate: the frame that is on at that time.
     if (controls.first_frame < 0 && count > 0 && is_count(frames * host_rate / media.rate)) {
-      *frame = std::fabs(offset) <= kLastTime ? static_cast<int64_t>(std::floor(offset * media.rate / host_rate + kSameTime)) : -1;
+      *frame = static_cast<int64_t>(std::floor(offset * media.rate / host_rate + kSameTime));
       return "";
     }
     char text[200];
