@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Build hook: compiles vs3r_engine/native/kernels.c with the machine's C compiler. Without one the package works all
+"""Build hook: compiles vs3r_engine/native/*.c with the machine's C compiler. Without one the package works all
 the same, slower; `python hatch_build.py` compiles for a checkout."""
 
 import os
@@ -20,7 +20,7 @@ NATIVE = Path(__file__).resolve().parent / "vs3r_engine" / "native"
 
 
 def compiled() -> Path | None:
-    """The library beside its source, made anew; None where there is no compiler or it fails (it says why)."""
+    """The library beside its sources, made anew; None where there is no compiler or it fails (it says why)."""
     library = NATIVE / ("kernels.dll" if sys.platform == "win32" else "kernels.so")
     named = shlex.split(os.environ.get("CC", ""))
     found = named or next(([path] for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), [])
@@ -29,7 +29,7 @@ def compiled() -> Path | None:
         return None
     made = library.with_suffix(".part")
     command = [*found, "-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared", "-fvisibility=hidden",
-               str(NATIVE / "kernels.c"), "-o", str(made), *([] if sys.platform == "win32" else ["-lm"])]  # fmt: skip
+               *map(str, sorted(NATIVE.glob("*.c"))), "-o", str(made), *([] if sys.platform == "win32" else ["-lm"])]  # fmt: skip
     try:
         ran = subprocess.run(command, capture_output=True, text=True, check=False)
         failure = ran.stderr if ran.returncode else None

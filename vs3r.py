@@ -25,7 +25,8 @@ TEST_EXTRAS = "test,deep,diffusion,timelines"
 def ensure_installed(extras: str) -> None:
     """`.venv` holds this checkout, editable, with the named extras; a stamp of what it is made of, and where it lies,
     makes the next start quick."""
-    made_of = [(ROOT / name).read_bytes() for name in ("pyproject.toml", "hatch_build.py", "vs3r_engine/native/kernels.c")]
+    kernels = sorted((ROOT / "vs3r_engine" / "native").glob("*.[ch]"))
+    made_of = [path.read_bytes() for path in (ROOT / "pyproject.toml", ROOT / "hatch_build.py", *kernels)]
     stamp = hashlib.sha256(b"".join(made_of) + f"{extras}{sys.version}{ROOT}".encode()).hexdigest()
     marker = ENVIRONMENT / f"vs3r-installed-{extras or 'base'}"
     if marker.exists() and marker.read_text() == stamp:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from vs3r_engine import native
 from vs3r_engine.errors import EngineFault
 
 _LARGEST_HALF = np.float32(65504)
@@ -110,20 +111,34 @@ class Frame:
 
     def to_rgb(self) -> np.ndarray:
         """[h, w, 3] float32, nominal black 0 and white 1, transfer function untouched (display-referred stays so)."""
+        if native.is_available:
+            return self._interleaved(3, np.float32)
+        layout, matrix = self.layout, _rgb_from_code(self.layout, self.colour)
+        planes = [plane.astype(np.float32) for plane in self._three_planes()]
+        planes[1:] = (_chroma_to_size(plane, (self.width, self.height), layout) for plane in planes[1:])
+        return cv2.transform(cv2.merge(planes), matrix)
+
+    def to_rgba(self, dtype: type = np.float32) -> np.ndarray:
+        """[h, w, 4]: `to_rgb` and alpha, 1 where there is none. uint8 and uint16: what lies within 0..1, at full scale."""
+        if native.is_available:
+            return self._interleaved(4, dtype)
+        rgba = cv2.cvtColor(self.to_rgb(), cv2.COLOR_RGB2RGBA)
+        if self.layout.has_alpha:
+            rgba[..., 3] = self.planes[-1] / np.float32(self.layout.peak)
+        if dtype in (np.uint8, np.uint16):
+            rgba = np.rint(rgba.clip(0, 1) * np.float32(np.iinfo(dtype).max))
+        return rgba.astype(dtype, copy=False)
+
+    def _interleaved(self, channels: int, dtype: type) -> np.ndarray:
         layout = self.layout
-        if layout.model == "rgb":
-            return np.dstack([plane.astype(np.float32) / layout.peak for plane in self.planes[:3]])
-        scale, luma_offset, luma_span, chroma_span = _levels(layout, self.colour.full_range)
-        luma = (self.planes[0].astype(np.float32) * scale - luma_offset) / luma_span
-        if layout.model == "gray":
-            return np.dstack([luma] * 3)
-        size = (self.width, self.height)
-        u, v = (_chroma_to_size((plane.astype(np.float32) * scale - 128.0) / chroma_span, size, layout) for plane in self.planes[1:3])
-        kr, kg, kb = _luma_weights(self.colour.matrix)
-        red = luma + 2 * (1 - kr) * v
-        blue = luma + 2 * (1 - kb) * u
-        green = (luma - kr * red - kb * blue) / kg
-        return np.dstack([red, green, blue])
+        shifts = (layout.chroma_shift_x, layout.chroma_shift_y) if layout.model == "yuv" else (0, 0)
+        alpha = self.planes[-1] if layout.has_alpha and channels == 4 else None
+        return native.interleaved(
+            self._three_planes(), shifts, _rgb_from_code(layout, self.colour), alpha, 1 / layout.peak, channels, dtype
+        )
+
+    def _three_planes(self) -> tuple[np.ndarray, ...]:
+        return self.planes[:1] * 3 if self.layout.model == "gray" else self.planes[:3]
 
     def with_rgb(self, rgb: np.ndarray) -> "Frame":
         """This frame's layout and tags with the picture [h, w, 3] float32; alpha becomes opaque. Inverse of `to_rgb`."""
@@ -175,6 +190,19 @@ def _levels(layout: PixelLayout, full_range: bool) -> tuple[float, float, float,
         span = layout.peak * scale
         return scale, 0.0, span, span
     return scale, 16.0, 219.0, 224.0
+
+
+def _rgb_from_code(layout: PixelLayout, colour: ColourTags) -> np.ndarray:
+    """[3, 4] float32: red, green and blue from the code values of three planes and 1."""
+    if layout.model == "rgb":
+        return np.eye(3, 4, dtype=np.float32) / np.float32(layout.peak)
+    scale, luma_offset, luma_span, chroma_span = _levels(layout, colour.full_range)
+    kr, kg, kb = _luma_weights(colour.matrix)
+    red, blue = 2 * (1 - kr) * (layout.model == "yuv"), 2 * (1 - kb) * (layout.model == "yuv")
+    rgb_from_yuv = np.array([[1, 0, red], [1, -blue * kb / kg, -red * kr / kg], [1, blue, 0]])
+    yuv_from_code = np.diag([scale / luma_span, scale / chroma_span, scale / chroma_span])
+    offset = -np.array([luma_offset / luma_span, 128 / chroma_span, 128 / chroma_span])
+    return np.hstack([rgb_from_yuv @ yuv_from_code, (rgb_from_yuv @ offset)[:, None]]).astype(np.float32)
 
 
 def _to_code(values: np.ndarray, layout: PixelLayout) -> np.ndarray:

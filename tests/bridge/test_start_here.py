@@ -90,6 +90,10 @@ def test_the_set_up_runs_once_again_where_something_changed_and_again_where_the_
     (root / "pyproject.toml").write_text("changed")
     vs3r.ensure_installed("")
     assert calls and len(created) == 1
+    calls.clear()
+    (root / "vs3r_engine" / "native" / "another.c").write_text("//")
+    vs3r.ensure_installed("")
+    assert calls
     moved = root.rename(root.with_name(root.name + "-moved"))
     lies_at(moved)
     vs3r.ensure_installed("")

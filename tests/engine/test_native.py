@@ -76,6 +76,36 @@ def test_a_warp_is_the_same_within_rounding(monkeypatch, name, size):
 
 
 @needs_kernels
+@pytest.mark.parametrize("name", [*LAYOUTS, "yuv-float", "graya16", "rgba"])
+@pytest.mark.parametrize("size", [(161, 97), (1, 1), (2, 3), (64, 36)])
+def test_colours_are_the_same_in_every_type_of_sample(monkeypatch, name, size):
+    more = {
+        "yuv-float": PixelLayout("yuv", 32, 1, 1),
+        "graya16": PixelLayout("gray", 16, has_alpha=True),
+        "rgba": PixelLayout("rgb", 8, has_alpha=True),
+    }
+    frame = noise_frame((LAYOUTS | more)[name], *size)
+    dtypes = np.float32, np.float16, np.uint8, np.uint16
+    fast = [frame.to_rgb(), *(frame.to_rgba(dtype) for dtype in dtypes)]
+    without_kernels(monkeypatch)
+    slow = [frame.to_rgb(), *(frame.to_rgba(dtype) for dtype in dtypes)]
+    for a, b, tolerance in zip(fast, slow, (1e-6, 1e-6, 1e-3, 1, 1), strict=True):
+        assert a.dtype == b.dtype and a.shape == b.shape
+        assert np.abs(a.astype(np.float64) - b).max() <= tolerance
+
+
+@needs_kernels
+def test_half_floats_are_rounded_as_numpy_rounds_them():
+    values = np.array([0, 1, 6e-8, 2.9e-8, 3.1e-8, 6.1e-5, 65504, 65519, 65520, 7e4, -1e9, 1 / 3, 1 + 2**-11, 1 + 3 * 2**-11])
+    values = np.concatenate([values, np.random.default_rng(0).normal(size=4000) * 10.0 ** np.arange(-8, 0).repeat(500)]).astype(np.float32)
+    frame = Frame(0, (values[None],) * 3, PixelLayout("rgb", 32))
+    with np.errstate(over="ignore"):
+        assert np.array_equal(frame.to_rgba(np.float16)[0, :, 0].view(np.uint16), values.astype(np.float16).view(np.uint16))
+    not_numbers = Frame(0, (np.full((1, 8), np.nan, np.float32),) * 3, PixelLayout("rgb", 32))
+    assert np.isnan(not_numbers.to_rgba(np.float16)[..., :3]).all() and not not_numbers.to_rgba(np.uint8)[..., :3].any()
+
+
+@needs_kernels
 def test_source_positions_are_the_same_to_a_billionth_of_a_pixel(monkeypatch):
     view = deep_view(LAYOUTS["gray"], 160, 96)
     pixels = np.random.default_rng(1).uniform(-40, 200, (37, 11, 2))

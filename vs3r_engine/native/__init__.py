@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loops that are compiled, kernels.c behind numpy signatures. Where an installation has no compiled library
+"""The loops that are compiled, the C files here behind numpy signatures. Where an installation has no compiled library
 (`is_available` is False; `vs3r doctor` says so) their callers do the same with numpy and OpenCV, slower."""
 
 import ctypes
@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-VERSION = 2
+VERSION = 3
 """Of the signatures below; a library of another version is not used."""
 LIBRARY = Path(__file__).with_name("kernels.dll" if sys.platform == "win32" else "kernels.so")
 
+_KINDS = {np.float16: 0, np.uint8: 1, np.uint16: 2, np.float32: 4}
+"""As `interleaved` calls the types of its samples."""
 _P, _I, _L, _F, _D = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double
 
 
@@ -33,6 +35,7 @@ def _loaded() -> ctypes.CDLL | None:
     library.source_positions.restype = None
     library.add_layer.argtypes = [_P, size, _I, _I, _I, _P, _I, _I, _P, _P, _P, _L, _I, _I, _F, _P, _P]
     library.add_layer.restype = None
+    library.interleaved.argtypes = [_P, _P, *[_I] * 7, _P, _F, _I, _I, _P]
     library.align.argtypes = [_P, _I, _I, _L, *[_P] * 7, _I, _I, _I, _P, _P, _L, *[_P] * 8]
     return library
 
@@ -135,6 +138,31 @@ def align(
     if failed:
         raise MemoryError
     return shift, gain, bias, mismatch
+
+
+def interleaved(
+    planes: Sequence[np.ndarray], shifts: tuple[int, int], matrix: np.ndarray, alpha: np.ndarray | None, alpha_scale: float, channels: int,
+    dtype: type,
+) -> np.ndarray:  # fmt: skip
+    """[rows, columns, channels] of `dtype`: three planes times `matrix` [3, 4] (the last column is added), then, where 4 channels are
+    wanted, alpha times its scale, or 1.
+
+    planes: of one type, uint8, uint16 or float32; shifts: how far the second and third are subsampled, across and down, sited as
+    MPEG-2 does. dtype: float32 and float16 as they come; uint8 and uint16 held to 0..1, at full scale.
+    """
+    rows, columns = planes[0].shape
+    given = [_lines(plane) for plane in (*planes, *([] if alpha is None else [alpha]))]
+    addresses = (ctypes.c_void_p * 4)(*(plane.ctypes.data for plane in given))
+    strides = (ctypes.c_int64 * 4)(*(plane.strides[0] for plane in given))
+    matrix = np.ascontiguousarray(matrix, np.float32)
+    out = np.empty((rows, columns, channels), dtype)
+    failed = _library.interleaved(  # type: ignore[union-attr]
+        addresses, strides, columns, rows, *planes[1].shape[::-1], *shifts, planes[0].itemsize, matrix.ctypes.data, alpha_scale, channels,
+        _KINDS[dtype], out.ctypes.data,
+    )  # fmt: skip
+    if failed:
+        raise MemoryError
+    return out
 
 
 def _addresses(arrays: Sequence[np.ndarray]) -> ctypes.Array:

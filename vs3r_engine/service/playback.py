@@ -10,7 +10,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from vs3r_engine.errors import RangeError
@@ -30,6 +29,7 @@ OPEN_RUNS = 3
 """Renderings per clip that can be continued: one forward play per viewer."""
 SKIP_FRAMES = 3
 """A frame this little ahead of an open rendering is reached by rendering on; further ahead a new one is begun."""
+_DTYPES: dict[SampleFormat, type] = {"uint8": np.uint8, "uint16": np.uint16, "half": np.float16, "float32": np.float32}
 
 
 def job_of(pipeline: Any, source: Source, choice: SettingsChoice, job_id: str, output: str, overwrite: bool) -> Job:
@@ -205,14 +205,5 @@ class _Finds:
 def rgba_pixels(frame: Frame, format: SampleFormat, reduction: int) -> tuple[int, int, memoryview]:
     """(width, height, interleaved RGBA rows from the top) at 1 / reduction of the size, rounded up."""
     width, height = -(-frame.width // reduction), -(-frame.height // reduction)
-    frame = frame.resized(width, height)
-    rgba = cv2.cvtColor(frame.to_rgb(), cv2.COLOR_RGB2RGBA)
-    if frame.layout.has_alpha:
-        rgba[..., 3] = frame.planes[-1] / np.float32(frame.layout.peak)
-    if format in ("uint8", "uint16"):
-        # In place: new memory of this size costs more than the arithmetic.
-        np.clip(rgba, 0, 1, out=rgba)
-        np.multiply(rgba, np.float32(255 if format == "uint8" else 65535), out=rgba)
-        np.rint(rgba, out=rgba)
-    pixels = rgba.astype({"uint8": np.uint8, "uint16": np.uint16, "half": np.float16, "float32": np.float32}[format], copy=False)
+    pixels = frame.resized(width, height).to_rgba(_DTYPES[format])
     return width, height, pixels.reshape(-1).view(np.uint8).data
