@@ -126,14 +126,33 @@ def test_an_analysis_cancelled_for_want_of_hosts_is_begun_anew_for_the_next_one(
     assert desk.book.ended(JobEnded(running.order.job_id, "cancelled")).state is JobState.QUEUED
 
 
-def test_an_analysis_that_somebody_cancelled_is_not_begun_again_by_those_who_poll():
+def test_an_analysis_that_somebody_cancelled_is_begun_again_by_who_asks_for_it_and_not_by_those_who_poll():
     desk = Desk()
     desk.want(3)
+    desk.want(4, wait_s=0)
+    desk.failed(FrameFailed(desk.orders[0].key, None))
     analysis = desk.needs_analysis()
     desk.book.start_next()
     desk.book.cancel(analysis)
     desk.want(3)
     assert desk.book.ended(JobEnded(analysis.order.job_id, "cancelled")).state is JobState.CANCELLED
     desk.analysis_ended(analysis)
+    assert desk.waiting_count == 0 and len(desk.book.newest_first()) == 1
+    assert [answer.code for _, answer in desk.due()] == ["cancelled"] * 2
     with pytest.raises(Cancelled):
         desk.want(3)
+    desk.analysis_submitted(p.Source(path="/other.mov"))
+    with pytest.raises(Cancelled):
+        desk.want(3)
+    desk.analysis_submitted(p.Source(path="/clip.mov"))
+    assert desk.want(3) is None
+    assert desk.needs_analysis().state is JobState.QUEUED
+
+
+def test_an_analysis_that_failed_is_not_begun_again_by_the_frames_that_waited_for_it():
+    desk = Desk()
+    desk.want(3)
+    analysis = desk.needs_analysis()
+    desk.book.start_next()
+    desk.analysis_ended(desk.book.ended(JobEnded(analysis.order.job_id, "failed", error=p.Error("media-gap", "No."))))
+    assert len(desk.orders) == 1 and [answer.code for _, answer in desk.due()] == ["media-gap"]

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.fakes.engine import make_media
-from tests.fakes.engine_process import EngineProcess, kill
+from tests.fakes.engine_process import EngineProcess, kill, wait_until
 from tests.plugin.ofx_host import FAILED, OK, Arguments, Instance, Layout
 from tests.plugin.test_render import effect, gray, index_of
 
@@ -229,18 +229,25 @@ def test_reading_can_be_cancelled(spec_host, engine, film):
     assert "cancelled" in instance.value("status") and instance.render(Arguments(12))[0] == FAILED
 
 
-def test_pressed_again_the_analysis_is_cancelled(resolve_host, engine, tmp_path):
+def test_pressed_again_the_analysis_is_cancelled_and_once_more_begun_anew(resolve_host, engine, tmp_path):
     instance = effect(resolve_host, make_media(tmp_path / "a.json", step_s=0.5))
-    instance.edit("analyze")
-    assert instance.value("status") == "Analysing."
-    instance.edit("analyze")
-    assert "cancelled" in instance.value("status")
-    deadline_s = time.monotonic() + 15
-    while "cancelled" not in instance.value("status") or time.monotonic() < deadline_s - 13:
-        assert time.monotonic() < deadline_s
+
+    def shown(words):
         assert instance.render(Arguments(3, source_frame=3, interactive=True))[0] == OK
         instance.sync()
+        return words in instance.value("status")
+
+    instance.edit("analyze")
+    assert instance.value("status") == "Analysing."
+    wait_until(lambda: shown("analysing"))
+    instance.edit("analyze")
+    assert "cancelled" in instance.value("status")
+    for _ in range(10):
+        wait_until(lambda: shown("cancelled"))
         time.sleep(0.2)
+    instance.edit("analyze")
+    status, pixels = instance.render(Arguments(3, source_frame=3))
+    assert status == OK and index_of(pixels) == 3, instance.messages
 
 
 def test_a_host_without_other_frames_is_told_to_name_the_file(library, engine, film):

@@ -197,7 +197,9 @@ class Engine:
         self._probes[order.ticket] = (reply_to, time.monotonic() + PROBE_PATIENCE_S)
 
     def _on_analyze(self, body: p.Analyze, session: str, *_: Any) -> p.JobReport:
-        return self._submit("analyze", body, None, False, session)
+        report = self._submit("analyze", body, None, False, session)
+        self._desk.analysis_submitted(self._uploads.resolved(session, body.source))
+        return report
 
     def _on_stabilize(self, body: p.Stabilize, session: str, *_: Any) -> p.JobReport:
         return self._submit("stabilize", body, body.output, body.overwrite, session)

@@ -191,14 +191,22 @@ class FrameDesk:
             self._begin_analysis(clip, next(iter(want.sessions)))
         self.dispatch()
 
+    def analysis_submitted(self, source: Source) -> None:
+        """A host asks for an analysis of `source` itself: what became of an earlier one is no answer any more."""
+        for clip in self._clips.values():
+            if clip.source == source and clip.error is not None:
+                clip.error = clip.analysis = None
+
     def analysis_ended(self, record: JobRecord) -> None:
         """An analysis job of ours is over: its clips' frames come into line, or fail with it."""
+        error = record.error
+        if record.state == "cancelled" and not record.is_disowned:
+            error = Error("cancelled", "The analysis was cancelled.", "Ask again to start it anew.", "cancelled")
         for clip in self._clips.values():
-            if clip.analysis is record and record.error is not None:
-                clip.error, clip.error_until_s = record.error, time.monotonic() + REPEAT_ERROR_S
-            elif clip.analysis is record and record.state == "cancelled" and not record.is_disowned:
-                clip.error = Error("cancelled", "The analysis was cancelled.", "Ask again to start it anew.", "cancelled")
-                clip.error_until_s = time.monotonic() + REPEAT_ERROR_S
+            if clip.analysis is record and error is not None:
+                clip.error, clip.error_until_s = error, time.monotonic() + REPEAT_ERROR_S
+                for key in [key for key in self._wants if key.clip == clip.digest]:  # or they would begin it again
+                    del self._wants[key]
         now = time.monotonic()
         for waiter in self._waiters:
             asked = self._clips.get(waiter.key.clip)
