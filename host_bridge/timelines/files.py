@@ -10,7 +10,8 @@ from xml.etree import ElementTree
 import opentimelineio as otio
 from opentimelineio.opentime import RationalTime
 
-from host_bridge.timelines.walk import Place, Root, timelines_of, video_clips
+from host_bridge.timelines.fcp7_speed import filters_to_effects
+from host_bridge.timelines.walk import Place, Root, clips_of, timelines_of, video_clips
 from vs3r_engine.errors import InputError, SetupError, VS3RError
 from vs3r_engine.media.edit import frames_at, speed_of
 from vs3r_engine.timeline import exact_rate
@@ -73,6 +74,9 @@ def read_timeline(path: str, edl_rate: float | None = None) -> Root:
             root = _read_fcpxml(path)
         else:
             root = otio.adapters.read_from_file(path, kind.adapter, **arguments)
+        if kind.adapter == "fcp_xml":
+            for clip in clips_of(root):
+                filters_to_effects(clip)
     except VS3RError:
         raise
     except otio.exceptions.UnsupportedSchemaError as error:

@@ -14,8 +14,9 @@ import opentimelineio as otio
 from opentimelineio.opentime import RationalTime, TimeRange
 
 from host_bridge.timelines.apply import with_results
+from host_bridge.timelines.fcp7_speed import effects_to_filters
 from host_bridge.timelines.plan import KEY, Plan, PlannedClip
-from host_bridge.timelines.walk import Root, at, timelines_of, video_clips
+from host_bridge.timelines.walk import Root, at, clips_of, timelines_of, video_clips
 from vs3r_engine.errors import InputError
 from vs3r_engine.job import RenderResult
 from vs3r_engine.media.edit import METADATA, SCHEMA, path_of_reference, path_of_url, start_of_file, url_of_path
@@ -69,7 +70,7 @@ def editor_losses(root: Root, editor: str) -> list[str]:
 def _for_resolve(copy: Root, root: Root, plan: Plan, results: Mapping[str, RenderResult], input_dir: str, output_dir: str) -> None:
     """One media reference per clip under DEFAULT_MEDIA, bare absolute paths, ranges on the file's own timecode, `_VS3R` in the
     stabilized clips' names and their original path in a marker."""
-    for clip in _all_clips(copy):
+    for clip in clips_of(copy):
         _to_one_reference(clip, input_dir, output_dir)
     for planned in _delivered(plan, results):
         clip, original = at(copy, planned.place.steps), at(root, planned.place.steps)
@@ -89,7 +90,7 @@ def _for_resolve(copy: Root, root: Root, plan: Plan, results: Mapping[str, Rende
 
 def _for_kdenlive(copy: Root, root: Root, plan: Plan, results: Mapping[str, RenderResult], input_dir: str, output_dir: str) -> None:
     """Bare absolute paths everywhere, ranges of stabilized clips on the file's own timecode; the original stays beside."""
-    for clip in _all_clips(copy):
+    for clip in clips_of(copy):
         for key, reference in clip.media_references().items():
             _bare(reference, output_dir if key == KEY else input_dir)
     for planned in _delivered(plan, results):
@@ -98,7 +99,7 @@ def _for_kdenlive(copy: Root, root: Root, plan: Plan, results: Mapping[str, Rend
 
 def _for_premiere(copy: Root, root: Root, plan: Plan, results: Mapping[str, RenderResult], input_dir: str, output_dir: str) -> None:
     """What the FCP 7 XML adapter can write: one reference with a file: URL and a range of its own, on exact rates, images by the first
-    of them. Drop-frame where the media is.
+    of them, speeds as filters. Drop-frame where the media is.
 
     Raises: InputError `format-cannot-carry` for media of which nobody knows where it begins: the XML counts from there.
     """
@@ -122,7 +123,7 @@ def _for_premiere(copy: Root, root: Root, plan: Plan, results: Mapping[str, Rend
         if foreign := _fcp_xml(clip):
             gone = ("masterclipid", "pproTicksIn", "pproTicksOut", "subclipinfo")
             clip.metadata["fcp_xml"] = {key: value for key, value in foreign.items() if key not in gone}
-    for clip in _all_clips(copy):
+    for clip in clips_of(copy):
         where = output_dir if clip.active_media_reference_key == KEY else input_dir
         reference = clip.media_reference
         if isinstance(reference, otio.schema.ImageSequenceReference):
@@ -148,6 +149,7 @@ def _for_premiere(copy: Root, root: Root, plan: Plan, results: Mapping[str, Rend
         reference.available_range = _exact(reference.available_range)
         clip.source_range = _exact(clip.source_range)
         clip.set_media_references({"DEFAULT_MEDIA": reference.deepcopy()}, "DEFAULT_MEDIA")
+        effects_to_filters(clip)
 
 
 def _is_unwritable(reference: otio.core.MediaReference) -> bool:
@@ -189,10 +191,6 @@ _FLAVOURS: dict[str, Callable[[Root, Root, Plan, Mapping[str, RenderResult], str
     "kdenlive": _for_kdenlive,
     "premiere": _for_premiere,
 }
-
-
-def _all_clips(root: Root) -> list[otio.schema.Clip]:
-    return list(root.find_clips() if isinstance(root, otio.schema.Timeline) else root.find_children(descended_from_type=otio.schema.Clip))
 
 
 def _delivered(plan: Plan, results: Mapping[str, RenderResult]) -> Iterator[PlannedClip]:

@@ -76,6 +76,11 @@ def timelines_of(root: Root) -> list[otio.schema.Timeline]:
     return [root] if isinstance(root, otio.schema.Timeline) else [item for item in root if isinstance(item, otio.schema.Timeline)]
 
 
+def clips_of(root: Root) -> list[otio.schema.Clip]:
+    """Every clip, of sound too."""
+    return list(root.find_clips() if isinstance(root, otio.schema.Timeline) else root.find_children(descended_from_type=otio.schema.Clip))
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
     """Which clips: those that satisfy every condition that is not empty.

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from host_bridge import presets
 from host_bridge.timeline_cli import timeline_command
+from host_bridge.timelines.files import read_timeline
 from host_bridge.timelines.walk import video_clips
 from tests.fakes.timeline_engine import TimelineEngine
 from vs3r_engine.errors import Cancelled, InputError, MediaError, SetupError, VS3RError
@@ -307,8 +308,8 @@ def test_for_premiere_fcp7_xml_shows_the_same_frames_of_the_stabilized_media(des
     )
     events = desk.ok(source, "-o", desk.folder / "out.xml", "--handles", "6")
     notes = " ".join(event["message"] for event in events if event["type"] == "note")
-    assert "The speed of 1 retimed clips is lost" in notes and "Track names are lost" in notes
-    clips = list(desk.read("out.xml").find_clips())
+    assert "Track names are lost" in notes and "speed" not in notes
+    clips = list(read_timeline(str(desk.folder / "out.xml")).find_clips())
     starts = [clip.source_range.start_time.value - clip.media_reference.available_range.start_time.value for clip in clips]
     assert [clip.name for clip in clips] == ["one", "two"]
     assert starts == [6, 6], "six handles before each"
@@ -408,6 +409,77 @@ def test_a_clip_with_fcp7_time_remapping_gets_all_of_its_media(desk):
     events = desk.ok(desk.write(shot(desk.b, 100, 10, effects=[remap])), "-o", desk.folder / "out.otio")
     assert [str(job.render_range) for job in desk.engine.submitted] == ["0..1000"]
     assert any("1 clips have speed ramps" in event.get("message", "") for event in events), "said before so much is rendered"
+
+
+REMAP = """<filter><effect><name>Time Remap</name><effectid>timeremap</effectid><mediatype>video</mediatype>
+<parameter><parameterid>variablespeed</parameterid><value>{ramp}</value></parameter>
+<parameter><parameterid>speed</parameterid><value>{speed}</value></parameter>
+<parameter><parameterid>reverse</parameterid><value>{reverse}</value></parameter>
+<parameter><parameterid>graphdict</parameterid>
+<keyframe><when>0</when><value>{start}</value><speedvirtualkf>TRUE</speedvirtualkf><speedkfstart>TRUE</speedkfstart></keyframe>
+<keyframe><when>{begin}</when><value>{first}</value><speedvirtualkf>TRUE</speedvirtualkf><speedkfin>TRUE</speedkfin></keyframe>
+<keyframe><when>{end}</when><value>{last}</value><speedvirtualkf>TRUE</speedvirtualkf><speedkfout>TRUE</speedkfout></keyframe>
+</parameter></effect></filter>"""
+
+
+def retimed_xml(desk, begin, end, first, last, speed, reverse="FALSE", start=0, ramp=0) -> str:
+    """A sequence, as Premiere writes it, of one clip of b c.mov whose in and out are `begin` and `end` on the retimed clock."""
+    desk.ok(desk.write(shot(desk.b, begin, end - begin)), "-o", desk.folder / "plain.xml", "--for", "premiere")
+    desk.engine.submitted.clear()
+    tree = ElementTree.parse(desk.folder / "plain.xml")
+    item = next(tree.iter("clipitem"))
+    item.find("file/pathurl").text, item.find("file/duration").text = Path(desk.b).as_uri(), "1000"
+    item.find("file/timecode/frame").text, item.find("file/timecode/string").text = "0", "00:00:00:00"
+    item.find("in").text, item.find("out").text = str(begin), str(end)
+    item.append(ElementTree.fromstring("<filter><effect><name>Blur</name><effectid>blur</effectid></effect></filter>"))
+    item.append(ElementTree.fromstring(REMAP.format(**locals())))
+    tree.write(desk.folder / "cut.xml")
+    return str(desk.folder / "cut.xml")
+
+
+@needs_adapters
+@pytest.mark.parametrize(
+    ("graph", "used", "written"),
+    [
+        pytest.param((30, 50, 60, 100, 200), "60..100", ["0 0", "20 40"], id="fast"),
+        pytest.param((40, 60, 20, 30, 50), "20..30", ["0 0", "20 10"], id="slow: fewer frames than the clip is long"),
+        pytest.param(
+            (300, 310, 700, 690, 100, "TRUE", 1000), "681..700", ["0 19", "10 9", "19 0"], id="reversed, by either reading of OTIO"
+        ),
+        pytest.param((864, 884, 77, 77, 0, "FALSE", 77), "77..78", ["0 0", "20 0"], id="frozen"),
+        pytest.param((30, 50, 30, 50, 100), "30..50", ["0 0", "20 20"], id="a filter that changes nothing"),
+        pytest.param((30, 50, 60, 95, 200), "0..1000", ["0 0", "30 60", "50 95"], id="a graph that is not of that speed"),
+        pytest.param((30, 50, 60, 100, 200, "FALSE", 0, 1), "0..1000", ["0 0", "30 60", "50 100"], id="a ramp"),
+    ],
+)
+def test_of_a_clip_whose_speed_fcp7_xml_states_the_frames_are_stabilized_that_it_shows(desk, graph, used, written):
+    source = retimed_xml(desk, *graph)
+    desk.ok(source, "-o", desk.folder / "out.xml")
+    (job,) = desk.engine.submitted
+    assert str(job.render_range) == used
+    (item,) = xml_of(desk, "out.xml").iter("clipitem")
+    assert [each.findtext("effectid") for each in item.iter("effect")] == ["blur", "timeremap"], "once"
+    assert (item.findtext("start"), item.findtext("end")) == ("0", str(graph[1] - graph[0]))
+    keys = list(item.iter("keyframe"))
+    assert [f"{key.findtext('when')} {key.findtext('value')}" for key in keys] == written, "counted in the stabilized file"
+    told = {each.findtext("parameterid"): each.findtext("value") for each in item.iter("parameter")}
+    assert (told["speed"], told["reverse"]) == (str(graph[4]), "TRUE" if "TRUE" in graph else "FALSE")
+    shown = next(key for key in keys if key.find("speedkfin") is not None)
+    assert item.findtext("in") == shown.findtext("when")
+
+
+@needs_adapters
+@pytest.mark.parametrize("speed", [2, 0.5, 1.0, -1, -0.25, 1 / 3, 0])
+@pytest.mark.parametrize(("start", "length"), [(0, 20), (37, 11), (501, 48)])
+def test_a_speed_written_as_fcp7_xml_is_read_back_with_the_same_frames(desk, speed, start, length):
+    effect = otio.schema.LinearTimeWarp(time_scalar=speed) if speed else otio.schema.FreezeFrame()
+    clips = [shot(desk.a, start, length, first=86400, effects=[effect.deepcopy()]), shot(desk.b, 0, 10)]
+    written = desk.ok(desk.write(*clips), "-o", desk.folder / "out.xml", "--clips", "2")
+    assert not any("speed" in event.get("message", "") for event in written)
+    back = next(iter(read_timeline(str(desk.folder / "out.xml")).find_clips()))
+    (found,) = back.effects
+    assert type(found) is type(effect) and found.time_scalar == pytest.approx(speed, rel=1e-6)
+    assert back.source_range == clips[0].source_range
 
 
 @needs_adapters

@@ -300,7 +300,7 @@ def _origin_frames(clip: otio.schema.Clip, stated: TimeRange | None, found: Clip
 def speed_of(item: otio.core.Item) -> Fraction | None:
     """Source frames per shown frame from the item's own enabled time effects: 1 without, 0 frozen, negative reversed.
 
-    None where a time effect's map is not in the standard schema: speed ramps, and the time remapping of FCP 7 XML.
+    None where a time effect's map is not in the standard schema: speed ramps, also those of FCP 7 XML.
 
     Raises: RangeError `bad-speed`.
     """
