@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from host_bridge.client import StabilizedFrame
-from tests.fakes.engine import make_media
+from tests.fakes.engine import make_media, otio_clip
 from tests.fakes.engine_process import EngineProcess, RawPeer, kill, wait_until
 from vs3r_engine.errors import EngineFault, InputError, MediaError, ProtocolError, RangeError, ResourceError
 from vs3r_engine.service import protocol as p
-from vs3r_engine.service.frames import named_files, stamp_of_files
+from vs3r_engine.service.frames import stamp_of_files
 
 DTYPES = {"uint8": np.uint8, "uint16": np.uint16, "half": np.float16, "float32": np.float32}
 
@@ -120,11 +120,11 @@ def test_a_frame_that_cannot_be_had_is_an_error(client, tmp_path):
         ask(client, make_media(tmp_path / "new.json"), 0, analyze=False)
 
 
-def test_a_file_written_again_is_another_clip(client, tmp_path):
-    path = make_media(tmp_path / "a.json")
-    assert ask(client, path, 1).reply.width == 32
-    make_media(tmp_path / "a.json", width=48)
-    assert ask(client, path, 1).reply.width == 48
+@pytest.mark.parametrize("source_of", [lambda path: p.Source(path=path), lambda path: p.Source(clip=otio_clip(path))])
+def test_a_file_written_again_is_another_clip(client, tmp_path, source_of):
+    for width in (32, 48):
+        source = source_of(make_media(tmp_path / "a.json", width=width))
+        assert client.frame(p.FrameRequest(source, 1, wait_s=5.0, prefetch=0)).reply.width == width
 
 
 def test_a_lens_profile_written_again_makes_another_clip_too(tmp_path):
@@ -133,7 +133,7 @@ def test_a_lens_profile_written_again_makes_another_clip_too(tmp_path):
     stamps = []
     for text in ("{}", '{"model": "fisheye"}'):
         profile.write_text(text)
-        stamps += [stamp_of_files(named_files(source, choice)) for _ in range(2)]
+        stamps += [stamp_of_files(source, choice) for _ in range(2)]
     assert len(set(stamps)) == 2
 
 

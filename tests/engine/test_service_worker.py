@@ -15,7 +15,7 @@ import pytest
 
 from host_bridge.client import EngineClient
 from tests.fakes import engine as fake
-from tests.fakes.engine import make_media
+from tests.fakes.engine import make_media, otio_clip
 from tests.fakes.engine_process import EngineProcess, wait_until
 from vs3r_engine.errors import MediaError, RangeError, ResourceError, VS3RError
 from vs3r_engine.media.raw_frames import RawFormat, frame_file, write_format
@@ -51,6 +51,20 @@ def worker(folder):
         yield process, reports
     finally:
         process.stop(2)
+
+
+@contextmanager
+def engine_alone(folder, worker=None, **outside):
+    """An engine without sockets and without a process that computes; `worker` stands for one, `outside` is told."""
+    told = {"reply": print, "fail": print, "publish": print, "post": lambda task: task()} | outside
+    store = DiskStore(folder / "store")
+    with closing(
+        Engine("e" * 16, SimpleNamespace(**told), store, p.Limits(), 15, "tests.fakes.engine", logging.getLogger("quiet"))
+    ) as engine:
+        if worker is not None:
+            engine._worker = SimpleNamespace(**{"send": print, "keep_running": print, "is_ready": False, "stop": print} | worker)
+            engine._desk._send = engine._worker.send
+        yield engine, store
 
 
 def end_of_job(reports):
@@ -143,9 +157,8 @@ def test_the_analysis_of_a_clip_that_is_played_outlives_other_jobs(tmp_path):
 
 
 def test_uploads_are_deleted_without_holding_up_anybody(tmp_path):
-    store, may_delete, replies = DiskStore(tmp_path / "store"), threading.Event(), []
-    outside = SimpleNamespace(reply=lambda *reply: replies.append(reply), post=lambda task: task(), publish=print, fail=print)
-    with closing(Engine("e" * 16, outside, store, p.Limits(), 15, "tests.fakes.engine", logging.getLogger("quiet"))) as engine:
+    may_delete, replies = threading.Event(), []
+    with engine_alone(tmp_path, reply=lambda *reply: replies.append(reply)) as (engine, store):
         body = p.PutFrames("clip", 2, 1, [p.UploadedFrame(0, "uint8")])
         engine.handle("put_frames", body, "s", "to", [memoryview(bytes(8))])
         wait_until(lambda: replies)
@@ -164,12 +177,8 @@ def test_uploads_are_deleted_without_holding_up_anybody(tmp_path):
 
 def test_a_file_that_takes_long_to_read_is_asked_for_again(tmp_path, monkeypatch):
     answers = []
-    outside = SimpleNamespace(reply=print, post=lambda task: task(), publish=print, fail=lambda to, error: answers.append(error))
     monkeypatch.setattr("vs3r_engine.service.engine.PROBE_PATIENCE_S", -1.0)
-    with closing(
-        Engine("e" * 16, outside, DiskStore(tmp_path), p.Limits(), 15, "tests.fakes.engine", logging.getLogger("quiet"))
-    ) as engine:
-        monkeypatch.setattr(engine, "_worker", SimpleNamespace(send=lambda order: True, keep_running=print, is_ready=False, stop=print))
+    with engine_alone(tmp_path, {"send": lambda order: True}, fail=lambda to, error: answers.append(error)) as (engine, _):
         engine.handle("probe", p.Probe(p.Source(path="/large.mov")), "s", "to", [])
         engine.tick()
     assert answers[0].code == "still-reading"
@@ -263,15 +272,27 @@ def test_files_that_never_answer_hold_up_no_frame_of_another():
     assert answers[-1] == "back" and tasks.empty()
 
 
+@pytest.mark.parametrize("source_of", [lambda path: p.Source(path=path), lambda path: p.Source(clip=otio_clip(path))])
+def test_the_worker_gets_no_frame_of_a_file_that_never_answers(tmp_path, monkeypatch, source_of):
+    share, disk = (make_media(tmp_path / f"{name}.json") for name in ("share", "disk"))
+    is_back, orders, replies = threading.Event(), [], []
+    slow = SimpleNamespace(stat=lambda path: (path != share or is_back.wait(10)) and os.stat(path))
+    monkeypatch.setattr("vs3r_engine.service.frames.os", slow)
+    worker = {"send": lambda order: not orders.append(order)}
+    with engine_alone(tmp_path, worker, reply=lambda to, body, *_: replies.append((to, body))) as (engine, _):
+        for path in (share, disk):
+            engine.handle("frame", p.FrameRequest(source_of(path), 3, prefetch=0), "s", path, [])
+        wait_until(lambda: engine.answer_due() or len(replies) == 2)
+        assert [order.source for order in orders] == [source_of(disk)]
+        assert {to: body.stage for to, body in replies} == {share: "open", disk: "render"}
+        is_back.set()
+
+
 def test_while_the_engine_itself_stood_still_no_host_fell_silent(tmp_path, monkeypatch):
     """The machine slept; where the clock goes on meanwhile, nobody could be heard."""
     clock = SimpleNamespace(now=1000.0)
     monkeypatch.setattr("vs3r_engine.service.engine.time", SimpleNamespace(monotonic=lambda: clock.now))
-    outside = SimpleNamespace(reply=print, post=lambda task: task(), publish=print, fail=print)
-    with closing(
-        Engine("e" * 16, outside, DiskStore(tmp_path), p.Limits(), 15, "tests.fakes.engine", logging.getLogger("quiet"))
-    ) as engine:
-        monkeypatch.setattr(engine, "_worker", SimpleNamespace(send=print, keep_running=print, is_ready=False, stop=print))
+    with engine_alone(tmp_path, {}) as (engine, _):
         engine.handle("ping", p.Ping(), "s", "to", [])
         for passed_s, is_there in ((0.25, True), (3600, True), (0.25, True), *[(0.25, True)] * 57, (1, False)):
             clock.now += passed_s

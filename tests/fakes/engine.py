@@ -18,11 +18,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import opentimelineio as otio
 
 from vs3r_engine.errors import MediaError
 from vs3r_engine.frame import Frame, PixelLayout
 from vs3r_engine.job import Job, Progress, RenderResult
 from vs3r_engine.media import raw_frames
+from vs3r_engine.media.edit import write_clip
 from vs3r_engine.timeline import Clip, FrameRange
 
 CHUNK_FRAMES = 20
@@ -43,6 +45,13 @@ def make_media(path: Path, **facts: Any) -> str:
     grow with column and row; sequence: its rate can be stated, as an image sequence's."""
     path.write_text(json.dumps({"frames": 100, "width": 32, "height": 16, "step_s": 0.0, **facts}))
     return str(path)
+
+
+def otio_clip(path: str) -> dict[str, Any]:
+    """An edit's clip that shows the first second of a fake one."""
+    clip = otio.schema.Clip(media_reference=otio.schema.ExternalReference(path))
+    clip.source_range = otio.opentime.TimeRange(duration=otio.opentime.RationalTime(25, 25))
+    return json.loads(write_clip(clip))
 
 
 def facts_of(path: str) -> dict[str, Any]:

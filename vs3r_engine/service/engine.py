@@ -217,7 +217,6 @@ class Engine:
     def _on_frame(self, body: p.FrameRequest, session: str, reply_to: ReplyTo, _: Any) -> None:
         body.settings.settings()
         source = self._uploads.resolved(session, body.source)
-        files = named_files(source, body.settings)
 
         def ask(stamp: str) -> None:
             if session not in self._sessions:
@@ -233,11 +232,8 @@ class Engine:
             waiting = p.FrameReply("pending", body.frame_index, stage="open", fraction=0.0, job_id=None, retry_s=1.0)
             self._outside.reply(reply_to, waiting)
 
-        if any(files):
-            look = partial(stamp_of_files, files)
-            self._glances.at("\n".join(files), look, body.wait_s + GLANCE_PATIENCE_S, ask, tell_unseen)
-        else:
-            ask("")
+        look = partial(stamp_of_files, source, body.settings)
+        self._glances.at(named_files(source, body.settings), look, body.wait_s + GLANCE_PATIENCE_S, ask, tell_unseen)
 
     def _on_put_frames(self, body: p.PutFrames, session: str, reply_to: ReplyTo, buffers: list[memoryview]) -> None:
         upload = self._uploads.admit(session, body, buffers)

@@ -28,7 +28,7 @@ from vs3r_engine.service.protocol import (
     exception_of,
 )
 from vs3r_engine.service.worker import FrameDone, FrameFailed, FrameKey, FrameOrder
-from vs3r_engine.settings import NAMING_FILES, stamp_of
+from vs3r_engine.settings import NAMING_FILES, preset, stamp_of
 
 ORDERS_AT_WORK = 2
 """Orders given to the worker at once: it renders one while the next is on its way."""
@@ -360,17 +360,25 @@ class FrameDesk:
             self._rendered_bytes -= len(self._rendered.popitem(last=False)[1].pixels)
 
 
-def named_files(source: Source, settings: SettingsChoice) -> tuple[str, ...]:
-    """What `stamp_of_files` looks at: the media, then what settings name. Empty texts where there is nothing to look at."""
-    return (source.path or "", *(str(settings.values.get(key) or "") for key in NAMING_FILES))
+def named_files(source: Source, settings: SettingsChoice) -> str:
+    """What `stamp_of_files` looks at: equal texts, equal files."""
+    media = source.path or {key: source.clip.get(key) for key in ("media_references", "media_reference", "effects")}  # type: ignore[union-attr]
+    return repr((media, [settings.values.get(key) for key in NAMING_FILES]))
 
 
-def stamp_of_files(named: tuple[str, ...]) -> str:
-    """Another one when one of them was written again. Takes for ever where a share does not answer."""
-    media, *others = named
-    try:
-        stat = os.stat(media)
-        stamps = [f"{stat.st_mtime_ns} {stat.st_size}"]
-    except (OSError, ValueError):
-        stamps = []  # the worker will say what is wrong with it
-    return "\n".join([*map(stamp_of, others), *stamps])
+def stamp_of_files(source: Source, settings: SettingsChoice) -> str:
+    """Another one when the media, or a file that a setting names, was written again. Takes for ever where a share does not answer."""
+    stamps = []
+    with contextlib.suppress(Exception):  # the worker will say what is wrong
+        path, chosen = source.path, settings.settings()
+        if source.clip is not None:
+            from vs3r_engine.media import edit
+
+            clip = edit.read_clip(source.clip)
+            path = edit.path_of_reference(clip.media_references()[edit.original_key(clip)])
+            chosen = edit.settings_of(clip, preset(settings.preset)).with_values(settings.values)
+        values = chosen.values()
+        stamps += [stamp_of(values[key]) for key in NAMING_FILES]
+        stat = os.stat(path or "")
+        stamps += [f"{stat.st_mtime_ns} {stat.st_size}"]
+    return "\n".join(stamps)
