@@ -200,7 +200,7 @@ def _draft(
             raise _StillImage
         return clip
 
-    media = media_of(place.clip, reference, search.base_dir, located)
+    media = media_of(place.clip, reference, located, search.base_dir)
     shown = used_range(place.clip, media, options.past_end)
     before, after = _transition_frames(place.clip, media)
     available = media.clip.available_range

@@ -16,8 +16,8 @@ from host_bridge.timelines.plan import Options, plan
 from host_bridge.timelines.run import run
 from host_bridge.timelines.walk import Selection
 from tests.fakes.timeline_engine import TimelineEngine
+from tests.synthetic_edit import settings_effect
 from vs3r_engine.errors import Cancelled, InputError, MediaError, RangeError, SettingsError, VS3RError, WeightsMissing
-from vs3r_engine.media.edit import settings_effect
 from vs3r_engine.timeline import Clip, FrameRange
 
 

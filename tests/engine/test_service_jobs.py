@@ -8,6 +8,7 @@ import pytest
 
 from tests.fakes.engine import make_media
 from tests.fakes.engine_process import EngineProcess, is_running, kill, wait_until
+from tests.synthetic_edit import settings_effect
 from vs3r_engine.errors import EngineFault, InputError, MediaError, RangeError, ResourceError, SettingsError
 from vs3r_engine.service import protocol as p
 
@@ -63,18 +64,15 @@ def test_settings_of_a_job_reach_the_pipeline(client, tmp_path):
 
 
 def test_an_otio_clip_is_a_source_with_range_and_settings(client, tmp_path):
-    from fractions import Fraction
+    import opentimelineio as otio
 
-    from vs3r_engine.job import Job
-    from vs3r_engine.media.edit import clip_of_job, write_clip
-    from vs3r_engine.settings import Settings
-    from vs3r_engine.timeline import Clip, FrameRange
+    def span(start: int, duration: int) -> otio.opentime.TimeRange:
+        return otio.opentime.TimeRange(otio.opentime.RationalTime(start, 25), otio.opentime.RationalTime(duration, 25))
 
-    media = Clip(make_media(tmp_path / "clip.json"), Fraction(25), 32, 16, FrameRange(0, 100))
-    settings = Settings().with_values({"path.smoothness": 33, "path.strength": 50})
-    otio = clip_of_job(Job("x", media, FrameRange(5, 2), FrameRange(0, 100), "/nowhere", settings))
+    media = otio.schema.ExternalReference(make_media(tmp_path / "clip.json"), span(0, 100))
+    clip = otio.schema.Clip("x", media, span(5, 2), effects=[settings_effect({"path.smoothness": 33, "path.strength": 50})])
     request = p.Stabilize(
-        p.Source(clip=msgspec.json.decode(write_clip(otio))),
+        p.Source(clip=msgspec.json.decode(clip.to_json_string())),
         str(tmp_path / "clip.out"),
         p.SettingsChoice(values={"path.strength": 60}),
     )

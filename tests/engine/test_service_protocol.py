@@ -228,10 +228,8 @@ def test_a_bad_field_is_named(body, field):
 
 
 def image_sequence(rate: float) -> dict:
-    from vs3r_engine.media.edit import write_clip
-
     reference = otio.schema.ImageSequenceReference("/m", "sh.", ".png", 0, 1, rate, 4)
-    return json.loads(write_clip(otio.schema.Clip(media_reference=reference, source_range=one_second(rate))))
+    return json.loads(otio.schema.Clip(media_reference=reference, source_range=one_second(rate)).to_json_string())
 
 
 def one_second(rate: float) -> otio.opentime.TimeRange:
@@ -286,7 +284,6 @@ def test_the_rate_of_images_is_the_requests_then_the_clips_then_the_images_and_t
     ],
 )
 def test_values_lie_over_the_clips_effect_which_lies_over_the_preset(effect, choice, expected):
-    from vs3r_engine.media.edit import write_clip
     from vs3r_engine.service.playback import job_of
 
     media = Clip("/a.mov", Fraction(25), 64, 36, FrameRange(0, 100))
@@ -295,5 +292,5 @@ def test_values_lie_over_the_clips_effect_which_lies_over_the_preset(effect, cho
     if effect is not None:
         clip.effects.append(otio.schema.Effect(effect_name="VS3R", metadata={"vs3r": {"schema": 1, **effect}}))
     pipeline = SimpleNamespace(probe=lambda path, sequence_rate: SimpleNamespace(clip=media))
-    job = job_of(pipeline, p.Source(clip=json.loads(write_clip(clip))), choice, "j", "/o.mov", False)
+    job = job_of(pipeline, p.Source(clip=json.loads(clip.to_json_string())), choice, "j", "/o.mov", False)
     assert (job.settings.path.mode, job.settings.path.smoothness, job.settings.path.strength) == expected

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An OTIO clip is a piece of work: its media reference, its source range and its VS3R effect become a Job, and back.
+"""An OTIO clip is a piece of work: its media reference, its source range and its VS3R effect become a Job.
 
 The only file of the engine that knows OpenTimelineIO. It opens no media: facts that the edit does not state come from
 a `probe` that the caller passes in. Time is exact: RationalTime values are read as Fractions, never added as floats.
@@ -21,7 +21,7 @@ from opentimelineio.opentime import RationalTime, TimeRange
 from vs3r_engine.errors import InputError, MediaError, RangeError, SettingsError
 from vs3r_engine.job import Job, analysis_range_of
 from vs3r_engine.settings import PRESETS, Settings
-from vs3r_engine.timeline import Clip, FrameRange, exact_rate, frame_count_of_timecode, timecode_of_frame_count
+from vs3r_engine.timeline import Clip, FrameRange, exact_rate, frame_count_of_timecode
 
 METADATA = "vs3r"
 """Our one namespace in OTIO metadata."""
@@ -167,31 +167,14 @@ class Media:
         return TimeRange(RationalTime(self.origin_frames + frames.start, self.otio_rate), RationalTime(frames.duration, self.otio_rate))
 
 
-def media_of(clip: otio.schema.Clip, reference: otio.core.MediaReference, base_dir: str = "", probe: Probe | None = None) -> Media:
-    """What `reference` of `clip` refers to. With a probe the file is the authority, but for the rate of an image sequence,
-    which editors assign; without, the reference must be complete.
+def media_of(clip: otio.schema.Clip, reference: otio.core.MediaReference, probe: Probe, base_dir: str = "") -> Media:
+    """What `reference` of `clip` refers to. The file is the authority, but for the rate of an image sequence, which editors assign.
 
-    Raises: MediaError from the path and the probe, `media-facts-missing` without a probe; RangeError `rate-contradicts`,
-    `unknown-origin` where the edit's frame numbers fit neither the file's timecode nor its length.
+    Raises: MediaError from the path and the probe; RangeError `rate-contradicts`, `unknown-origin` where the edit's frame numbers
+    fit neither the file's timecode nor its length.
     """
     path = path_of_reference(reference, base_dir)
     stated = reference.available_range
-    ours = _ours(reference.metadata)
-    if probe is None:
-        if stated is None or not {"width", "height"} <= ours.keys():
-            raise MediaError("media-facts-missing", f"The edit does not say what {path} is.", "Let the engine open the file.")
-        rate = exact_rate(stated.duration.rate)
-        origin = math.floor(frames_at(stated.start_time, rate))
-        found = Clip(
-            path,
-            rate,
-            int(ours["width"]),
-            int(ours["height"]),
-            FrameRange(0, math.floor(frames_at(stated.duration, rate))),
-            ours.get("start_timecode", timecode_of_frame_count(origin, rate) if origin else None),
-        )
-        return Media(found, origin, stated.duration.rate)
-
     rate_of_sequence = _sequence_rate(reference, path)
     part, length = _part_of_sequence(reference, path, rate_of_sequence)
     try:
@@ -405,18 +388,15 @@ def original_key(clip: otio.schema.Clip) -> str:
 # --- settings and jobs ----------------------------------------------------------------------------------------------
 
 
-def settings_effect(values: dict[str, Any], **more: Any) -> otio.schema.Effect:
-    """The effect that carries settings, `{"path.smoothness": 70.0}`, on a clip."""
-    return otio.schema.Effect(name=EFFECT, effect_name=EFFECT, metadata={METADATA: {"schema": SCHEMA, "settings": dict(values), **more}})
-
-
 def settings_of(clip: otio.core.Item, base: Settings = DEFAULTS) -> Settings:
     """`base` with what the clip's VS3R effect says: its preset in place of the one in `base`, then its single values. A
     disabled effect says nothing.
 
     Raises: SettingsError `newer-settings`, `unknown-setting`, `bad-setting`, `unknown-preset`.
     """
-    for effect in _our_effects(clip):
+    for effect in clip.effects:
+        if effect.effect_name != EFFECT or not effect.enabled:
+            continue
         ours = _ours(effect.metadata)
         name = ours.get("preset")
         if name is not None and name not in PRESETS:
@@ -430,10 +410,6 @@ def settings_of(clip: otio.core.Item, base: Settings = DEFAULTS) -> Settings:
             raise SettingsError("bad-setting", f"The clip {clip.name!r} has settings that are no object.", 'Write {"path.smoothness": 70}.')
         base = base.with_values(dict(settings))
     return base
-
-
-def _our_effects(clip: otio.core.Item) -> list[otio.schema.Effect]:
-    return [effect for effect in clip.effects if effect.effect_name == EFFECT and METADATA in effect.metadata and effect.enabled]
 
 
 def _ours(metadata: Any) -> dict[str, Any]:
@@ -450,62 +426,14 @@ def _ours(metadata: Any) -> dict[str, Any]:
     return dict(ours)
 
 
-def clip_of_job(job: Job) -> otio.schema.Clip:
-    """The job as an OTIO clip: anything that reads OTIO sees the media, the frames and the settings. Inverse of `job_of_clip`."""
-    source = job.clip
-    media = Media(source, start_of_file(source) or 0, float(source.rate))
-    reference = otio.schema.ExternalReference(
-        target_url=url_of_path(source.path),
-        available_range=media.time_range(source.available_range),
-        metadata={METADATA: {"schema": SCHEMA, "width": source.width, "height": source.height, "start_timecode": source.start_timecode}},
-    )
-    effect = settings_effect(
-        job.settings.changed(),
-        job_id=job.job_id,
-        output=job.output,
-        overwrite=job.overwrite,
-        analysis_range=[job.analysis_range.start, job.analysis_range.duration],
-    )
-    return otio.schema.Clip(
-        name=os.path.basename(source.path), media_reference=reference, source_range=media.time_range(job.render_range), effects=[effect]
-    )
+def job_of_clip(clip: otio.schema.Clip, probe: Probe, job_id: str, output: str, base: Settings = DEFAULTS) -> Job:
+    """The job that an OTIO clip describes, whoever wrote it: the frames it shows, with the settings of its effect over `base`.
 
-
-def job_of_clip(
-    clip: otio.schema.Clip, *, job_id: str = "", output: str = "", base_dir: str = "", probe: Probe | None = None, base: Settings = DEFAULTS
-) -> Job:
-    """The job that an OTIO clip describes, whoever wrote it. What the effect does not carry is taken from the arguments.
-
-    Without an analysis range it is `analysis_range_of`.
-
-    Raises: everything `media_of`, `used_range` and `settings_of` raise; InputError `no-output`.
+    Raises: everything `media_of`, `used_range` and `settings_of` raise.
     """
-    media = media_of(clip, clip.media_references()[original_key(clip)], base_dir, probe)
-    effects = _our_effects(clip)
-    ours = _ours(effects[-1].metadata) if effects else {}
+    media = media_of(clip, clip.media_references()[original_key(clip)], probe)
     render_range = used_range(clip, media)
-    if "analysis_range" in ours:
-        analysis_range = FrameRange(*(int(number) for number in ours["analysis_range"]))
-    else:
-        analysis_range = analysis_range_of(render_range, media.clip)
-    if not (analysis_range.contains_range(render_range) and media.clip.available_range.contains_range(analysis_range)):
-        raise RangeError(
-            "range-past-media",
-            f"The frames to look at, {analysis_range}, must hold {render_range} and lie within {media.clip.available_range}.",
-            "Leave the analysis range out.",
-        )
-    output = output or ours.get("output", "")
-    if not output:
-        raise InputError("no-output", f"The clip {clip.name!r} does not say where its result goes.", "Name an output file.")
-    return Job(
-        job_id or ours.get("job_id", ""),
-        media.clip,
-        render_range,
-        analysis_range,
-        output,
-        settings_of(clip, base),
-        bool(ours.get("overwrite", False)),
-    )
+    return Job(job_id, media.clip, render_range, analysis_range_of(render_range, media.clip), output, settings_of(clip, base))
 
 
 def read_clip(text: str | dict[str, Any]) -> otio.schema.Clip:
@@ -517,8 +445,3 @@ def read_clip(text: str | dict[str, Any]) -> otio.schema.Clip:
     if not isinstance(clip, otio.schema.Clip):
         raise InputError("not-otio", f"This is an OTIO {type(clip).__name__}, not a Clip.", "Send one clip.")
     return clip
-
-
-def write_clip(clip: otio.schema.Clip) -> str:
-    """The clip as JSON text, one line."""
-    return otio.adapters.write_to_string(clip, "otio_json", indent=-1)

@@ -44,14 +44,8 @@ def job_of(pipeline: Any, source: Source, choice: SettingsChoice, job_id: str, o
     if source.clip is not None:
         from vs3r_engine.settings import preset
 
-        job = job_of_clip(
-            read_clip(source.clip),
-            job_id=job_id,
-            output=output,
-            probe=probe,
-            base=preset(choice.preset),
-        )
-        job = replace(job, output=output, overwrite=overwrite, settings=job.settings.with_values(choice.values))
+        job = job_of_clip(read_clip(source.clip), probe, job_id, output, preset(choice.preset))
+        job = replace(job, overwrite=overwrite, settings=job.settings.with_values(choice.values))
     else:
         assert source.path is not None  # an upload is the path of its directory here
         clip = probe(source.path)
