@@ -13,6 +13,7 @@ from vs3r_engine.camera import Trajectory
 from vs3r_engine.scene import PictureBounds
 from vs3r_engine.settings import FrameSettings, PathSettings
 from vs3r_engine.stages.framing import framed, missing_share, unseen_share
+from vs3r_engine.stages.reframe import reframes
 from vs3r_engine.stages.smooth import filtered, local_line, smooth
 from vs3r_engine.timeline import FrameRange
 
@@ -153,6 +154,58 @@ def test_a_whip_pan_does_not_leave_the_picture():
     calm = smooth(whip, whole(whip), RATE, PathSettings())
     assert missing_share(whip, filtered(whip, 24.0)).max() > 0.5
     assert missing_share(whip, calm).max() < 0.35
+
+
+@pytest.mark.parametrize("frames", [1, 3, 9])
+@pytest.mark.parametrize(
+    "chosen", [PathSettings(), PathSettings(mode="locked"), PathSettings(smoothness=85)], ids=["natural", "locked", "glide"]
+)
+def test_a_jerk_to_another_view_is_followed_and_what_is_before_and_after_it_is_calmed(frames, chosen):
+    # 640 pixels see 56 degrees.
+    jerked = path_of(yaw(np.interp(np.arange(160), [79, 79 + frames], [0, 28])) * shaky(160), np.zeros((160, 3)))
+    residual = np.random.default_rng(3).normal(size=(160, 3, 4, 2)).astype(np.float32)
+    jerked = replace(jerked, residual_px=residual)
+    calm = smooth(jerked, whole(jerked), RATE, chosen, np.full(160, 5.0))
+    assert missing_share(jerked, filtered(jerked, 24.0)).max() > 0.18
+    assert missing_share(jerked, calm).max() < 0.08
+    turns = np.diff(Rotation.from_matrix(calm.world_from_camera[:, :3, :3]).as_rotvec(degrees=True), axis=0)
+    assert np.linalg.norm(np.delete(np.diff(turns, axis=0), slice(77, 80 + frames), axis=0), axis=1).max() < 0.03
+    for asked, found in ((jerked.world_from_camera, calm.world_from_camera), (jerked.residual_px, calm.residual_px)):
+        np.testing.assert_allclose(found[80 : 79 + frames], asked[80 : 79 + frames], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "yaw_deg",
+    [
+        np.interp(np.arange(160), [79, 81, 85, 87], [0, 28, 28, 0]),
+        np.interp(np.arange(160), [79, 82], [0, 18]),
+        np.interp(np.arange(160), [60, 72], [0, 60]),
+        np.interp(np.arange(160), [60, 90], [0, 100]) + 3 * np.sin(np.arange(160) * 1.1),
+        np.interp(np.arange(160), [3, 6, 60, 150], [0, 28, 28, 0]),
+        15 * np.sin(np.arange(160) * 1.1),
+    ],
+    ids=["a bump", "too little", "a pan", "a shaken pan", "a shot's first frames", "shake"],
+)
+def test_what_comes_back_or_goes_on_is_no_jerk_to_another_view(yaw_deg):
+    assert reframes(path_of(yaw(yaw_deg) * shaky(160, amount_deg=0.2)), RATE, 0.18) == []
+
+
+def test_jerks_to_another_view_and_back_are_as_far_apart_as_a_view_has_to_stay():
+    def found(stays_frames, tilt=False):
+        angle = np.interp(np.arange(160), [60, 62, 62 + stays_frames, 64 + stays_frames], [0, 28, 28, 0])
+        turn = Rotation.from_rotvec(np.radians(angle)[:, None] * ([1.0, 0, 0] if tilt else [0, 1.0, 0]))
+        return reframes(path_of(turn), RATE, 0.18)
+
+    assert found(9) == [(60, 62), (71, 73)]
+    assert found(9, tilt=True) == [(60, 62), (71, 73)]
+    assert found(8) == []
+    twice = np.interp(np.arange(160), [60, 62, 68, 70], [0, 28, 28, 57])
+    assert reframes(path_of(yaw(twice)), RATE, 0.18) == [(68, 70)]
+
+
+def test_a_jerk_begins_and_ends_where_the_camera_is_quick():
+    eased = 14 - 14 * np.cos(np.pi * np.clip((np.arange(160) - 79) / 9, 0, 1))
+    assert reframes(path_of(yaw(eased)), RATE, 0.18) == [(80, 87)]
 
 
 def test_shake_alone_is_taken_out_whole_though_it_uncovers_a_third_of_the_picture():

@@ -14,6 +14,7 @@ import numpy as np
 from vs3r_engine.camera import Trajectory
 from vs3r_engine.settings import PathSettings, sigma_s
 from vs3r_engine.stages.framing import held, missing_share, moved_px, softened, unseen_share
+from vs3r_engine.stages.reframe import reframes
 from vs3r_engine.timeline import FrameRange
 
 LARGEST_MISSING_SHARE = 0.18
@@ -56,7 +57,7 @@ def smooth(
     for shot in shots:
         part = measured.sliced(shot.start, shot.end_exclusive)
         depth = None if plane_depth is None else plane_depth[shot.start - measured.first_frame : shot.end_exclusive - measured.first_frame]
-        calm = part if is_followed else _calmed(part, rate, settings, depth)
+        calm = part if is_followed else _calmed_between_reframes(part, rate, settings, depth)
         if settings.horizon_lock:
             calm = _levelled(calm)
         calm = blended(part, calm, np.full(len(part), mix))
@@ -116,6 +117,18 @@ def blended(a: Trajectory, b: Trajectory, share_of_b: np.ndarray) -> Trajectory:
         weight = share_of_b[:, None, None, None].astype(np.float32)
         residual = (1 - weight) * a.residual_px + weight * b.residual_px
     return replace(a, K=K, world_from_camera=world_from_camera, residual_px=residual)
+
+
+def _calmed_between_reframes(shot: Trajectory, rate: Fraction, settings: PathSettings, plane_depth: np.ndarray | None) -> Trajectory:
+    """The calmest path of every stretch of a shot between two reframes, which themselves are followed as they were filmed."""
+    pieces, start = [], 0
+    for before, after in [*reframes(shot, rate, LARGEST_MISSING_SHARE), (len(shot) - 1, len(shot))]:
+        stretch = shot.sliced(shot.first_frame + start, shot.first_frame + before + 1)
+        pieces.append(_calmed(stretch, rate, settings, None if plane_depth is None else plane_depth[start : before + 1]))
+        if after > before + 1:
+            pieces.append(shot.sliced(shot.first_frame + before + 1, shot.first_frame + after))
+        start = after
+    return _concatenated(pieces)
 
 
 def _calmed(part: Trajectory, rate: Fraction, settings: PathSettings, plane_depth: np.ndarray | None) -> Trajectory:
