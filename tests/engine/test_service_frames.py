@@ -11,7 +11,9 @@ from tests.fakes.engine import make_media, otio_clip
 from tests.fakes.engine_process import EngineProcess, RawPeer, kill, wait_until
 from vs3r_engine.errors import EngineFault, InputError, MediaError, ProtocolError, RangeError, ResourceError
 from vs3r_engine.service import protocol as p
+from vs3r_engine.service.cache import DiskStore
 from vs3r_engine.service.frames import stamp_of_files
+from vs3r_engine.service.uploads import Uploads
 
 DTYPES = {"uint8": np.uint8, "uint16": np.uint16, "half": np.float16, "float32": np.float32}
 
@@ -259,6 +261,34 @@ def test_uploads_have_an_end(client):
     with pytest.raises(ResourceError, match="upload-too-large"):
         for i in range(40):
             upload(client, "huge", (i,), size=(100, 100))
+
+
+def test_a_hosts_older_uploads_make_room_for_its_new_one(engine, client):
+    with engine.client() as other:
+        for who, name in ((other, "theirs"), (client, "idle"), (client, "used"), (client, "new"), (client, "newer")):
+            upload(who, name, range(4), size=(100, 100))  # three such fit
+            if name == "new":
+                client.probe(p.Source(upload="used"))
+        for who, name in ((other, "theirs"), (client, "used"), (client, "newer")):
+            assert who.probe(p.Source(upload=name)).available_range == (0, 4), name
+        for name in ("idle", "new"):
+            with pytest.raises(InputError, match="unknown-source"):
+                client.probe(p.Source(upload=name))
+
+
+def test_an_upload_that_a_job_reads_makes_room_for_none(tmp_path):
+    uploads = Uploads(DiskStore(tmp_path), "e", 100, lambda task: task())
+
+    def put(name, in_use=()):
+        body = p.PutFrames(name, 20, 3, [p.UploadedFrame(0, "uint8", "gray")])
+        uploads.write(uploads.admit("s", body, [memoryview(bytes(60))], in_use), body, [memoryview(bytes(60))])
+        return uploads.resolved("s", p.Source(upload=name)).path
+
+    first = put("first")
+    with pytest.raises(ResourceError, match="upload-too-large"):
+        put("second", {first})
+    second = put("second")
+    assert [str(path) for path in (tmp_path / "uploads").iterdir()] == [second]
 
 
 def test_uploads_belong_to_their_session_and_go_with_it(engine, client):

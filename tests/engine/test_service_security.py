@@ -21,7 +21,7 @@ from host_bridge.client import EngineClient
 from tests.engine.protocol_examples import examples
 from tests.fakes.engine import make_media
 from tests.fakes.engine_process import ROOT, EngineProcess, RawPeer, command, is_running, kill_with_worker, memory_mib, wait_until
-from vs3r_engine.errors import ProtocolError, SetupError
+from vs3r_engine.errors import DiskFull, ProtocolError, SetupError
 from vs3r_engine.service import auth
 from vs3r_engine.service import protocol as p
 from vs3r_engine.service.rendezvous import connection_file, read_connection
@@ -476,10 +476,11 @@ def test_a_full_disk_fails_the_job_with_disk_full_and_leaves_no_broken_file(tmp_
             file for file in small_disk.rglob("*") if file.is_file() and file.parent.name not in ("locks",) and "leases" not in file.parts
         ]
         assert left == [] and not (tmp_path / "out").exists()
-        full = p.PutFrames("up", 1024, 1024, [p.UploadedFrame(0, "float32")])
-        with pytest.raises(Exception, match="disk-full"):
-            client.put_frames(full, [bytes(1024 * 1024 * 16)])
-        assert not list(small_disk.rglob("*.part")) and not list(small_disk.rglob("*.raw"))
+        client.put_frames(p.PutFrames("up", 512, 512, [p.UploadedFrame(0, "float32", "gray")]), [bytes(512 * 512 * 4)])
+        with pytest.raises(DiskFull, match="disk-full"):
+            for index in range(1, 9):
+                client.put_frames(p.PutFrames("up", 512, 512, [p.UploadedFrame(index, "float32", "gray")]), [bytes(512 * 512 * 4)])
+        wait_until(lambda: not list((small_disk / "store" / "uploads").iterdir()))
 
 
 def test_media_that_cannot_be_read_are_errors_that_name_the_file(tmp_path):

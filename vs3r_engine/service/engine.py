@@ -90,8 +90,8 @@ class Engine:
         self._outside, self._limits, self._session_timeout_s, self._log = outside, limits, session_timeout_s, log
         self._started_s = time.monotonic()
         self._device = "starting"
-        self._uploads = Uploads(store, name, limits.upload_bytes)
         self._disk = ThreadPoolExecutor(1, "uploads")
+        self._uploads = Uploads(store, name, limits.upload_bytes, self._disk.submit)
         self._in_flight_bytes = 0
         self._jobs = JobBook(limits.jobs_queued)
         self._progress_sent_s: dict[str, float] = {}
@@ -236,7 +236,7 @@ class Engine:
         self._glances.at(named_files(source, body.settings), look, body.wait_s + GLANCE_PATIENCE_S, ask, tell_unseen)
 
     def _on_put_frames(self, body: p.PutFrames, session: str, reply_to: ReplyTo, buffers: list[memoryview]) -> None:
-        upload = self._uploads.admit(session, body, buffers)
+        upload = self._uploads.admit(session, body, buffers, {record.order.source.path for record in self._jobs.unfinished()})
         size = sum(buffer.nbytes for buffer in buffers)
         if self._in_flight_bytes + size > UPLOADS_IN_FLIGHT_BYTES:
             raise ResourceError(
@@ -257,6 +257,8 @@ class Engine:
 
         def written(reply: Any) -> None:
             self._in_flight_bytes -= size
+            if isinstance(reply, DiskFull):
+                self._uploads.failed(session, body)
             if isinstance(reply, VS3RError):
                 self._outside.fail(reply_to, reply)
             else:
@@ -319,8 +321,7 @@ class Engine:
         for record in self._jobs.disowned(session):
             self._cancel(record)
         self._desk.session_ended(session)
-        for directory in self._uploads.session_ended(session):
-            self._disk.submit(self._uploads.discard, directory)
+        self._uploads.session_ended(session)
 
     # --- what the worker reports ---
 

@@ -4,9 +4,12 @@
 One upload is a directory of raw frames (media/raw_frames.py), which the pipeline opens like any other media.
 """
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from vs3r_engine.errors import DiskFull, InputError, ProtocolError, ResourceError
 from vs3r_engine.media.raw_frames import RawFormat, frame_file, write_format
@@ -28,9 +31,12 @@ class Upload:
 class Uploads:
     """All uploads of this engine's sessions."""
 
-    def __init__(self, store: DiskStore, engine: str, limit_bytes: int) -> None:
-        self._store, self._engine, self._limit_bytes = store, engine, limit_bytes
-        self._uploads: dict[tuple[str, str], Upload] = {}
+    def __init__(self, store: DiskStore, engine: str, limit_bytes: int, later: Callable[[Callable[[], None]], Any]) -> None:
+        """later: runs a task in another thread, after those before it. Many large files take their time to delete."""
+        self._store, self._engine, self._limit_bytes, self._later = store, engine, limit_bytes, later
+        self._numbers = itertools.count()
+        self._uploads: OrderedDict[tuple[str, str], Upload] = OrderedDict()
+        """By session and source id, least recently used first."""
         for entry in store.entries():
             if entry.kind == "uploads" and not entry.in_use:
                 store.discard(entry.kind, entry.key)
@@ -39,8 +45,9 @@ class Uploads:
     def size_bytes(self) -> int:
         return sum(upload.size_bytes for upload in self._uploads.values())
 
-    def admit(self, session: str, request: PutFrames, buffers: Sequence[memoryview]) -> Upload:
-        """The upload that the frames belong to; they fit it. Nothing is written yet.
+    def admit(self, session: str, request: PutFrames, buffers: Sequence[memoryview], in_use: Collection[str | None]) -> Upload:
+        """The upload that the frames belong to; they fit it. Nothing is written yet. Where the limit would be passed, the
+        session's other uploads make room, least recently used first, but for those whose directory is `in_use`.
 
         Raises: ProtocolError `bad-buffer`; InputError `source-changed`; ResourceError `upload-too-large`; RangeError
         `bad-rate`.
@@ -61,14 +68,19 @@ class Uploads:
                 f"The frames of {request.source_id} were {upload.format}; these are {raw_format}.",
                 "Use another source id for another size, rate or format.",
             )
-        if self.size_bytes + raw_format.frame_bytes * len(request.frames) > self._limit_bytes:
-            raise ResourceError(
-                "upload-too-large",
-                f"Uploads would pass {self._limit_bytes >> 30} GiB.",
-                "Upload the used part of the clip only, at a smaller size or as half float.",
-            )
+        spare = iter([key for key in self._uploads if key[0] == session and str(self._uploads[key].directory) not in in_use])
+        while self.size_bytes + raw_format.frame_bytes * len(request.frames) > self._limit_bytes:
+            oldest = next((key for key in spare if key[1] != request.source_id), None)
+            if oldest is None:
+                raise ResourceError(
+                    "upload-too-large",
+                    f"Uploads would pass {self._limit_bytes >> 30} GiB.",
+                    "Upload the used part of the clip only, at a smaller size or as half float.",
+                )
+            self._forget(oldest)
         if upload is None:
             upload = self._create(session, request.source_id, raw_format)
+        self._uploads.move_to_end((session, request.source_id))
         return upload
 
     def write(self, upload: Upload, request: PutFrames, buffers: Sequence[memoryview]) -> PutReply:
@@ -104,23 +116,29 @@ class Uploads:
         upload = self._uploads.get((session, source.upload))
         if upload is None or not upload.held:
             raise InputError("unknown-source", f"No frames of {source.upload} are here.", "Send put_frames first.")
+        self._uploads.move_to_end((session, source.upload))
         return Source(path=str(upload.directory), range=source.range, analysis_range=source.analysis_range)
 
-    def session_ended(self, session: str) -> list[Path]:
-        """The session's uploads are forgotten. Returns their directories, which `discard` deletes."""
-        return [self._uploads.pop(key).directory for key in list(self._uploads) if key[0] == session]
+    def failed(self, session: str, request: PutFrames) -> None:
+        """The disk is full: what the source held so far no longer fills it."""
+        if (session, request.source_id) in self._uploads:
+            self._forget((session, request.source_id))
 
-    def discard(self, directory: Path) -> None:
-        """It is gone. May run in another thread: many large files take their time."""
-        self._store.discard("uploads", directory.name)
+    def session_ended(self, session: str) -> None:
+        for key in [key for key in self._uploads if key[0] == session]:
+            self._forget(key)
 
     def close(self) -> None:
         """Nothing that was put here is left."""
         for directory in (self._store.root / "uploads").glob(f"{self._engine}-*"):
-            self.discard(directory)
+            self._store.discard("uploads", directory.name)
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        name = self._uploads.pop(key).directory.name
+        self._later(lambda: self._store.discard("uploads", name))
 
     def _create(self, session: str, source_id: str, raw_format: RawFormat) -> Upload:
-        key = f"{self._engine}-{len(self._uploads)}-{session}-{source_id}"
+        key = f"{self._engine}-{next(self._numbers)}-{session}-{source_id}"
         directory = self._store.root / "uploads" / key
         try:
             directory.mkdir(mode=0o700, parents=True)
