@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -182,7 +181,7 @@ class Launcher:
         Raises: EngineLost when engines keep dying; the engine's errors.
         """
         if job.job_id is None:
-            job = msgspec.structs.replace(job, job_id=f"j-{uuid.uuid4().hex[:12]}")
+            job = msgspec.structs.replace(job, job_id=p.new_job_id())
         assert job.job_id is not None
         losses = 0
         while True:

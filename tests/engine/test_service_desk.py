@@ -8,7 +8,7 @@ from vs3r_engine.job import JobState
 from vs3r_engine.service import protocol as p
 from vs3r_engine.service.frames import FrameDesk
 from vs3r_engine.service.jobs import JobBook
-from vs3r_engine.service.worker import FrameDone, FrameFailed, JobEnded
+from vs3r_engine.service.worker import FrameDone, FrameFailed, JobEnded, JobOrder
 
 
 class Desk(FrameDesk):
@@ -19,7 +19,7 @@ class Desk(FrameDesk):
         super().__init__(p.Limits(**limits), lambda order: not self.orders.append(order), self._submit)
 
     def _submit(self, source, settings, session):
-        return self.book.submit("analyze", None, source, source, settings, None, False, session, False)
+        return self.book.submit(JobOrder(p.new_job_id(), "analyze", source, settings, None, False), "", session)
 
     def want(self, index, session="a", path="/clip.mov", **options):
         request = p.FrameRequest(p.Source(path=path), index, **{"wait_s": 5, "prefetch": 0, **options})

@@ -10,6 +10,7 @@ from host_bridge.client import StabilizedFrame
 from tests.fakes.engine import make_media, otio_clip
 from tests.fakes.engine_process import EngineProcess, RawPeer, kill, wait_until
 from vs3r_engine.errors import EngineFault, InputError, MediaError, ProtocolError, RangeError, ResourceError
+from vs3r_engine.media.raw_frames import CHANNEL_COUNT, SAMPLE_BYTES
 from vs3r_engine.service import protocol as p
 from vs3r_engine.service.cache import DiskStore
 from vs3r_engine.service.frames import stamp_of_files
@@ -82,7 +83,7 @@ def test_without_time_a_frame_is_pending_with_progress_and_ready_later(client, t
 def test_formats_and_reductions(client, tmp_path, format, values, reduction, size):
     path = make_media(tmp_path / "a.json", frames=600, width=5, height=3)
     frame = ask(client, path, 500, format=format, reduction=reduction)
-    assert (frame.reply.width, frame.reply.height) == size and frame.reply.row_bytes == size[0] * 4 * p.SAMPLE_BYTES[format]
+    assert (frame.reply.width, frame.reply.height) == size and frame.reply.row_bytes == size[0] * 4 * SAMPLE_BYTES[format]
     np.testing.assert_allclose(picture(frame), np.broadcast_to(np.array(values, DTYPES[format]), (*size[::-1], 4)), rtol=1e-6)
 
 
@@ -181,7 +182,7 @@ def upload(
 ):
     """Frames whose pixel (x, y) of frame i is a known function; returns them as [h, w, channels] by index."""
     width, height = size
-    dtype, count = DTYPES[format], p.CHANNEL_COUNT[channels]
+    dtype, count = DTYPES[format], CHANNEL_COUNT[channels]
     rng = np.random.default_rng(3)
     pictures = {}
     for index in indices:

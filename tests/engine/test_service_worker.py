@@ -67,6 +67,11 @@ def engine_alone(folder, worker=None, **outside):
         yield engine, store
 
 
+def analysis_of(path):
+    """The order of a job `j`."""
+    return JobOrder("j", "analyze", p.Source(path=path), p.SettingsChoice(), None, False)
+
+
 def end_of_job(reports):
     while not isinstance(report := reports.get(timeout=10), JobEnded):
         pass
@@ -74,7 +79,7 @@ def end_of_job(reports):
 
 
 def test_a_cancel_that_comes_after_the_jobs_end_does_not_cancel_its_next_run(tmp_path):
-    order = JobOrder("j", "analyze", p.Source(path=make_media(tmp_path / "a.json", fail_at=-2)), p.SettingsChoice(), None, False)
+    order = analysis_of(make_media(tmp_path / "a.json", fail_at=-2))
     with worker(tmp_path) as (process, reports):
         process.send(order)
         assert end_of_job(reports) == "failed"
@@ -99,7 +104,7 @@ def test_a_file_that_never_answers_holds_up_nothing_else(tmp_path):
     with worker(tmp_path) as (process, reports):
         for ticket in (1, 2):
             process.send(ProbeOrder(ticket, p.Source(path=str(tmp_path / "silent.json"))))
-        process.send(JobOrder("j", "analyze", p.Source(path=path), p.SettingsChoice(), None, False))
+        process.send(analysis_of(path))
         assert end_of_job(reports) == "done"
         process.send(ProbeOrder(3, p.Source(path=path)))
         assert reports.get(timeout=10).ticket == 3
@@ -207,19 +212,17 @@ def test_uploads_that_lie_an_age_apart_take_no_memory(tmp_path):
 
 def test_a_job_that_is_submitted_again_to_be_nobodys_is_nobodys():
     book = JobBook(4)
-    source = p.Source(path="/clip.mov")
     for detached in (False, True):
-        record = book.submit("analyze", "j", source, source, p.SettingsChoice(), None, False, "s", detached)
+        record = book.submit(analysis_of("/clip.mov"), "", "s", detached)
     assert not book.disowned("s") and not record.is_final
 
 
 def test_a_job_asked_for_anew_while_it_is_being_cancelled_runs_again():
     """Its host was silent for too long, and came back before the job had stopped."""
     book = JobBook(4)
-    source = p.Source(path="/clip.mov")
 
     def submit(session):
-        return book.submit("analyze", "j", source, source, p.SettingsChoice(), None, False, session, False)
+        return book.submit(analysis_of("/clip.mov"), "", session)
 
     record = submit("a")
     for end in (lambda: book.ended(JobEnded("j", "cancelled")), lambda: book.worker_lost(Lost(-9))):

@@ -24,7 +24,6 @@ from vs3r_engine.errors import MediaError
 from vs3r_engine.frame import Frame, PixelLayout
 from vs3r_engine.job import Job, Progress, RenderResult
 from vs3r_engine.media import raw_frames
-from vs3r_engine.media.edit import write_clip
 from vs3r_engine.timeline import Clip, FrameRange
 
 CHUNK_FRAMES = 20
@@ -51,7 +50,7 @@ def otio_clip(path: str) -> dict[str, Any]:
     """An edit's clip that shows the first second of a fake one."""
     clip = otio.schema.Clip(media_reference=otio.schema.ExternalReference(path))
     clip.source_range = otio.opentime.TimeRange(duration=otio.opentime.RationalTime(25, 25))
-    return json.loads(write_clip(clip))
+    return json.loads(clip.to_json_string())
 
 
 def facts_of(path: str) -> dict[str, Any]:

@@ -15,13 +15,12 @@ from tests.fakes.engine_process import wait_until
 from tests.plugin.ofx_host import FAILED, OK, Arguments, HostImage, Instance
 from tests.plugin.stub_engine import GREETING, SHAPE, StubEngine
 from tests.plugin.test_render import effect, gray
-
-SIZES = {"uint8": 1, "uint16": 2, "half": 2, "float32": 4}
+from vs3r_engine.media.raw_frames import SAMPLE_BYTES
 
 
 def send_frame(line, request, width=32, height=16, **fields):
     body = request["body"]
-    row_bytes = width * 4 * SIZES[body["format"]]
+    row_bytes = width * 4 * SAMPLE_BYTES[body["format"]]
     facts = {"state": "ready", "frame_index": body["frame_index"], "width": width, "height": height, "format": body["format"]}
     line.reply(request, facts | {"row_bytes": row_bytes} | fields, bytes(row_bytes * height))
 

@@ -28,8 +28,12 @@ class RawFormat:
     channels: str
 
     @property
+    def row_bytes(self) -> int:
+        return self.width * CHANNEL_COUNT[self.channels] * SAMPLE_BYTES[self.sample]
+
+    @property
     def frame_bytes(self) -> int:
-        return self.width * self.height * CHANNEL_COUNT[self.channels] * SAMPLE_BYTES[self.sample]
+        return self.height * self.row_bytes
 
     def __str__(self) -> str:
         return f"{self.width}x{self.height} {self.sample} {self.channels} at {float(self.rate):.3f} frames per second"

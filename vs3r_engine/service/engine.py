@@ -28,6 +28,7 @@ from vs3r_engine.service.worker import (
     FrameDone,
     FrameFailed,
     JobEnded,
+    JobOrder,
     JobProgress,
     LogLine,
     Lost,
@@ -197,22 +198,21 @@ class Engine:
         self._probes[order.ticket] = (reply_to, time.monotonic() + PROBE_PATIENCE_S)
 
     def _on_analyze(self, body: p.Analyze, session: str, *_: Any) -> p.JobReport:
-        report = self._submit("analyze", body, None, False, session)
-        self._desk.analysis_submitted(self._uploads.resolved(session, body.source))
-        return report
+        record = self._submit("analyze", body, None, False, session)
+        self._desk.analysis_submitted(record.order.source)
+        return record.report()
 
     def _on_stabilize(self, body: p.Stabilize, session: str, *_: Any) -> p.JobReport:
-        return self._submit("stabilize", body, body.output, body.overwrite, session)
+        return self._submit("stabilize", body, body.output, body.overwrite, session).report()
 
-    def _submit(self, kind: p.JobKind, body: Any, output: str | None, overwrite: bool, session: str) -> p.JobReport:
-        self._refuse_while_stopping()
+    def _submit(self, kind: p.JobKind, body: p.Analyze | p.Stabilize, output: str | None, overwrite: bool, session: str) -> JobRecord:
         body.settings.settings()
-        source = self._uploads.resolved(session, body.source)
-        record = self._jobs.submit(kind, body.job_id, source, body.source, body.settings, output, overwrite, session, body.detached)
-        self._log.info("%s of %s is %s", kind, body.source.name(), record.state, extra={"job_id": record.order.job_id})
-        self._announce(record)
-        self._start_job()
-        return record.report()
+        order = JobOrder(
+            body.job_id or p.new_job_id(), kind, self._uploads.resolved(session, body.source), body.settings, output, overwrite
+        )
+        record = self._begin(order, body.source.name(), session, body.detached)
+        self._log.info("%s of %s is %s", kind, record.shown_source, record.state, extra={"job_id": order.job_id})
+        return record
 
     def _on_frame(self, body: p.FrameRequest, session: str, reply_to: ReplyTo, _: Any) -> None:
         body.settings.settings()
@@ -421,16 +421,16 @@ class Engine:
             if same and order.settings.settings().digest("analysis") == digest:
                 record.is_wanted_by(session)
                 return record
-        self._refuse_while_stopping()
-        record = self._jobs.submit("analyze", None, source, source, settings, None, False, session, False)
+        return self._begin(JobOrder(p.new_job_id(), "analyze", source, settings, None, False), source.name(), session)
+
+    def _begin(self, order: JobOrder, shown_source: str, session: str, detached: bool = False) -> JobRecord:
+        """Raises: ResourceError `engine-stopping`, `queue-full`; InputError `job-id-taken`."""
+        if self._is_stopping:
+            raise ResourceError("engine-stopping", "The engine is stopping.", "Start another when it is gone.")
+        record = self._jobs.submit(order, shown_source, session, detached)
         self._announce(record)
         self._start_job()
         return record
-
-    def _refuse_while_stopping(self) -> None:
-        """Raises: ResourceError `engine-stopping`."""
-        if self._is_stopping:
-            raise ResourceError("engine-stopping", "The engine is stopping.", "Start another when it is gone.")
 
 
 def _memory_bytes(pid: int) -> int:

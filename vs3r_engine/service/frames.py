@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vs3r_engine.errors import InputError, ResourceError, VS3RError
+from vs3r_engine.media.raw_frames import SAMPLE_BYTES
 from vs3r_engine.service.jobs import JobRecord
 from vs3r_engine.service.protocol import (
-    SAMPLE_BYTES,
     Error,
     FrameReply,
     FrameRequest,

@@ -2,14 +2,13 @@
 """The server's book of jobs: who asked for what, what waits, what runs, how far it is. No sockets, no processes."""
 
 import time
-import uuid
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
 from vs3r_engine.errors import InputError, ResourceError
 from vs3r_engine.job import JobState
-from vs3r_engine.service.protocol import Error, JobKind, JobReport, SettingsChoice, Source
+from vs3r_engine.service.protocol import Error, JobReport
 from vs3r_engine.service.worker import JobEnded, JobOrder, JobProgress, Lost
 
 REMEMBERED = 256
@@ -22,7 +21,8 @@ class JobRecord:
     """A job and its state. `owners`: sessions that want it; None = detached, nobody's."""
 
     order: JobOrder
-    shown_source: Source
+    shown_source: str
+    """For people."""
     owners: set[str] | None
     created_unix_s: float = field(default_factory=time.time)
     state: JobState = JobState.QUEUED
@@ -76,7 +76,7 @@ class JobRecord:
             self.fraction,
             self.eta_s(),
             self.found,
-            self.shown_source.name(),
+            self.shown_source,
             self.order.output,
             self.error,
             self.result,
@@ -92,23 +92,11 @@ class JobBook:
         self._jobs: OrderedDict[str, JobRecord] = OrderedDict()
         self.running: JobRecord | None = None
 
-    def submit(
-        self,
-        kind: JobKind,
-        job_id: str | None,
-        source: Source,
-        shown_source: Source,
-        settings: SettingsChoice,
-        output: str | None,
-        overwrite: bool,
-        session: str,
-        detached: bool,
-    ) -> JobRecord:
+    def submit(self, order: JobOrder, shown_source: str, session: str, detached: bool = False) -> JobRecord:
         """The job, queued; or as it stands where the same was submitted before.
 
         Raises: InputError `job-id-taken`, ResourceError `queue-full`.
         """
-        order = JobOrder(job_id or f"j-{uuid.uuid4().hex[:12]}", kind, source, settings, output, overwrite)
         record = self._jobs.get(order.job_id)
         if record is not None:
             if record.order != order:

@@ -6,6 +6,7 @@ Field names, defaults and limits are those of PROTOCOL.md; unknown fields are ig
 
 import contextlib
 import os
+import uuid
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -34,18 +35,16 @@ FrameSpan = Annotated[tuple[Index, ...], Meta(min_length=2, max_length=2)]
 """(first, end): half-open, in frames of the media. Not tuple[Index, Index]: beside text, msgspec 0.22 crashes on it."""
 SampleFormat = Literal["uint8", "uint16", "half", "float32"]
 JobKind = Literal["analyze", "stabilize"]
-SAMPLE_BYTES = {"uint8": 1, "uint16": 2, "half": 2, "float32": 4}
 RateText = Annotated[str, Meta(max_length=32)]
 """Frames per second, "25" or "30000/1001", for timeline.exact_rate."""
 Channels = Literal["rgba", "rgb", "bgra", "bgr", "gray"]
-CHANNEL_COUNT = {"rgba": 4, "rgb": 3, "bgra": 4, "bgr": 3, "gray": 1}
 
 
 # --- shared bodies ---------------------------------------------------------------------------------------------------
 
 
 class Error(Struct, frozen=True):
-    """The error triple, and which of the kinds of error it is (see EXIT_KINDS)."""
+    """The error triple, and which of the kinds of error it is (see _KINDS)."""
 
     code: str
     message: str
@@ -324,6 +323,10 @@ class LogEvent(Struct, frozen=True):
 
 
 EVENTS: dict[str, type[Struct]] = {"progress": ProgressEvent, "state": JobReport, "log": LogEvent}
+
+
+def new_job_id() -> str:
+    return f"j-{uuid.uuid4().hex[:12]}"
 
 
 def topic_of(job_id: str | None) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any
 from vs3r_engine.errors import DiskFull, InputError, ProtocolError, ResourceError
 from vs3r_engine.media.raw_frames import RawFormat, frame_file, write_format
 from vs3r_engine.service.cache import OUT_OF_SPACE, DiskStore
-from vs3r_engine.service.protocol import CHANNEL_COUNT, SAMPLE_BYTES, PutFrames, PutReply, Source, UploadedFrame
+from vs3r_engine.service.protocol import PutFrames, PutReply, Source, UploadedFrame
 from vs3r_engine.timeline import exact_rate
 
 
@@ -60,7 +60,7 @@ class Uploads:
                 "Send one buffer per frame.",
             )
         for frame, buffer in zip(request.frames, buffers, strict=True):
-            _check_buffer(request, frame, buffer.nbytes)
+            _check_buffer(raw_format, frame, buffer.nbytes)
         upload = self._uploads.get((session, request.source_id))
         if upload is not None and upload.format != raw_format:
             raise InputError(
@@ -90,7 +90,7 @@ class Uploads:
             temporary = path.with_suffix(".part")
             try:
                 with temporary.open("wb", buffering=0) as stream:
-                    for rows in _rows(request, frame, buffer):
+                    for rows in _rows(upload.format, frame, buffer):
                         written = 0
                         while written < rows.nbytes:
                             written += stream.write(rows[written:])
@@ -161,29 +161,28 @@ def _format_of(request: PutFrames) -> RawFormat:
     return RawFormat(request.width, request.height, exact_rate(request.rate), sample, channels)
 
 
-def _check_buffer(request: PutFrames, frame: UploadedFrame, size_bytes: int) -> None:
-    packed = request.width * CHANNEL_COUNT[frame.channels] * SAMPLE_BYTES[frame.format]
+def _check_buffer(raw_format: RawFormat, frame: UploadedFrame, size_bytes: int) -> None:
+    packed, height = raw_format.row_bytes, raw_format.height
     row_bytes = frame.row_bytes or packed
     if row_bytes < packed:
         raise ProtocolError("bad-buffer", f"Rows of {row_bytes} bytes cannot hold {packed} bytes of picture.", "Correct row_bytes.")
-    smallest, largest = row_bytes * (request.height - 1) + packed, row_bytes * request.height
-    if not smallest <= size_bytes <= largest:
+    if not row_bytes * (height - 1) + packed <= size_bytes <= row_bytes * height:
         raise ProtocolError(
             "bad-buffer",
-            f"Frame {frame.frame_index} came with {size_bytes} bytes; {request.height} rows of {row_bytes} bytes make {largest}.",
+            f"Frame {frame.frame_index} came with {size_bytes} bytes; {height} rows of {row_bytes} bytes make {row_bytes * height}.",
             "Correct row_bytes, height or the buffer.",
         )
 
 
-def _rows(request: PutFrames, frame: UploadedFrame, buffer: memoryview) -> Iterator[memoryview]:
+def _rows(raw_format: RawFormat, frame: UploadedFrame, buffer: memoryview) -> Iterator[memoryview]:
     """The picture from the top, without padding, in pieces as large as possible."""
-    packed = request.width * CHANNEL_COUNT[frame.channels] * SAMPLE_BYTES[frame.format]
+    packed = raw_format.row_bytes
     row_bytes = frame.row_bytes or packed
     if row_bytes == packed and frame.row_order == "top-down":
         yield buffer
         return
-    rows = range(request.height) if frame.row_order == "top-down" else range(request.height - 1, -1, -1)
-    for row in rows:
+    rows = range(raw_format.height)
+    for row in rows if frame.row_order == "top-down" else reversed(rows):
         yield buffer[row * row_bytes : row * row_bytes + packed]
 
 
