@@ -43,14 +43,31 @@ class PixelLayout:
         return 1.0 if self.bit_depth == 32 else float((1 << self.bit_depth) - 1)
 
     @property
+    def picture_planes(self) -> int:
+        """How many planes are picture: those before alpha."""
+        return 1 if self.model == "gray" else 3
+
+    @property
     def plane_count(self) -> int:
-        return (1 if self.model == "gray" else 3) + self.has_alpha
+        return self.picture_planes + self.has_alpha
+
+    def is_chroma(self, plane: int) -> bool:
+        """Whether the values of plane number `plane` are differences around a middle."""
+        return self.model == "yuv" and plane in (1, 2)
+
+    def shifts(self, plane: int) -> tuple[int, int]:
+        """How often a plane is halved across and down against the picture."""
+        return (self.chroma_shift_x, self.chroma_shift_y) if self.is_chroma(plane) else (0, 0)
 
     def plane_shape(self, plane: int, width: int, height: int) -> tuple[int, int]:
-        """(rows, columns) of plane number `plane` of a width x height picture."""
-        if self.model == "yuv" and plane in (1, 2):
-            return -(-height >> self.chroma_shift_y), -(-width >> self.chroma_shift_x)
-        return height, width
+        """(rows, columns) of a plane of a width x height picture."""
+        shift_x, shift_y = self.shifts(plane)
+        return -(-height >> shift_y), -(-width >> shift_x)
+
+    def sited(self, at_pixels: np.ndarray, plane: int) -> np.ndarray:
+        """Of values [h, w] at every pixel those at a plane's samples: a chroma sample goes with the luma sample it is sited on."""
+        shift_x, shift_y = self.shifts(plane)
+        return at_pixels[:: 1 << shift_y, :: 1 << shift_x]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +148,9 @@ class Frame:
 
     def _interleaved(self, channels: int, dtype: type) -> np.ndarray:
         layout = self.layout
-        shifts = (layout.chroma_shift_x, layout.chroma_shift_y) if layout.model == "yuv" else (0, 0)
         alpha = self.planes[-1] if layout.has_alpha and channels == 4 else None
         return native.interleaved(
-            self._three_planes(), shifts, _rgb_from_code(layout, self.colour), alpha, 1 / layout.peak, channels, dtype
+            self._three_planes(), layout.shifts(1), _rgb_from_code(layout, self.colour), alpha, 1 / layout.peak, channels, dtype
         )
 
     def _three_planes(self) -> tuple[np.ndarray, ...]:

@@ -171,11 +171,11 @@ def _at_depth(frame: Frame, layout: PixelLayout) -> Frame:
     """The frame with the bit depth and the alpha of `layout`."""
     source, target = frame.layout, replace(frame.layout, bit_depth=layout.bit_depth, has_alpha=layout.has_alpha)
     planes = []
-    for index, plane in enumerate(frame.planes[: source.plane_count - source.has_alpha]):
+    for index, plane in enumerate(frame.planes[: source.picture_planes]):
         if source.model == "yuv" and not frame.colour.full_range:
             planes.append(_rescaled(plane, source, target, factor=2.0 ** (target.bit_depth - source.bit_depth)))
         else:
-            planes.append(_rescaled(plane, source, target, is_chroma=source.model == "yuv" and index > 0))
+            planes.append(_rescaled(plane, source, target, is_chroma=source.is_chroma(index)))
     if target.has_alpha:
         alpha = frame.planes[-1] if source.has_alpha else np.full(frame.planes[0].shape, source.peak, source.dtype)
         planes.append(_rescaled(alpha, source, target))

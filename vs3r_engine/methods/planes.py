@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From one position per luma pixel to every plane of a frame: where its samples are read, and which of them a mask
-means."""
+"""From one position per luma pixel to every plane of a frame: where its samples are read."""
 
 import numpy as np
 
@@ -22,8 +21,7 @@ def read_planes(frame: Frame, at: np.ndarray) -> tuple[np.ndarray, ...]:
 def plane_indices(at: np.ndarray, layout: PixelLayout, plane: int, shape: tuple[int, ...]) -> np.ndarray:
     """[rows, columns, 2] float32 (x, y) indices into a source plane, from luma positions [h, w, 2]; NaN becomes far
     outside."""
-    is_chroma = layout.model == "yuv" and plane in (1, 2)
-    factor_x, factor_y = (1 << layout.chroma_shift_x, 1 << layout.chroma_shift_y) if is_chroma else (1, 1)
+    factor_x, factor_y = (1 << shift for shift in layout.shifts(plane))
     sited = at[::factor_y, ::factor_x]
     if factor_y == 2:
         # A chroma row lies between two luma rows, whose positions may be on two surfaces.
@@ -34,8 +32,3 @@ def plane_indices(at: np.ndarray, layout: PixelLayout, plane: int, shape: tuple[
         sited[: len(below)] = np.where(apart, between, sited[: len(below)])
     indices = (sited[: shape[0], : shape[1]] - np.array([0.5, 0.5 * factor_y])) / np.array([factor_x, factor_y])
     return np.ascontiguousarray(np.nan_to_num(indices, nan=-1e6), np.float32)
-
-
-def at_plane(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A luma-sized mask at a plane's samples: a chroma sample goes with the luma sample it is sited on."""
-    return mask[:: -(-mask.shape[0] // shape[0]), :: -(-mask.shape[1] // shape[1])]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vs3r_engine.errors import SetupError
 from vs3r_engine.methods import pytorch3d_build
-from vs3r_engine.methods.planes import at_plane, read_planes
+from vs3r_engine.methods.planes import read_planes
 from vs3r_engine.methods.splat import POINTS_PER_PIXEL, SplatRenderer, point_set
 from vs3r_engine.scene import Rendered, Target, View
 from vs3r_engine.settings import Settings
@@ -47,8 +47,8 @@ class Pytorch3dRenderer(SplatRenderer):
         at = self._positions(target, current, static_only=False)
         current_mask = ~np.isnan(at[..., 0])
         planes = frame.with_rgb(picture.cpu().numpy()).planes
-        for plane, own in zip(planes, read_planes(frame, at), strict=True):
-            np.copyto(plane, own, where=at_plane(current_mask, plane.shape))
+        for i, (plane, own) in enumerate(zip(planes, read_planes(frame, at), strict=True)):
+            np.copyto(plane, own, where=frame.layout.sited(current_mask, i))
         return Rendered(replace(frame, planes=planes), ~(current_mask | covered.cpu().numpy()), target, current_mask)
 
 

@@ -15,7 +15,7 @@ from vs3r_engine.camera import Camera, inverse
 from vs3r_engine.frame import Frame
 from vs3r_engine.lens import pixels_of_points, rays_of_pixels
 from vs3r_engine.methods.devices import choose_device, memory_errors
-from vs3r_engine.methods.planes import at_plane, read_planes
+from vs3r_engine.methods.planes import read_planes
 from vs3r_engine.methods.points import composite, depth_buffer
 from vs3r_engine.methods.upsample import upsampled_depth
 from vs3r_engine.scene import Rendered, Target, View
@@ -68,8 +68,8 @@ class SplatRenderer:
             at = self._positions(target, view, static_only=True)
             found = hole_mask & ~np.isnan(at[..., 0])
             hole_mask &= ~found
-            for plane, source in zip(planes, read_planes(view.frame, at), strict=True):
-                np.copyto(plane, source, where=at_plane(found, plane.shape))
+            for i, (plane, source) in enumerate(zip(planes, read_planes(view.frame, at), strict=True)):
+                np.copyto(plane, source, where=frame.layout.sited(found, i))
         return Rendered(replace(frame, planes=planes), hole_mask, target, current_mask)
 
     def _positions(self, target: Target, view: View, static_only: bool) -> np.ndarray:

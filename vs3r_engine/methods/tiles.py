@@ -102,8 +102,7 @@ def cells_of(mask: np.ndarray, cell_px: int) -> np.ndarray:
 
 def plane_positions(x: np.ndarray, y: np.ndarray, layout: PixelLayout, plane: int) -> tuple[np.ndarray, np.ndarray]:
     """(x, y) float32 indices into a plane from corner-origin luma positions (x, y)."""
-    is_chroma = layout.model == "yuv" and plane in (1, 2)
-    shift_x, shift_y = (layout.chroma_shift_x, layout.chroma_shift_y) if is_chroma else (0, 0)
+    shift_x, shift_y = layout.shifts(plane)
     return (x - np.float32(0.5)) * np.float32(0.5**shift_x), y * np.float32(0.5**shift_y) - np.float32(0.5)
 
 

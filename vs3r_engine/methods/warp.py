@@ -117,9 +117,8 @@ def _warped(frame: Frame, positions: np.ndarray) -> tuple[np.ndarray, ...]:
     layout = frame.layout
     planes, indices, maps = [], dict[tuple[int, int], np.ndarray](), dict[tuple[int, int], np.ndarray]()
     for i, plane in enumerate(frame.planes):
-        is_chroma = layout.model == "yuv" and i in (1, 2)
-        shift_x, shift_y = (layout.chroma_shift_x, layout.chroma_shift_y) if is_chroma else (0, 0)
-        is_sharpened = not is_chroma and i < layout.plane_count - layout.has_alpha
+        shift_x, shift_y = layout.shifts(i)
+        is_sharpened = not layout.is_chroma(i) and i < layout.picture_planes
         cell = CELL_PX >> shift_x, CELL_PX >> shift_y
         if cell not in indices:
             indices[cell] = _plane_indices(positions, shift_x, shift_y)

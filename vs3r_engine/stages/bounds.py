@@ -95,7 +95,7 @@ def with_bars(frame: Frame, bounds: PictureBounds) -> Frame:
     left, top, right, bottom = bounds.bars_px
     if not any(bounds.bars_px):
         return frame
-    layout, width, height = frame.layout, frame.width, frame.height
+    width, height = frame.width, frame.height
     planes = []
     for number, plane in enumerate(frame.planes):
         rows, columns = plane.shape
@@ -104,11 +104,8 @@ def with_bars(frame: Frame, bounds: PictureBounds) -> Frame:
             slice(columns * left // width, columns - columns * right // width),
         )
         barred = np.full_like(plane, _black(frame, number))
-        if layout.has_alpha and number == layout.plane_count - 1:
-            barred = plane
-        else:
-            barred[inside] = plane[inside]
-        planes.append(barred)
+        barred[inside] = plane[inside]
+        planes.append(barred if number < frame.layout.picture_planes else plane)
     return replace(frame, planes=tuple(planes))
 
 
@@ -118,10 +115,8 @@ def blackened(frame: Frame, mask: np.ndarray) -> Frame:
         return frame
     planes = []
     for number, plane in enumerate(frame.planes):
-        rows, columns = plane.shape
-        at = mask[:: -(-frame.height // rows), :: -(-frame.width // columns)]
-        is_alpha = frame.layout.has_alpha and number == frame.layout.plane_count - 1
-        planes.append(plane if is_alpha else np.where(at, plane.dtype.type(_black(frame, number)), plane))
+        black = np.where(frame.layout.sited(mask, number), plane.dtype.type(_black(frame, number)), plane)
+        planes.append(black if number < frame.layout.picture_planes else plane)
     return replace(frame, planes=tuple(planes))
 
 
@@ -129,6 +124,6 @@ def _black(frame: Frame, number: int) -> float:
     """Black's code value in a plane."""
     layout = frame.layout
     unit = 1 / 255 if layout.bit_depth == 32 else float(1 << (layout.bit_depth - 8))
-    if layout.model == "yuv" and number in (1, 2):
+    if layout.is_chroma(number):
         return 128 * unit
     return 0.0 if frame.colour.full_range or layout.model == "rgb" else 16 * unit

@@ -55,7 +55,7 @@ class Cells:
         """[h, w, planes] float32 on the 8-bit scale: every plane but alpha at one size, area-averaged; past the
         picture's edge its last pixels are repeated."""
         layout = frame.layout
-        planes = [self.small_plane(plane, layout, i) for i, plane in enumerate(frame.planes[: picture_planes(layout)])]
+        planes = [self.small_plane(plane, layout, i) for i, plane in enumerate(frame.planes[: layout.picture_planes])]
         return cv2.merge(planes).reshape(*self.small_shape, -1) * np.float32(255.0 / layout.peak)
 
     def small_plane(self, plane: np.ndarray, layout: PixelLayout, number: int) -> np.ndarray:
@@ -85,16 +85,6 @@ class Cells:
         )
         # A mask ends where its method thinks the object does; shadow, blur and the mask's own lag reach further.
         return 1.0 - cv2.blur(cv2.dilate(moving, np.ones((5, 5), np.uint8)), (3, 3))
-
-
-def picture_planes(layout: PixelLayout) -> int:
-    """How many planes are picture, not alpha."""
-    return layout.plane_count - layout.has_alpha
-
-
-def is_chroma(layout: PixelLayout) -> tuple[bool, ...]:
-    """Per picture plane, whether its values are differences around a middle."""
-    return tuple(layout.model == "yuv" and i > 0 for i in range(picture_planes(layout)))
 
 
 def blurred(image: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -13,7 +13,7 @@ from vs3r_engine import native
 from vs3r_engine.frame import Frame
 from vs3r_engine.methods.temporal.alignment import Template, aligned, read_at, template_of, unaligned
 from vs3r_engine.methods.temporal.anchors import Anchor, Anchors, prior_weight
-from vs3r_engine.methods.temporal.cells import SMALL_PER_CELL, SMALL_WIDTH_PX, Cells, is_chroma
+from vs3r_engine.methods.temporal.cells import SMALL_PER_CELL, SMALL_WIDTH_PX, Cells
 from vs3r_engine.methods.temporal.extrapolation import extrapolated
 from vs3r_engine.methods.tiles import Tiles, cells_of, padded, plane_positions
 from vs3r_engine.methods.warp import found_positions, margins_px, remapped, resampled, vertices
@@ -134,14 +134,14 @@ def _layers(
     item: Rendered, candidates: Sequence[tuple[Anchor, float]], template: Template | None, tiles: Tiles, cells: Cells
 ) -> list[Layer]:
     """What each candidate has to give to the tiles."""
-    chroma = is_chroma(item.frame.layout)
+    is_chroma = tuple(map(item.frame.layout.is_chroma, range(item.frame.layout.picture_planes)))
     anchors = [anchor for anchor, _ in candidates]
     pixels = vertices(cells.width, cells.height, cells.cell_px)
     expected = [anchor.positions(item.target, pixels) for anchor in anchors]
     if template is None:
-        fit = unaligned(cells, len(anchors), len(chroma))
+        fit = unaligned(cells, len(anchors), len(is_chroma))
     else:
-        fit = aligned(template, anchors, expected, cells, chroma)
+        fit = aligned(template, anchors, expected, cells, is_chroma)
     positions = [at + _ringed(shift) * cells.small_px for at, shift in zip(expected, fit.shift_small_px, strict=True)]
     seam = np.float32(seam_px(cells.width))
     margins = [margins_px(at, anchor.bounds).astype(np.float32) / seam for anchor, at in zip(anchors, positions, strict=True)]
