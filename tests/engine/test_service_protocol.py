@@ -257,7 +257,11 @@ def test_the_rate_of_images_is_the_requests_then_the_clips_then_the_images_and_t
         opened.append((path, sequence_rate))
         raise errors.MediaError("media-missing", "enough seen", "")
 
-    nothing = {"smoothed_path": lambda *_: None, "choose_methods": lambda *_: None, "render_frames": lambda *_: iter(())}
+    nothing = {
+        "smoothed_path": lambda *_: None,
+        "choose_methods": lambda *_: SimpleNamespace(completer=None),
+        "render_frames": lambda *_: iter(()),
+    }
     pipeline = SimpleNamespace(probe=probe, open_source=open_source, **nothing)
     job = job_of(pipeline, source, p.SettingsChoice(), "j", "/o.mov", False)
     assert job.clip.rate == rate

@@ -2,6 +2,7 @@
 """The computing process and the engine around it, without sockets: what must not wait for what, and what outlives what."""
 
 import logging
+import multiprocessing
 import os
 import queue
 import sys
@@ -11,6 +12,7 @@ from contextlib import closing, contextmanager
 from fractions import Fraction
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from host_bridge.client import EngineClient
@@ -25,7 +27,7 @@ from vs3r_engine.service.cache import DiskStore
 from vs3r_engine.service.engine import Engine
 from vs3r_engine.service.glances import Glances
 from vs3r_engine.service.jobs import JobBook
-from vs3r_engine.service.playback import Playbacks, job_of
+from vs3r_engine.service.playback import Playback, Playbacks, job_of
 from vs3r_engine.service.worker import (
     CancelOrder,
     FrameKey,
@@ -37,6 +39,8 @@ from vs3r_engine.service.worker import (
     ProbeOrder,
     Ready,
     WorkerProcess,
+    receive_pixels,
+    send_pixels,
 )
 
 
@@ -147,6 +151,42 @@ def test_a_clip_that_nobody_plays_any_more_is_closed(tmp_path, monkeypatch):
     playbacks._open["left"].used_s -= 3600
     playbacks.close_idle()
     assert closed == sources[:1] and list(playbacks._open) == ["played"]
+
+
+@pytest.mark.parametrize(
+    ("completer", "expected"), [(None, 4), (SimpleNamespace(whole_shots=True), 3), (SimpleNamespace(whole_shots=False), 4)]
+)
+def test_a_clip_that_is_played_is_rendered_one_frame_ahead_and_one_frame_alone_is_not(tmp_path, completer, expected):
+    rendered, closed = [], []
+
+    def render_frames(*arguments):
+        try:
+            for frame in fake.render_frames(*arguments):
+                rendered.append(frame.frame_index)
+                yield frame
+        finally:
+            closed.append(True)
+
+    changed = {"render_frames": render_frames, "choose_methods": lambda *_: SimpleNamespace(completer=completer)}
+    pipeline = SimpleNamespace(**vars(fake) | changed)
+    source = p.Source(path=make_media(tmp_path / "a.json", frames=20))
+    with closing(Playback(pipeline, job_of(fake, source, p.SettingsChoice(), "", "-", False), None)) as playback:
+        assert playback.frame(5).frame_index == 5 and rendered == [5]
+        assert playback.frame(6).frame_index == 6 and playback.frame(7).frame_index == 7
+        wait_until(lambda: rendered == [5, 6, 7, 8][:expected])
+        assert playback.frame(9).frame_index == 9 and not closed
+    assert closed == [True]
+
+
+def test_pixels_pass_the_pipe_whole_and_an_end_in_their_middle_is_the_end():
+    pixels = np.random.default_rng(0).integers(0, 256, 3_000_001, np.uint8)
+    here, there = multiprocessing.Pipe()
+    sender = threading.Thread(target=lambda: (send_pixels(there, pixels.data), there.send("next"), there.close()))
+    sender.start()
+    assert bytes(receive_pixels(here, len(pixels))) == pixels.tobytes() and here.recv() == "next"
+    sender.join()
+    with pytest.raises(EOFError):
+        receive_pixels(here, 8)
 
 
 def test_the_analysis_of_a_clip_that_is_played_outlives_other_jobs(tmp_path):

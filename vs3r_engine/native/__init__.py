@@ -14,7 +14,7 @@ VERSION = 3
 """Of the signatures below; a library of another version is not used."""
 LIBRARY = Path(__file__).with_name("kernels.dll" if sys.platform == "win32" else "kernels.so")
 
-_KINDS = {np.float16: 0, np.uint8: 1, np.uint16: 2, np.float32: 4}
+_KINDS: dict[type, int] = {np.float16: 0, np.uint8: 1, np.uint16: 2, np.float32: 4}
 """As `interleaved` calls the types of its samples."""
 _P, _I, _L, _F, _D = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double
 
@@ -155,7 +155,7 @@ def interleaved(
     addresses = (ctypes.c_void_p * 4)(*(plane.ctypes.data for plane in given))
     strides = (ctypes.c_int64 * 4)(*(plane.strides[0] for plane in given))
     matrix = np.ascontiguousarray(matrix, np.float32)
-    out = np.empty((rows, columns, channels), dtype)
+    out: np.ndarray = np.empty((rows, columns, channels), dtype)
     failed = _library.interleaved(  # type: ignore[union-attr]
         addresses, strides, columns, rows, *planes[1].shape[::-1], *shifts, planes[0].itemsize, matrix.ctypes.data, alpha_scale, channels,
         _KINDS[dtype], out.ctypes.data,

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`make bench-service`: what the wire costs, as ratios against the same work within one process.
 
-Starts an engine of its own, uploads a 1080p clip, and measures cached frames, uploads, cancelling during a render, and
-50 hosts at once. Every figure is the median over repetitions, interleaved with its raw counterpart on the same machine.
+Starts an engine of its own, uploads a 1080p clip, and measures cached frames, frames played from a file, uploads,
+cancelling during a render, and 50 hosts at once. Every figure is the median over
+repetitions, interleaved with its raw counterpart, where it has one, on the same machine.
 """
 
 import itertools
@@ -18,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import zmq
 
@@ -26,6 +28,7 @@ from vs3r_engine.service.rendezvous import Connection, connection_file, read_con
 
 WIDTH, HEIGHT, FRAMES = 1920, 1080, 10
 REPEATS = 40
+PLAYED_FRAMES = 40
 CLIENTS, ROUNDS = 50, 20
 
 
@@ -72,6 +75,15 @@ def picture(index: int) -> np.ndarray:
     return np.ascontiguousarray(texture[dy : dy + HEIGHT, dx : dx + WIDTH])
 
 
+def write_clip(path: str) -> None:
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", 25, {"preset": "veryfast"})
+        stream.width, stream.height = WIDTH, HEIGHT
+        for index in range(PLAYED_FRAMES):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(index)[..., :3], "rgb24").reformat(format="yuv420p")))
+        container.mux(stream.encode())
+
+
 def wait_ready(host: Host, request: p.FrameRequest) -> list[zmq.Frame]:
     while True:
         reply, parts = host.ask("frame", request)
@@ -104,6 +116,19 @@ def bench_frames(host: Host, source: p.Source, format: p.SampleFormat) -> dict[s
         times.append(timed_ms(lambda: host.ask("frame", request)))
         raw.append(timed_ms(lambda: np.copyto(target, samples)))
     return row(f"cached frame, 1080p {format} RGBA, against a copy of the {samples.nbytes / 2**20:.1f} MiB", times, raw)
+
+
+def bench_play(host: Host, path: str) -> dict[str, Any]:
+    """Frames of a file in order, none of them rendered before, as a host plays or renders them: whole, over the wire."""
+    times = []
+    for smoothness in (50, 51, 52):  # the analysis is the same
+        settings = p.SettingsChoice(values={"path.smoothness": smoothness})
+        requests = [
+            p.FrameRequest(p.Source(path), index, settings, format="half", wait_s=10.0, prefetch=4) for index in range(PLAYED_FRAMES)
+        ]
+        wait_ready(host, requests[0])
+        times += [timed_ms(partial(wait_ready, host, request)) for request in requests[1:]]
+    return row("played frame, 1080p half RGBA, none rendered before", times)
 
 
 def bench_uploads(host: Host) -> dict[str, Any]:
@@ -203,10 +228,12 @@ def main() -> None:
                 p.PutFrames("bench", WIDTH, HEIGHT, frames),
                 *(picture(index).data for index in range(FRAMES)),
             )
-            source = p.Source(upload="bench")
+            source, clip = p.Source(upload="bench"), f"{name}/clip.mp4"
+            write_clip(clip)
             for measured in (
                 lambda: bench_frames(host, source, "half"),
                 lambda: bench_frames(host, source, "float32"),
+                lambda: bench_play(host, clip),
                 lambda: bench_uploads(host),
                 lambda: bench_cancel(host, control, source, f"{name}/out"),
                 lambda: bench_crowd(connection, context, source),

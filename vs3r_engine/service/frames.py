@@ -80,7 +80,7 @@ class Waiter:
 @dataclass(slots=True)
 class Answer:
     reply: FrameReply
-    pixels: bytes | None = field(default=None, repr=False)
+    pixels: bytes | bytearray | None = field(default=None, repr=False)
 
 
 class FrameDesk:

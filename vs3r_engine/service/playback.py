@@ -4,14 +4,17 @@ and the pixels as the protocol sends them. Also: what a Source and a SettingsCho
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vs3r_engine.ahead import ahead
 from vs3r_engine.errors import RangeError
 from vs3r_engine.frame import Frame
 from vs3r_engine.job import Job, analysis_range_of
@@ -115,6 +118,9 @@ class Playback:
             position, source = frame_index, self._pipeline.open_source(self.job.clip.path, self.job.clip.rate)
             wanted = FrameRange.between(frame_index, self.job.render_range.end_exclusive)
             frames = self._pipeline.render_frames(self.job, self._analysis, self._path, wanted, source, self._methods)
+            completer = self._methods.completer
+            if completer is None or not completer.whole_shots:  # the next frame of those may take minutes
+                frames = _played(frames)
         try:
             for frame in frames:
                 self._remember(frame)
@@ -134,6 +140,15 @@ class Playback:
         self._recent[frame.frame_index] = frame
         while len(self._recent) > SKIP_FRAMES + 1:
             self._recent.popitem(last=False)
+
+
+def _played(frames: Generator[Frame, None, None]) -> Iterator[Frame]:
+    """The same frames. From the second one on the next is rendered while one is used: what a host asks for after the first is
+    mostly the rest."""
+    with closing(frames):
+        yield from islice(frames, 1)
+        with closing(ahead(frames, 1)) as rest:
+            yield from rest
 
 
 class Playbacks:

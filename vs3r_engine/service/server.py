@@ -140,7 +140,7 @@ class Server:
 
     # --- what the engine asks of the server (engine.Outside) ---
 
-    def reply(self, to: ReplyTo, body: Any, pixels: bytes | None = None) -> None:
+    def reply(self, to: ReplyTo, body: Any, pixels: bytes | bytearray | None = None) -> None:
         self._send(to, p.encode_reply(to.type, to.id, self._name, body), pixels)
 
     def fail(self, to: ReplyTo, error: VS3RError) -> None:
@@ -160,7 +160,7 @@ class Server:
 
     # --- inside ---
 
-    def _send(self, to: ReplyTo, header: bytes, pixels: bytes | None) -> None:
+    def _send(self, to: ReplyTo, header: bytes, pixels: bytes | bytearray | None) -> None:
         parts = [to.identity, header] if pixels is None else [to.identity, header, pixels]
         with contextlib.suppress(zmq.Again):  # a peer that does not read its replies loses them
             to.socket.send_multipart(parts, zmq.NOBLOCK, copy=pixels is None)

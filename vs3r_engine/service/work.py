@@ -34,6 +34,7 @@ from vs3r_engine.service.worker import (
     Probed,
     ProbeOrder,
     Ready,
+    send_pixels,
 )
 
 PROBES_AT_ONCE = 16
@@ -95,7 +96,7 @@ class Worker:
         with self._sending:
             self._pipe.send(report)
             if pixels is not None:
-                self._pipe.send_bytes(pixels)
+                send_pixels(self._pipe, pixels)
 
     def _read(self) -> None:
         try:
