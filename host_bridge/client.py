@@ -19,7 +19,7 @@ from vs3r_engine.errors import ProtocolError, ResourceError, VS3RError
 from vs3r_engine.service import protocol as p
 from vs3r_engine.service.rendezvous import Connection, is_running
 
-REPLY_S = 2.0
+REPLY_S = {"probe": p.PROBE_REPLY_S, "put_frames": p.PUT_FRAMES_REPLY_S}
 POLL_S = 0.25
 STATUS_INTERVAL_S = 2.0
 PROBE_S = 600.0
@@ -139,26 +139,25 @@ class EngineClient:
         Raises: EngineLost; InputError `unknown-job`.
         """
         with self._subscribed(job_id) as events:
-            job = self.status(job_id).job
-            assert job is not None
+            job = self._report_on(job_id)
             yield Event("state", job)
             asked_s = time.monotonic()
             while not job.is_final:
-                event = self._event_within(events, POLL_S)
-                if event is not None and event.kind == "log":
-                    yield event
-                    continue
-                if event is None and not self.is_alive:
+                body = self._event_within(events, POLL_S)
+                if isinstance(body, p.LogEvent):
+                    yield Event("log", text=body.message)
+                elif isinstance(body, p.ProgressEvent):
+                    job = msgspec.structs.replace(job, **msgspec.structs.asdict(body))
+                    yield Event("progress", job)
+                elif isinstance(body, p.JobReport):
+                    job = body
+                    yield Event("state", job)
+                elif not self.is_alive:
                     raise self._lost()
-                if event is None and time.monotonic() - asked_s > STATUS_INTERVAL_S:
+                elif time.monotonic() - asked_s > STATUS_INTERVAL_S:
                     # An event may be lost; the status is the truth.
-                    asked_s = time.monotonic()
-                    event = Event("state", self.status(job_id).job)
-                if event is None:
-                    continue
-                changes = msgspec.structs.asdict(event.job) if event.kind == "state" else event.job
-                job = msgspec.structs.replace(job, **changes) if isinstance(changes, dict) else job
-                yield Event(event.kind, job)
+                    asked_s, job = time.monotonic(), self._report_on(job_id)
+                    yield Event("state", job)
 
     # --- inside ---
 
@@ -174,28 +173,26 @@ class EngineClient:
         finally:
             socket.close()
 
-    def _event_within(self, events: zmq.Socket, wait_s: float) -> Any:
-        """The next event, or None. `job` of a progress event is a dict of the fields that changed."""
+    def _event_within(self, events: zmq.Socket, wait_s: float) -> msgspec.Struct | None:
+        """The body of the next event; None where none comes, and for one of a type that is not known."""
         if not events.poll(round(wait_s * 1000)):
             return None
         parts = events.recv_multipart()
         self._heard_s = time.monotonic()
         envelope = p.decode(parts[-1], p.Event, "An event")
         body_type = p.EVENTS.get(envelope.type)
-        if body_type is None:
-            return None
-        body: Any = p.decode(envelope.body, body_type, envelope.type)
-        if isinstance(body, p.LogEvent):
-            return Event("log", text=body.message)
-        if isinstance(body, p.JobReport):
-            return Event("state", body)
-        return Event("progress", msgspec.structs.asdict(body))  # type: ignore[arg-type]
+        return None if body_type is None else p.decode(envelope.body, body_type, envelope.type)
+
+    def _report_on(self, job_id: str) -> p.JobReport:
+        job = self.status(job_id).job
+        assert job is not None  # one that is not known is an error
+        return job
 
     def _ask(
         self, line: "_Line", kind: str, body: msgspec.Struct, buffers: Sequence[Any] = (), extra_s: float = 0.0
     ) -> tuple[Any, list[zmq.Frame]]:
         request_id = str(next(self._ids))
-        deadline_s = time.monotonic() + p.REPLY_DEADLINE_S.get(kind, REPLY_S) + extra_s
+        deadline_s = time.monotonic() + REPLY_S.get(kind, p.REPLY_S) + extra_s
         parts = [p.encode_request(kind, request_id, self.session, body), *buffers]
         answer = line.ask(parts, request_id, deadline_s, lambda: self.connection.server_key is not None or is_running(self.connection))
         if answer is None:

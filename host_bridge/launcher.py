@@ -53,7 +53,7 @@ class Launcher:
     """One user's engine, seen from a host. `state` is the last thing known.
 
     endpoint_file: the connection file of a particular engine that is never started from here; None = the user's own.
-    command: the program that serves; tied: the engine it starts ends with this process.
+    command: the program that serves.
     """
 
     def __init__(
@@ -62,13 +62,12 @@ class Launcher:
         *,
         endpoint_file: Path | None = None,
         command: Sequence[str] | None = None,
-        tied: bool = False,
         name: str = "vs3r",
     ) -> None:
         self._file = endpoint_file or connection_file(directory)
         self._is_ours = endpoint_file is None
         self._command = list(command or [sys.executable, "-m", "vs3r_engine.app.cli", "serve"])
-        self._tied, self._name = tied, name
+        self._name = name
         self.state = EngineState.ABSENT
 
     def find(self) -> EngineClient | None:
@@ -217,13 +216,12 @@ class Launcher:
         """The engine's process, outliving this one unless tied to it."""
         self.state = EngineState.STARTING
         make_private(errors.parent)
-        command = self._command + (["--parent", str(os.getpid())] if self._tied else [])
         environment = {**os.environ, "VS3R_RUNTIME_DIR": str(self._file.parent)}
         windows = {"creationflags": 0x00000008 | 0x00000200 | 0x08000000} if sys.platform == "win32" else {"start_new_session": True}
         with errors.open("wb") as stream:
             try:
                 process: subprocess.Popen = subprocess.Popen(
-                    command,
+                    self._command,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=stream,
@@ -231,7 +229,9 @@ class Launcher:
                     **windows,
                 )  # type: ignore[call-overload]
             except OSError as error:
-                raise SetupError("engine-not-started", f"{command[0]} cannot be run: {error.strerror}.", "Install VS3R again.") from error
+                raise SetupError(
+                    "engine-not-started", f"{self._command[0]} cannot be run: {error.strerror}.", "Install VS3R again."
+                ) from error
         # Somebody has to be told of its end, or it stays as a zombie for as long as this process lives.
         threading.Thread(target=process.wait, name="engine-end", daemon=True).start()
         return process

@@ -50,6 +50,10 @@ class JobState(enum.StrEnum):
     CANCELLED = "cancelled"
     """The user stopped it; finished chunks are kept."""
 
+    @property
+    def is_final(self) -> bool:
+        return self in (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:

@@ -123,7 +123,7 @@ def test_an_analysis_cancelled_for_want_of_hosts_is_begun_anew_for_the_next_one(
     desk.book.disowned("b")
     desk.book.cancel(running)
     assert desk.want(4, "c") is None
-    assert desk.book.ended(JobEnded(running.order.job_id, "cancelled")).state is JobState.QUEUED
+    assert desk.book.ended(JobEnded(running.order.job_id, JobState.CANCELLED)).state is JobState.QUEUED
 
 
 def test_an_analysis_that_somebody_cancelled_is_begun_again_by_who_asks_for_it_and_not_by_those_who_poll():
@@ -135,7 +135,7 @@ def test_an_analysis_that_somebody_cancelled_is_begun_again_by_who_asks_for_it_a
     desk.book.start_next()
     desk.book.cancel(analysis)
     desk.want(3)
-    assert desk.book.ended(JobEnded(analysis.order.job_id, "cancelled")).state is JobState.CANCELLED
+    assert desk.book.ended(JobEnded(analysis.order.job_id, JobState.CANCELLED)).state is JobState.CANCELLED
     desk.analysis_ended(analysis)
     assert desk.waiting_count == 0 and len(desk.book.newest_first()) == 1
     assert [answer.code for _, answer in desk.due()] == ["cancelled"] * 2
@@ -154,5 +154,5 @@ def test_an_analysis_that_failed_is_not_begun_again_by_the_frames_that_waited_fo
     desk.want(3)
     analysis = desk.needs_analysis()
     desk.book.start_next()
-    desk.analysis_ended(desk.book.ended(JobEnded(analysis.order.job_id, "failed", error=p.Error("media-gap", "No."))))
+    desk.analysis_ended(desk.book.ended(JobEnded(analysis.order.job_id, JobState.FAILED, error=p.Error("media-gap", "No."))))
     assert len(desk.orders) == 1 and [answer.code for _, answer in desk.due()] == ["media-gap"]

@@ -20,6 +20,7 @@ from tests.fakes import engine as fake
 from tests.fakes.engine import make_media, otio_clip
 from tests.fakes.engine_process import EngineProcess, wait_until
 from vs3r_engine.errors import MediaError, RangeError, ResourceError, VS3RError
+from vs3r_engine.job import JobState
 from vs3r_engine.media.raw_frames import RawFormat, frame_file, write_format
 from vs3r_engine.media.raw_source import RawFramesSource
 from vs3r_engine.service import protocol as p
@@ -265,7 +266,7 @@ def test_a_job_asked_for_anew_while_it_is_being_cancelled_runs_again():
         return book.submit(analysis_of("/clip.mov"), "", session)
 
     record = submit("a")
-    for end in (lambda: book.ended(JobEnded("j", "cancelled")), lambda: book.worker_lost(Lost(-9))):
+    for end in (lambda: book.ended(JobEnded("j", JobState.CANCELLED)), lambda: book.worker_lost(Lost(-9))):
         assert book.start_next() is record
         assert book.disowned("a") == [record] and book.cancel(record)
         assert submit("a") is record
@@ -275,7 +276,7 @@ def test_a_job_asked_for_anew_while_it_is_being_cancelled_runs_again():
     book.cancel(record)
     submit("b")
     book.cancel(record)
-    book.ended(JobEnded("j", "cancelled"))
+    book.ended(JobEnded("j", JobState.CANCELLED))
     assert record.state == "cancelled"
 
 

@@ -45,7 +45,7 @@ CANCEL_LIMIT_S = 30.0
 STOOD_STILL_S = 2.0
 """Between two ticks, which come four times a second: longer, and the machine slept. That is no host's silence."""
 UPLOADS_IN_FLIGHT_BYTES = 1 << 30
-PROBE_PATIENCE_S = p.REPLY_DEADLINE_S["probe"] - 1
+PROBE_PATIENCE_S = p.PROBE_REPLY_S - 1
 """How long a file may take to be examined before its host is told to ask again: sooner than the host gives up."""
 GLANCE_PATIENCE_S = 0.5
 """How much longer than its host would wait a frame's file may take to be looked at: less than the host's two seconds."""
@@ -95,7 +95,6 @@ class Engine:
         self._uploads = Uploads(store, name, limits.upload_bytes, self._disk.submit)
         self._in_flight_bytes = 0
         self._jobs = JobBook(limits.jobs_queued)
-        self._progress_sent_s: dict[str, float] = {}
         self._sessions: dict[str, float] = {}
         self._ticked_s = self._started_s
         self._probes: dict[int, tuple[ReplyTo, float]] = {}
@@ -377,9 +376,9 @@ class Engine:
     def _progressed(self, progress: JobProgress) -> None:
         record = self._jobs.progressed(progress)
         now = time.monotonic()
-        if record is None or now - self._progress_sent_s.get(progress.job_id, 0) < PROGRESS_INTERVAL_S:
+        if record is None or now - record.progress_sent_s < PROGRESS_INTERVAL_S:
             return
-        self._progress_sent_s = {progress.job_id: now}
+        record.progress_sent_s = now
         event = p.ProgressEvent(record.stage, record.done, record.total, record.fraction, record.eta_s(), record.found)
         self._outside.publish("progress", progress.job_id, event)
 

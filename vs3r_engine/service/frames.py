@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vs3r_engine.errors import InputError, ResourceError, VS3RError
+from vs3r_engine.job import JobState
 from vs3r_engine.media.raw_frames import SAMPLE_BYTES
 from vs3r_engine.service.jobs import JobRecord
 from vs3r_engine.service.protocol import (
@@ -44,7 +45,7 @@ CLIPS = 256
 
 
 @dataclass(slots=True)
-class Clip:
+class PlayedClip:
     """One source with one choice of settings, as frames are asked of it."""
 
     digest: str
@@ -93,7 +94,7 @@ class FrameDesk:
         analyze: Callable[[Source, SettingsChoice, str], JobRecord],
     ) -> None:
         self._limits, self._send, self._analyze = limits, send, analyze
-        self._clips: OrderedDict[str, Clip] = OrderedDict()
+        self._clips: OrderedDict[str, PlayedClip] = OrderedDict()
         self._rendered: OrderedDict[FrameKey, FrameDone] = OrderedDict()
         self._rendered_bytes = 0
         self._wants: OrderedDict[FrameKey, Want] = OrderedDict()
@@ -200,7 +201,7 @@ class FrameDesk:
     def analysis_ended(self, record: JobRecord) -> None:
         """An analysis job of ours is over: its clips' frames come into line, or fail with it."""
         error = record.error
-        if record.state == "cancelled" and not record.is_disowned:
+        if record.state is JobState.CANCELLED and not record.is_disowned:
             error = Error("cancelled", "The analysis was cancelled.", "Ask again to start it anew.", "cancelled")
         for clip in self._clips.values():
             if clip.analysis is record and error is not None:
@@ -275,12 +276,12 @@ class FrameDesk:
         clip = self._clips.get(key.clip)
         return clip is None or clip.analysis is None or clip.analysis.is_final
 
-    def _clip(self, source: Source, settings: SettingsChoice, stamp: str) -> Clip:
+    def _clip(self, source: Source, settings: SettingsChoice, stamp: str) -> PlayedClip:
         """Equal digests, equal frames."""
         digest = hashlib.sha256(encode(source) + encode(settings) + stamp.encode()).hexdigest()[:32]
         clip = self._clips.get(digest)
         if clip is None:
-            clip = self._clips[digest] = Clip(digest, source, settings)
+            clip = self._clips[digest] = PlayedClip(digest, source, settings)
         self._clips.move_to_end(digest)
         while len(self._clips) > CLIPS:
             self._clips.popitem(last=False)
@@ -313,7 +314,7 @@ class FrameDesk:
                 self._ahead[ahead] = session
         self.dispatch()
 
-    def _begin_analysis(self, clip: Clip, session: str) -> None:
+    def _begin_analysis(self, clip: PlayedClip, session: str) -> None:
         try:
             clip.analysis = self._analyze(clip.source, clip.settings, session)
             clip.error = None
@@ -321,7 +322,7 @@ class FrameDesk:
             clip.error = error_of(error)
             clip.error_until_s = time.monotonic() + REPEAT_ERROR_S
 
-    def _raise_failures(self, clip: Clip, key: FrameKey, now: float, may_analyze: bool) -> None:
+    def _raise_failures(self, clip: PlayedClip, key: FrameKey, now: float, may_analyze: bool) -> None:
         if clip.error is not None:
             if now < clip.error_until_s:
                 raise exception_of(clip.error)
@@ -332,7 +333,7 @@ class FrameDesk:
                 raise exception_of(error)
             del self._failed[key]
 
-    def _pending(self, clip: Clip, key: FrameKey) -> Answer:
+    def _pending(self, clip: PlayedClip, key: FrameKey) -> Answer:
         analysis = clip.analysis
         if analysis is not None and not analysis.is_final:
             return Answer(

@@ -37,6 +37,8 @@ class JobRecord:
     is_cancelling: bool = False
     cancelled_s: float = 0.0
     """When it was, in monotonic seconds."""
+    progress_sent_s: float = 0.0
+    """When hosts were last told how far it is, in monotonic seconds."""
     runs_again: bool = False
     """It was asked for anew while it was being cancelled."""
     started: tuple[float, float] | None = None
@@ -44,7 +46,7 @@ class JobRecord:
 
     @property
     def is_final(self) -> bool:
-        return self.state in (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
+        return self.state.is_final
 
     @property
     def is_disowned(self) -> bool:
@@ -69,7 +71,7 @@ class JobRecord:
         return JobReport(
             self.order.job_id,
             self.order.kind,
-            self.state.value,
+            self.state,
             self.stage,
             self.done,
             self.total,  # type: ignore[arg-type]
@@ -156,10 +158,10 @@ class JobBook:
         if record is None or record.order.job_id != end.job_id:
             return None
         self.running = None
-        if end.state == JobState.CANCELLED and record.runs_again:
+        if end.state is JobState.CANCELLED and record.runs_again:
             self._queue_first(record)
             return record
-        record.state, record.error, record.result = JobState(end.state), end.error, end.result
+        record.state, record.error, record.result = end.state, end.error, end.result
         if record.state is JobState.DONE:
             record.fraction = 1.0
             record.found = (end.result or {}).get("findings") or record.found

@@ -14,6 +14,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from vs3r_engine import errors
 from vs3r_engine.errors import ProtocolError, VS3RError
+from vs3r_engine.job import JobState
 from vs3r_engine.settings import Settings, preset
 
 VERSION = "1.0"
@@ -25,8 +26,8 @@ BUFFERS = 64
 SESSION_TIMEOUT_S = 15.0
 PING_INTERVAL_S = 2.0
 ENGINE_SILENCE_S = 4.0
-REPLY_DEADLINE_S = {"probe": 10.0, "put_frames": 30.0}
-"""How long a host waits for a reply; 2 s (plus wait_s) for every other request."""
+PROBE_REPLY_S, PUT_FRAMES_REPLY_S, REPLY_S = 10.0, 30.0, 2.0
+"""How long a host waits for a reply, beside wait_s; REPLY_S to all other messages."""
 
 Identifier = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Index = Annotated[int, Meta(ge=0, le=2**31 - 1)]
@@ -93,7 +94,7 @@ class JobReport(Struct, frozen=True):
 
     job_id: str
     kind: JobKind
-    state: Literal["queued", "running", "done", "failed", "cancelled"]
+    state: JobState
     stage: str = ""
     done: int = 0
     total: int = 0
@@ -108,7 +109,7 @@ class JobReport(Struct, frozen=True):
 
     @property
     def is_final(self) -> bool:
-        return self.state in ("done", "failed", "cancelled")
+        return self.state.is_final
 
 
 # --- requests --------------------------------------------------------------------------------------------------------

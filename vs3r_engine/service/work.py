@@ -8,6 +8,7 @@ ever. The main thread computes. The worker ends with its pipe.
 import importlib
 import importlib.util
 import logging
+import math
 import os
 import queue
 import shutil
@@ -17,11 +18,14 @@ import threading
 import traceback
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from vs3r_engine.errors import DiskFull, EngineFault, OutOfMemory, VS3RError
-from vs3r_engine.service.protocol import Error, ProbeReply, encode, error_of
+from vs3r_engine.job import JobState, Progress, RenderResult
+from vs3r_engine.service.cache import OUT_OF_SPACE, DiskStore
+from vs3r_engine.service.protocol import Error, ProbeReply, SettingsChoice, encode, error_of
 from vs3r_engine.service.worker import (
     CancelOrder,
     FrameDone,
@@ -53,10 +57,7 @@ def main(pipe: Connection, pipeline: str, cache_root: str, cache_limit_bytes: in
 
 class Worker:
     def __init__(self, pipe: Connection, pipeline: str, cache_root: str, cache_limit_bytes: int) -> None:
-        from pathlib import Path
-
-        from vs3r_engine.service.cache import DiskStore
-        from vs3r_engine.service.playback import Playbacks
+        from vs3r_engine.service.playback import Playbacks  # not for the server, which loads this file too
 
         self._pipe = pipe
         self._sending = threading.Lock()
@@ -132,7 +133,6 @@ class Worker:
 
     def _probe(self, order: ProbeOrder) -> ProbeReply | Error:
         from vs3r_engine.service.playback import job_of
-        from vs3r_engine.service.protocol import SettingsChoice
 
         infos: list[Any] = []
 
@@ -164,7 +164,7 @@ class Worker:
             return
         if self._job.job_id in self._cancelled:
             self._steps.close()  # type: ignore[attr-defined]
-            self._end(JobEnded(self._job.job_id, "cancelled"))
+            self._end(JobEnded(self._job.job_id, JobState.CANCELLED))
             return
         report = next(self._steps)
         if isinstance(report, JobEnded):
@@ -179,7 +179,6 @@ class Worker:
         self.send(report)
 
     def _run(self, order: JobOrder) -> Iterator[JobProgress | JobEnded]:
-        from vs3r_engine.job import Progress, RenderResult
         from vs3r_engine.service.playback import job_of
 
         try:
@@ -192,7 +191,7 @@ class Worker:
                 elif isinstance(item, RenderResult):
                     yield JobEnded(
                         order.job_id,
-                        "done",
+                        JobState.DONE,
                         _plain(
                             {
                                 "output": item.output,
@@ -204,9 +203,9 @@ class Worker:
                         ),
                     )
                 else:
-                    yield JobEnded(order.job_id, "done", _plain({"findings": item.findings}))
+                    yield JobEnded(order.job_id, JobState.DONE, _plain({"findings": item.findings}))
         except Exception as error:
-            yield JobEnded(order.job_id, "failed", error=error_of(translated(error)))
+            yield JobEnded(order.job_id, JobState.FAILED, error=error_of(translated(error)))
 
     def _render(self, order: FrameOrder) -> None:
         try:
@@ -235,8 +234,6 @@ def device_name() -> str:
 
 def translated(error: Exception) -> VS3RError:
     """`error` as one of ours; what nobody expected is an EngineFault, with its traceback in the log."""
-    from vs3r_engine.service.cache import OUT_OF_SPACE
-
     if isinstance(error, VS3RError):
         return error
     if isinstance(error, MemoryError):
@@ -249,8 +246,6 @@ def translated(error: Exception) -> VS3RError:
 
 def _plain(value: Any) -> Any:
     """`value` with numbers, texts, lists and dicts only, ready for JSON; numpy scalars and NaN included."""
-    import math
-
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -15,7 +15,9 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
-from vs3r_engine.service.protocol import SAMPLE_BYTES, Error, JobKind, ProbeReply, SampleFormat, SettingsChoice, Source
+from vs3r_engine.job import JobState
+from vs3r_engine.media.raw_frames import SAMPLE_BYTES
+from vs3r_engine.service.protocol import Error, JobKind, ProbeReply, SampleFormat, SettingsChoice, Source
 
 RESTART_PAUSE_S = (0.0, 1.0, 5.0, 15.0)
 """Pause before a worker is started again, by how many ended in the last minute."""
@@ -88,10 +90,10 @@ class JobProgress:
 
 @dataclass(frozen=True, slots=True)
 class JobEnded:
-    """`state` is done, failed or cancelled."""
+    """`state` is final."""
 
     job_id: str
-    state: str
+    state: JobState
     result: dict[str, Any] | None = None
     error: Error | None = None
 
