@@ -10,6 +10,7 @@ python3 vs3r.py VERB ...              anything else `vs3r` can do
 
 import hashlib
 import importlib.util
+import io
 import os
 import subprocess
 import sys
@@ -82,6 +83,8 @@ def main() -> int:
     if sys.version_info < (3, 11):  # noqa: UP036 - this file meets the user's own Python
         print("VS3R needs Python 3.11 or newer; this is " + sys.version.split()[0], file=sys.stderr)
         return 3
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the pipe's encoding lacks must not fail what is done
     verb, *rest = sys.argv[1:] or ["--help"]
     try:
         ensure_installed(TEST_EXTRAS if verb == "test" else "")

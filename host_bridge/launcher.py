@@ -28,6 +28,8 @@ SILENCE_S = 6.0
 TRY_AGAIN_S = 0.5
 STOP_S = 10.0
 NO_SPACE_BYTES = 65536
+NEW_PROCESS_GROUP, NO_WINDOW = 0x00000200, 0x08000000
+"""Of Windows: Ctrl-C is not for the engine, and neither it nor its worker has a window. Detached, every worker would open one."""
 RESTARTS = 10
 """Times a job's engine may be lost before the job is given up."""
 
@@ -136,7 +138,7 @@ class Launcher:
             if not said and shutil.disk_usage(errors.parent).free < NO_SPACE_BYTES:
                 said = f"The disk of {errors.parent} is full."  # so that it could not even say so
         finally:
-            errors.unlink(missing_ok=True)
+            _remove_errors(errors)
         self.state = EngineState.ABSENT
         raise SetupError(
             "engine-not-started",
@@ -217,7 +219,7 @@ class Launcher:
         self.state = EngineState.STARTING
         make_private(errors.parent)
         environment = {**os.environ, "VS3R_RUNTIME_DIR": str(self._file.parent)}
-        windows = {"creationflags": 0x00000008 | 0x00000200 | 0x08000000} if sys.platform == "win32" else {"start_new_session": True}
+        apart = {"creationflags": NEW_PROCESS_GROUP | NO_WINDOW} if sys.platform == "win32" else {"start_new_session": True}
         with errors.open("wb") as stream:
             try:
                 process: subprocess.Popen = subprocess.Popen(
@@ -226,7 +228,7 @@ class Launcher:
                     stdout=subprocess.DEVNULL,
                     stderr=stream,
                     env=environment,
-                    **windows,
+                    **apart,
                 )  # type: ignore[call-overload]
             except OSError as error:
                 raise SetupError(
@@ -235,6 +237,14 @@ class Launcher:
         # Somebody has to be told of its end, or it stays as a zombie for as long as this process lives.
         threading.Thread(target=process.wait, name="engine-end", daemon=True).start()
         return process
+
+
+def _remove_errors(file: Path) -> None:
+    """What an engine said while it started is gone. Windows keeps it while that engine runs; a later launcher takes it away."""
+    for each in {file, *file.parent.glob("start-*.log")}:
+        with contextlib.suppress(OSError, ValueError):
+            if each == file or not psutil.pid_exists(int(each.stem.removeprefix("start-"))):
+                each.unlink()
 
 
 def write_launch_file() -> None:

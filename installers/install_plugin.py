@@ -8,6 +8,7 @@ python3 installers/install_plugin.py verify | uninstall        the same place
 
 import argparse
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -101,6 +102,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--prefix", type=Path, help="the plug-in folder, where it is another than the usual one")
     parser.add_argument("--all-users", action="store_true", help="the folder that every host searches; needs an administrator")
     given = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name that the pipe's encoding lacks
     folder = given.prefix or plugin_folder(given.all_users)
     try:
         if given.verb == "install":

@@ -26,6 +26,7 @@ from tests.fakes.engine_process import ROOT, EngineProcess, command, is_running,
 from vs3r_engine.errors import ProtocolError, SetupError
 from vs3r_engine.service import protocol as p
 from vs3r_engine.service import rendezvous
+from vs3r_engine.service.command import serve
 from vs3r_engine.service.rendezvous import Connection, Launch, connection_file, launch_file, read_connection
 
 
@@ -64,6 +65,57 @@ def test_the_engine_is_started_once_and_found_warm_afterwards(directory):
     assert launcher.stop() and launcher.state is EngineState.ABSENT
     assert not launcher.stop()
     assert not list(directory.glob("start-*"))
+
+
+def test_what_a_running_engine_keeps_open_stands_in_no_ones_way_and_is_removed_once_it_is_gone(directory, monkeypatch):
+    left = directory / f"start-{2**22 + 1}.log"  # of a process that is gone
+    left.touch()
+
+    def refused_by_windows(path, missing_ok=False):
+        if path.name == f"start-{os.getpid()}.log":
+            raise PermissionError(13, "used by another process")
+        os.unlink(path)
+
+    monkeypatch.setattr(Path, "unlink", refused_by_windows)
+    with launcher_for(directory).ensure() as client:
+        client.ping()
+    assert [path.name for path in directory.glob("start-*")] == [f"start-{os.getpid()}.log"]
+
+
+def test_an_engine_keeps_the_disk_free_from_which_it_was_started(directory, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VS3R_RUNTIME_DIR", str(directory))
+    monkeypatch.setenv("VS3R_CACHE_DIR", "cache")
+    monkeypatch.setattr("vs3r_engine.service.server.serve", lambda options: seen.append((Path.cwd(), options.keys)))
+    serve(key_directory=Path("keys"))
+    assert seen == [(directory, tmp_path / "keys")] and os.environ["VS3R_CACHE_DIR"] == str(tmp_path / "cache")
+
+
+def test_on_windows_the_engine_and_its_worker_have_no_window(directory, monkeypatch):
+    started = []
+    monkeypatch.setattr("host_bridge.launcher.subprocess.Popen", lambda *_, **how: started.append(how) or SimpleNamespace(wait=lambda: 0))
+    monkeypatch.setattr("host_bridge.launcher.sys.platform", "win32")
+    launcher_for(directory)._start(directory / "start.log")
+    (how,) = started
+    assert how["creationflags"] == 0x08000200, "no window, no Ctrl-C, and not detached: then its worker would open a window"
+    assert "start_new_session" not in how
+
+
+def test_on_windows_a_file_that_somebody_reads_is_replaced_a_moment_later(directory, monkeypatch):
+    replace, refusals = Path.replace, [PermissionError(13, "in use")] * 3
+
+    def refused_at_first(path, target):
+        if refusals:
+            raise refusals.pop()
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", refused_at_first)
+    with pytest.raises(SetupError):
+        rendezvous.write_private(directory / "a.json", b"a")
+    monkeypatch.setattr("vs3r_engine.service.rendezvous.sys.platform", "win32")
+    rendezvous.write_private(directory / "a.json", b"a")
+    assert (directory / "a.json").read_bytes() == b"a" and not refusals
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere a process keeps the time it was started at")

@@ -68,6 +68,24 @@ def test_names_that_a_pipes_encoding_lacks_are_told_all_the_same(environment, tm
             assert done.stdout.strip() == str(output).encode(encoding, "backslashreplace")
 
 
+def test_the_other_programs_tell_such_names_too(tmp_path):
+    bundle = tmp_path / "VS3R.ofx.bundle"
+    (bundle / "Contents" / "any").mkdir(parents=True)
+    (bundle / "Contents" / "any" / "VS3R.ofx").touch()
+    demo = (
+        "import sys, vs3r; vs3r.ROOT = vs3r.Path('.'); vs3r.ensure_installed = print; vs3r.finished = lambda *_, **__: (0, '日本');"
+        "sys.exit(vs3r.main())"
+    )
+    for words in (
+        ["-m", "vs3r_engine.app.cli", "keys", "create", "日本"],
+        ["-c", demo, "demo", "clip.mov"],
+        [str(ROOT / "installers" / "install_plugin.py"), "install", str(bundle), "--prefix", "日本"],
+    ):
+        environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONPATH": str(ROOT)}
+        done = subprocess.run([sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, timeout=60)
+        assert done.returncode == 0 and b"\\u65e5\\u672c" in done.stdout, (words, done.stderr)
+
+
 def test_help_answers_in_under_half_a_second(vs3r):
     times_s = []
     for _ in range(3):

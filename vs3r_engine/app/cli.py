@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`vs3r-engine`: the engine's own command line. Runs jobs in this process, serves hosts, evaluates, trains, fetches weights."""
 
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -18,7 +19,13 @@ from vs3r_engine.errors import Cancelled, EngineFault, SettingsError, VS3RError
 from vs3r_engine.service import command
 from vs3r_engine.timeline import exact_rate
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="The VS3R engine.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="The VS3R engine.",
+)
 
 Set = Annotated[list[str], typer.Option("--set", help="A setting, such as path.smoothness=70. Repeat for more.")]
 Preset = Annotated[str, typer.Option(help="natural, glide, locked or subtle.")]
@@ -60,8 +67,13 @@ def demo_clip(output: Annotated[str, typer.Argument(help="Where the clip goes.")
     from pathlib import Path
 
     from vs3r_engine.app.demo import render_demo_clip
+    from vs3r_engine.errors import MediaError
+    from vs3r_engine.media.segments import write_errors
 
-    render_demo_clip(Path(output))
+    if not output.lower().endswith((".mp4", ".mov", ".mkv")):
+        raise MediaError("output-unwritable", f"{output} names no kind of video file that the clip can be.", "End its name in .mp4.")
+    with write_errors(output):
+        render_demo_clip(Path(output))
     print(output)
 
 
@@ -157,6 +169,8 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 def main() -> None:
     """Entry point of `vs3r-engine`."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the pipe's encoding lacks must not fail what is done
     sys.exit(run(app))
 
 

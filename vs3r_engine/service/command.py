@@ -2,6 +2,7 @@
 """The service's part of `vs3r-engine`: serve, keys, cache."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,8 @@ def serve(
     from vs3r_engine.service.server import ServerOptions
     from vs3r_engine.service.server import serve as serve_hosts
 
+    key_directory = key_directory and key_directory.absolute()
+    _leave_folder()
     serve_hosts(
         ServerOptions(
             listen=listen,
@@ -36,6 +39,16 @@ def serve(
             cache_limit_bytes=int(cache_limit_gib * 2**30),
         )
     )
+
+
+def _leave_folder() -> None:
+    """This process works in its own folder, so that the disk from which it was started can be ejected."""
+    from vs3r_engine.service.rendezvous import make_private, runtime_directory
+
+    for name in [name for name in os.environ if name.startswith("VS3R_") and name.endswith(("_DIR", "_WEIGHTS"))]:
+        os.environ[name] = os.path.abspath(os.environ[name])
+    make_private(runtime_directory())
+    os.chdir(runtime_directory())
 
 
 @keys.command("create")

@@ -6,6 +6,7 @@ import contextlib
 import os
 import stat
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,8 @@ from msgspec import Meta, Struct
 
 from vs3r_engine.errors import ProtocolError, SetupError
 from vs3r_engine.service.protocol import USERNAME, VERSION, decode, major
+
+REPLACE_S = 0.5
 
 
 class Connection(Struct, frozen=True, omit_defaults=True):
@@ -135,11 +138,24 @@ def write_private(path: Path, data: bytes) -> None:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
-        temporary.replace(path)
+        _replace(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise _unusable(path.parent, error.strerror) from error
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """Windows refuses while somebody reads the old file, which takes no time: tried again. Raises: OSError."""
+    until_s = time.monotonic() + (REPLACE_S if sys.platform == "win32" else 0)
+    while True:
+        try:
+            temporary.replace(path)
+            return
+        except PermissionError:
+            if time.monotonic() >= until_s:
+                raise
+            time.sleep(0.01)
 
 
 def _unusable(directory: Path, why: str | None) -> SetupError:
