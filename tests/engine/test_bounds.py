@@ -66,11 +66,42 @@ def test_a_dark_wall_in_linear_light_is_no_bar():
     assert looked([Frame(0, planes, layout)]).bounds().bars_px == (0, 24, 0, 0)
 
 
-def test_a_dark_part_of_a_full_range_picture_is_no_bar():
+@pytest.mark.parametrize("model", ["rgb", "yuv"])
+def test_a_dark_part_of_a_full_range_picture_is_no_bar(model):
     planes = tuple(np.full((96, 128), 120, np.uint8) for _ in range(3))
     for plane in planes:
         plane[:24] = 20
-    assert not any(looked([Frame(0, planes, PixelLayout("rgb", 8))]).bounds().bars_px)
+    assert not any(looked([Frame(0, planes, PixelLayout(model, 8), ColourTags(1, 1, 1, True))]).bounds().bars_px)
+
+
+def test_what_is_black_in_more_than_a_third_of_the_picture_or_has_a_lit_window_in_it_is_no_bar(frames):
+    assert not any(looked([darkened(frame, 0, 40, 0, 0, 16) for frame in frames]).bounds().bars_px)
+    night = darkened(frames[0], 0, 24, 0, 0, 18)
+    night.planes[0][:24, 60:70] = 46
+    assert not any(looked([night]).bounds().bars_px)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_one_dark_moment_makes_no_bar_and_no_edge(frames, order):
+    wide = [darkened(frame, 0, 14, 0, 0, 16) for frame in frames]
+    moments = [*wide, *wide, darkened(frames[0], 0, 30, 0, 0, 16), darkened(wide[0], 0, 0, 2, 0, 40)]
+    observer = looked(moments[::order])
+    nothing_over_it = np.zeros((54, 96), bool)
+    assert observer.bounds() == observer.bounds(nothing_over_it)
+    assert observer.bounds().bars_px == (0, 14, 0, 0) == observer.bounds().inset_px
+
+
+def test_a_bar_is_one_under_a_logo_and_a_strip_from_end_to_end_is_none(frames):
+    barred = [darkened(frame, 0, 14, 12, 0, 16) for frame in frames]
+    mask = np.zeros((54, 96), bool)
+    mask[2:6, 10:30] = mask[20:40, 91:95] = True
+    for frame in barred:
+        frame.planes[0][4:12, 20:60] = frame.planes[0][40:80, 182:190] = 235
+    assert looked(barred).bounds(mask).bars_px == (0, 14, 12, 0) != looked(barred).bounds().bars_px
+    for strip in (np.s_[46:], np.s_[:, :20]):
+        mask = np.zeros((54, 96), bool)
+        mask[strip] = True
+        assert not any(looked(frames).bounds(mask).bars_px)
 
 
 def test_a_star_in_a_night_sky_is_no_bar(frames):
@@ -86,23 +117,27 @@ def test_every_clip_is_looked_at_a_few_times_and_a_long_one_once_a_second():
 def test_a_clip_that_is_black_throughout_is_all_picture(frames):
     black = replace(frames[0], planes=(np.full_like(frames[0].planes[0], 16), *frames[0].planes[1:]))
     assert not any(looked([black]).bounds().inset_px)
+    noise = np.pad(np.full((88, 120), 8, np.uint8), 4)
+    assert not any(looked([Frame(0, (noise,) * 3, PixelLayout("rgb", 8))]).bounds().inset_px)
 
 
 @pytest.mark.parametrize(
-    "layout", [PixelLayout("yuv", 8, 1, 1), PixelLayout("yuv", 10, 1, 0), PixelLayout("rgb", 16), PixelLayout("rgb", 32)]
+    "layout", [PixelLayout("yuv", 8, 1, 1), PixelLayout("yuv", 10, 1, 0), PixelLayout("rgb", 16, has_alpha=True), PixelLayout("rgb", 32)]
 )
 def test_bars_are_black_in_every_layout_and_the_picture_is_untouched(layout):
     planes = tuple(np.full(layout.plane_shape(i, 64, 48), layout.peak / 2, layout.dtype) for i in range(layout.plane_count))
     frame = Frame(0, planes, layout, ColourTags(1, 1, 1))
     observer = looked([frame])
-    bounds = replace(observer.bounds(), bars_px=(0, 8, 0, 8), inset_px=(0, 8, 0, 8))
-    barred = with_bars(frame, bounds)
-    assert (
-        np.abs(barred.to_rgb()[:6]).max() < 1e-6 and np.abs(barred.to_rgb()[-6:]).max() < 1e-6
-    )  # chroma is interpolated at the last lines
-    for plane, original in zip(barred.planes, planes, strict=True):
-        shift = 48 // plane.shape[0]
-        assert np.array_equal(plane[8 // shift : -8 // shift], original[8 // shift : -8 // shift])
+    barred = with_bars(frame, replace(observer.bounds(), bars_px=(4, 8, 6, 12), inset_px=(4, 8, 6, 12)))
+    # Chroma is interpolated at the last lines.
+    for bar in (np.s_[:6], np.s_[-10:], np.s_[:, :2], np.s_[:, -4:]):
+        assert np.abs(barred.to_rgb()[bar]).max() < 1e-6
+    for number, (plane, original) in enumerate(zip(barred.planes, planes, strict=True)):
+        down, across = 48 // plane.shape[0], 64 // plane.shape[1]
+        inside = np.s_[8 // down : -12 // down, 4 // across : -6 // across]
+        if layout.has_alpha and number == len(planes) - 1:
+            inside = np.s_[:]
+        assert np.array_equal(plane[inside], original[inside])
     assert planes[0].min() > 0  # the given frame is not written to
 
 

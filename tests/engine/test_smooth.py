@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from vs3r_engine.camera import Trajectory
 from vs3r_engine.scene import PictureBounds
 from vs3r_engine.settings import FrameSettings, PathSettings
-from vs3r_engine.stages.framing import framed, missing_share, unseen_share
+from vs3r_engine.stages.framing import framed, missing_share, moved_px, unseen_share
 from vs3r_engine.stages.reframe import reframes
 from vs3r_engine.stages.smooth import filtered, local_line, smooth
 from vs3r_engine.timeline import FrameRange
@@ -242,12 +242,30 @@ def test_unseen_is_what_neither_the_frame_nor_those_around_it_cover():
     assert missing_share(measured, asked)[[0, 1]] == pytest.approx([0.25, 0.0], abs=0.05)
     assert unseen_share(measured, asked, [1]) == pytest.approx([0.0, 0.0, missing_share(measured, asked)[2]], abs=0.01)
     assert unseen_share(measured, asked, [-1, -2]) == pytest.approx([missing_share(measured, asked)[0], 0.0, 0.0], abs=0.01)
+    # What two turns leave is what the nearer of them leaves.
+    turning, further = path_of(yaw([0.0, 10.0])), path_of(yaw([20.0, 20.0]))
+    assert unseen_share(turning, further, [1])[0] == pytest.approx(missing_share(turning, further)[1], abs=1e-9) != 0
     near = np.full(3, 2.0)
-    moved = path_of(yaw([0.0, 0.0, 0.0]), np.array([[0, 0, 0], [0.5, 0, 0], [1.0, 0, 0]]))
-    ahead = path_of(yaw([0.0, 0.0, 0.0]), np.array([[0.5, 0, 0], [0.5, 0, 0], [1.5, 0, 0]]))
+    moved = path_of(yaw([0.0, 0.0, 0.0]), np.array([[0, 0, 0], [0.25, 0, 0], [1.0, 0, 0]]))
+    ahead = path_of(yaw([0.0, 0.0, 0.0]), np.array([[0.5, 0, 0], [0.25, 0, 0], [1.5, 0, 0]]))
     # Half a unit sideways, two units away: 150 of 640 pixels.
     assert missing_share(moved, ahead, near) == pytest.approx([150 / 640, 0.0, 150 / 640], abs=0.03)
-    assert unseen_share(moved, ahead, [1], near) == pytest.approx([0.0, 0.0, 150 / 640], abs=0.03)
+    assert unseen_share(moved, ahead, [1], near) == pytest.approx([75 / 640, 0.0, 150 / 640], abs=0.03)
+
+
+def test_a_picture_is_found_where_turn_depth_and_residual_path_together_move_it():
+    still, turn_deg, near = path_of(yaw([0.0])), np.degrees(np.arctan2(150, 600)), np.full(1, 2.0)
+    aside, back = (path_of(yaw([angle]), [[0.5, 0, 0]]) for angle in (0.0, -turn_deg))
+    # A camera that moved aside and turned back covers what it did, but for its slant; a residual path can undo a turn too.
+    assert missing_share(still, aside, near) > 0.2 > 0.1 > missing_share(still, back, near)
+    turned = path_of(yaw([turn_deg]), residual=np.zeros((1, 3, 5, 2), np.float32))
+    undone = path_of(yaw([0.0]), residual=np.float32([-150, 0]) * np.ones((1, 3, 5, 1), np.float32))
+    assert missing_share(undone, turned) < 0.15 < 0.2 < missing_share(still, turned)
+    assert missing_share(still, path_of(yaw([180.0]))) == 1
+    # Residual paths are bilinear between vertices that span the picture; the outermost places asked are 1/40 inside it.
+    y, x = np.meshgrid([0.0, 10.0, 20.0], [0.0, 1.0, 2.0, 3.0, 4.0], indexing="ij")
+    stretched = path_of(yaw([0.0]), residual=np.stack([x, y], -1)[None].astype(np.float32))
+    assert moved_px(stretched, replace(stretched, residual_px=0 * stretched.residual_px)) == pytest.approx(np.hypot(3.9, 19.5))
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
@@ -315,8 +333,22 @@ def test_crop_keeps_dark_edges_out_leaves_bars_where_they_are_and_ends_at_its_li
 
     assert zoom(PictureBounds()) == pytest.approx(1.0)
     assert zoom(PictureBounds((20, 0, 0, 0))) == pytest.approx(319.5 / (320 - 23), abs=1e-3)
-    assert zoom(PictureBounds((20, 0, 0, 0), (20, 0, 0, 0))) == pytest.approx(299.5 / (320 - 23), abs=1e-3)
+    for side, half_px in enumerate((320, 180, 320, 180)):
+        bar = tuple(20 * (i == side) for i in range(4))
+        assert zoom(PictureBounds(bar, bar)) == pytest.approx((half_px - 20.5) / (half_px - 23), abs=1e-3)
     assert zoom(PictureBounds(), path_of(yaw([20.0] * 3)), 105.0) == pytest.approx(1.05, abs=1e-4)
+
+
+def test_a_dynamic_zoom_is_there_before_a_jolt_and_comes_and_goes_over_seconds():
+    jolt = path_of(yaw(np.where(np.arange(501) == 250, 2.0, 0.0)))
+    still = path_of(yaw(np.zeros(501)))
+    static, dynamic = (
+        framed(jolt, still, whole(jolt), RATE, FrameSettings(framing="crop", zoom=how, zoom_limit=200)).K[:, 0, 0] / 600
+        for how in ("static", "dynamic")
+    )
+    share = (dynamic - 1) / (static - 1)
+    assert static[250] > 1.05 and share[250] == 1 and share[[0, -1]] == pytest.approx(0, abs=1e-6)
+    assert share[[250 - 30, 250 + 30]].min() > 0.95 and np.abs(np.diff(share)).max() < 1 / 60
 
 
 @pytest.mark.parametrize("zoom", ["static", "dynamic"])
