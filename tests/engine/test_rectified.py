@@ -33,6 +33,8 @@ OWN = Lens("fisheye", (0.03, -0.01) + (0.0,) * 10)
 class Inner:
     """Records the frames it is given and answers what it was told to, in the straight pictures' geometry."""
 
+    moving = np.s_[8:16, 15:25]
+
     def __init__(self, settings, residual_px=None):
         self.focal_px = settings.analysis.focal_mm / 36 * WIDTH
         self.frames, self.residual_px = [], residual_px
@@ -45,7 +47,7 @@ class Inner:
         world_from_camera[:, 0, 3] = 0.05 * np.arange(n)
         x = np.tile(np.linspace(2, 4, 40, dtype=np.float32), (n, 24, 1))
         mask = np.zeros((n, 24, 40), bool)
-        mask[:, 8:16, 15:25] = True
+        mask[:, *self.moving] = True
         yield Reconstruction(Trajectory(0, WIDTH, HEIGHT, K, world_from_camera, self.residual_px), x, np.ones_like(x), mask)
 
 
@@ -96,8 +98,40 @@ def test_what_comes_out_lies_on_the_clips_own_picture(profile):
     straight_x = inner.focal_px * rays[..., 0] / rays[..., 2] + WIDTH / 2
     expected = 2 + 2 * (straight_x / WIDTH * 40 - 0.5) / 39
     known = piece.confidence[0] > 0
-    assert np.isfinite(piece.depth).all() and known.mean() > 0.9 and np.abs(piece.depth[0] - expected)[known].max() < 0.06
+    assert np.isfinite(piece.depth).all() and 0.9 < known.mean() < 1
+    assert np.abs(piece.depth[0] - expected)[known].max() < 0.06 and abs((piece.depth[0] - expected)[known].mean()) < 0.005
+    # Beyond the straight picture depth goes on as at its border.
+    assert piece.depth.min() == 2 and piece.depth.max() == 4
     assert piece.semantic_mask.shape == piece.depth.shape and 0.04 < piece.semantic_mask.mean() < 0.2
+
+
+def test_where_the_straight_picture_does_not_reach_nothing_moves_and_where_no_ray_leads_nothing_is_known(profile, tmp_path, monkeypatch):
+    monkeypatch.setattr(Inner, "moving", np.s_[:, :])
+    piece, _ = reconstructed(profile, fisheye_frames(1))
+    assert np.array_equal(piece.semantic_mask[0], piece.confidence[0] > 0)
+    narrow = tmp_path / "narrow.json"
+    narrow.write_text(json.dumps(PROFILE | {"largest_angle_deg": 40}))
+    piece, _ = reconstructed(str(narrow), fisheye_frames(1))
+    rays = rays_of_pixels(pixel_centres(40, 24) * (WIDTH / 40, HEIGHT / 24), piece.trajectory.K[0], piece.trajectory.lens)
+    unseen = np.isnan(rays[..., 0])
+    assert 0.05 < unseen.mean() < 0.5 and np.array_equal(np.isnan(piece.depth[0]), unseen) and not piece.confidence[0][unseen].any()
+
+
+@pytest.mark.parametrize(("width", "height", "focal_px"), [(320, 180, 190), (180, 320, 190), (320, 180, 60)])
+def test_the_straight_picture_reaches_every_side_but_of_very_wide_lenses(tmp_path, width, height, focal_px):
+    file = tmp_path / "lens.json"
+    file.write_text(
+        json.dumps(PROFILE | {"width": width, "height": height, "fx": focal_px, "fy": focal_px, "cx": width / 2, "cy": height / 2})
+    )
+    told = []
+    RectifiedReconstructor(Settings().with_values({"analysis.input_lens": str(file)}), lambda given: told.append(given.analysis.focal_mm))
+    straight_px = told[0] / 36 * max(width, height)
+    angles = np.arctan(np.array([width, height]) / 2 / straight_px)
+    reached = focal_px * angles * (1 + 0.03 * angles**2 - 0.01 * angles**4) / (width / 2, height / 2)
+    if focal_px > 100:
+        assert reached.min() == pytest.approx(1) and reached.max() >= 1
+    else:
+        assert angles.min() == pytest.approx(np.radians(60))
 
 
 def test_rigid_flow_through_the_lens_is_where_the_points_go(profile):
@@ -121,6 +155,18 @@ def test_residual_paths_are_carried_through_the_lens(profile):
     assert np.abs(own[0]).max() < 1e-3
     # In the middle the straight picture is magnified by the ratio of the focal lengths.
     assert own[1, 2, 4, 0] == pytest.approx(2.0 * 95 / inner.focal_px, rel=0.01) and abs(own[1, 2, 4, 1]) < 1e-3
+    x, y = np.meshgrid(np.linspace(0, 1, 9), np.linspace(0, 1, 5))
+    grid[1] = np.stack([5 * x - 3 * y, 4 * y], -1)
+    piece, inner = reconstructed(profile, fisheye_frames(2), residual_px=grid)
+    path, own = piece.trajectory, piece.trajectory.residual_px
+    straight_K = np.array([[inner.focal_px, 0, 80], [0, inner.focal_px, 45], [0, 0, 1]])
+    vertices = np.stack([x * WIDTH, y * HEIGHT], -1)
+    straight = pixels_of_points(rays_of_pixels(vertices, path.K[1], path.lens), straight_K, None)
+    inside = ((straight >= 0) & (straight <= (WIDTH, HEIGHT))).all(-1)
+    u, v = np.moveaxis(straight / (WIDTH, HEIGHT), -1, 0)
+    shown = straight + np.stack([5 * u - 3 * v, 4 * v], -1)
+    expected = pixels_of_points(rays_of_pixels(shown, straight_K, None), path.K[1], path.lens) - vertices
+    assert inside.sum() > 20 and np.abs(own[1] - expected)[inside].max() < 0.04
 
 
 def test_camera_keeps_its_lens_when_resized():

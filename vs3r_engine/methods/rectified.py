@@ -111,11 +111,10 @@ class RectifiedReconstructor:
         rows, columns = residual_px.shape[:2]
         vertices = np.stack(np.meshgrid(np.linspace(0, path.width, columns), np.linspace(0, path.height, rows)), -1)
         straight = pixels_of_points(rays_of_pixels(vertices, own_K, self._lens), straight_K, None)
-        known = np.isfinite(straight[..., :1])
         x, y = (
             (np.nan_to_num(straight[..., i]) * (count - 1) / side).astype(np.float32)
             for i, (count, side) in enumerate(((columns, path.width), (rows, path.height)))
         )
         shift = cv2.remap(residual_px.astype(np.float32), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         moved = pixels_of_points(rays_of_pixels(straight + shift, straight_K, None), own_K, self._lens)
-        return np.where(known & np.isfinite(moved), moved - vertices, 0).astype(np.float32)
+        return np.where(np.isfinite(moved), moved - vertices, 0).astype(np.float32)
