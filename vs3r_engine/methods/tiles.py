@@ -56,6 +56,13 @@ class Tiles:
         cells = plane.reshape(self.shape[0], rows, self.shape[1], columns).swapaxes(1, 2)
         return cells[self.rows, self.columns].reshape(len(self), rows * columns)
 
+    def inside(self, width: int, height: int) -> np.ndarray:
+        """[tiles, pixels] bool: the luma samples of a picture of this size; the others are beyond its last row or column."""
+        down, across = (
+            np.arange(count * self.cell_px).reshape(count, -1) < side for count, side in zip(self.shape, (height, width), strict=True)
+        )
+        return (down[self.rows][:, :, None] & across[self.columns][:, None]).reshape(len(self), -1)
+
     def write(self, tiles: np.ndarray, plane: np.ndarray, number: int) -> None:
         """Put [tiles, pixels] into plane `number`, which is whole cells in size."""
         rows, columns = self.size(number)

@@ -279,9 +279,7 @@ def _continue(pictures: Sequence[np.ndarray], missing: Sequence[np.ndarray], til
     size = cells.columns * COARSE_PER_CELL, cells.rows * COARSE_PER_CELL
     coarse = cv2.resize(small, size, interpolation=cv2.INTER_AREA).reshape(*size[::-1], -1)
     at = (tiles.rows, slice(None), tiles.columns)
-    inside = np.zeros(cells.full_shape, np.float32)
-    inside[: cells.height, : cells.width] = 1
-    inside = tiles.read(inside, 0)
+    inside = tiles.inside(cells.width, cells.height)
     lacking = np.flatnonzero(missing[0].max(axis=1) > NEGLIGIBLE)
     part = tiles.only(lacking)
     for i, (picture, lack) in enumerate(zip(pictures, missing, strict=True)):
