@@ -13,7 +13,8 @@ from host_bridge.timelines.plan import FIRST_IMAGE, KEY, Plan, PlannedClip
 from host_bridge.timelines.walk import Root, at, video_clips
 from vs3r_engine.errors import InputError
 from vs3r_engine.job import RenderResult
-from vs3r_engine.media.edit import IMAGE_SUFFIXES, METADATA, SCHEMA, original_key, url_of_path
+from vs3r_engine.media.edit import IMAGE_SUFFIXES, METADATA, SCHEMA, original_key
+from vs3r_engine.media.urls import url_of_path
 
 
 def with_results(root: Root, plan: Plan, results: Mapping[str, RenderResult], output_dir: str = "") -> Root:

@@ -19,7 +19,8 @@ from host_bridge.timelines.plan import KEY, Plan, PlannedClip
 from host_bridge.timelines.walk import Root, at, clips_of, timelines_of, video_clips
 from vs3r_engine.errors import InputError
 from vs3r_engine.job import RenderResult
-from vs3r_engine.media.edit import METADATA, SCHEMA, path_of_reference, path_of_url, start_of_file, url_of_path
+from vs3r_engine.media.edit import METADATA, SCHEMA, path_of_reference, start_of_file
+from vs3r_engine.media.urls import path_of_url, url_of_path
 from vs3r_engine.timeline import exact_rate
 
 MARKER = "VS3R"

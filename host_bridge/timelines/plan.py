@@ -29,9 +29,9 @@ from vs3r_engine.media.edit import (
     path_of_reference,
     settings_of,
     speed_of,
-    url_of_path,
     used_range,
 )
+from vs3r_engine.media.urls import url_of_path
 from vs3r_engine.settings import GROUPS, WRITABLE_SUFFIXES, Settings
 from vs3r_engine.timeline import Clip, FrameRange
 

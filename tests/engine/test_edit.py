@@ -16,7 +16,7 @@ from opentimelineio.opentime import RationalTime, TimeRange
 from tests.synthetic_edit import settings_effect
 from vs3r_engine.errors import InputError, MediaError, RangeError, SettingsError
 from vs3r_engine.job import Job, analysis_range_of
-from vs3r_engine.media import edit
+from vs3r_engine.media import edit, urls
 from vs3r_engine.settings import DESCRIPTORS, Settings, preset
 from vs3r_engine.timeline import Clip, FrameRange, exact_rate, timecode_of_frame_count
 
@@ -87,7 +87,7 @@ def test_a_job_written_as_an_otio_clip_is_read_as_the_same_job(job):
     source = job.clip
     media = edit.Media(source, edit.start_of_file(source) or 0, float(source.rate))
     written = otio.schema.Clip(
-        media_reference=otio.schema.ExternalReference(edit.url_of_path(source.path), media.time_range(source.available_range)),
+        media_reference=otio.schema.ExternalReference(urls.url_of_path(source.path), media.time_range(source.available_range)),
         source_range=media.time_range(job.render_range),
         effects=[settings_effect(job.settings.changed())],
     )
@@ -178,14 +178,14 @@ def test_a_time_at_another_rate_is_converted_exactly():
     ],
 )
 def test_the_path_of_a_url(url, path):
-    assert edit.path_of_url(url, "/project") == path
+    assert urls.path_of_url(url, "/project") == path
 
 
 def test_a_relative_reference_is_decoded_only_when_no_file_has_its_literal_name(tmp_path):
     (tmp_path / "a b.mov").touch()
-    assert edit.path_of_url("a%20b.mov", str(tmp_path)) == str(tmp_path / "a b.mov")
+    assert urls.path_of_url("a%20b.mov", str(tmp_path)) == str(tmp_path / "a b.mov")
     (tmp_path / "a%20b.mov").touch()
-    assert edit.path_of_url("a%20b.mov", str(tmp_path)) == str(tmp_path / "a%20b.mov")
+    assert urls.path_of_url("a%20b.mov", str(tmp_path)) == str(tmp_path / "a%20b.mov")
 
 
 @pytest.mark.parametrize(
@@ -201,8 +201,8 @@ def test_a_relative_reference_is_decoded_only_when_no_file_has_its_literal_name(
     ],
 )
 def test_a_result_is_written_the_way_the_original_is(path, like, url):
-    assert edit.url_of_path(path, like, "/project") == url
-    assert edit.path_of_url(url, "/project") == path
+    assert urls.url_of_path(path, like, "/project") == url
+    assert urls.path_of_url(url, "/project") == path
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_a_result_is_written_the_way_the_original_is(path, like, url):
 )
 def test_media_that_is_no_file_is_refused(url, code):
     with pytest.raises(MediaError) as caught:
-        edit.path_of_url(url, "/project")
+        urls.path_of_url(url, "/project")
     assert caught.value.code == code
 
 
