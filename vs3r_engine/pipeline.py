@@ -6,10 +6,9 @@ generators: they never print and never touch a socket, and closing one stops the
 """
 
 import json
-import platform
 import time
 import uuid
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, closing
 from fractions import Fraction
 from pathlib import Path
@@ -29,11 +28,12 @@ from vs3r_engine.media.decode import VideoSource, open_source, probe
 from vs3r_engine.media.encode import Encoding, SegmentWriter, assemble, resolve_encoding
 from vs3r_engine.media.info import refuse_rate_of_file
 from vs3r_engine.media.kept import KeptSource
+from vs3r_engine.media.sidecar import write_sidecar
+from vs3r_engine.media.views import SourceViews
 from vs3r_engine.methods.choice import Methods, choose_methods
-from vs3r_engine.scene import Reconstruction, Rendered, Target, View
-from vs3r_engine.settings import Settings
-from vs3r_engine.stages.bounds import BoundsObserver, blackened, look_every_frames, with_bars
-from vs3r_engine.stages.complete import Completer
+from vs3r_engine.scene import Reconstruction, Rendered, Target
+from vs3r_engine.settings import GROUPS, Settings
+from vs3r_engine.stages.bounds import BoundsObserver, between_bars, blackened, look_every_frames, with_bars
 from vs3r_engine.stages.framing import framed
 from vs3r_engine.stages.mask import masks_of
 from vs3r_engine.stages.overlay import OverlayObserver, bounds_and_overlay, with_overlay, without_overlay
@@ -119,7 +119,7 @@ def stabilize(job: Job, store: Store) -> Iterator[Progress | RenderResult]:
                 extra_metadata={"comment": f"Stabilized by VS3R {__version__}"},
             )
             timings_s = {"analyze": analyzed_s - started_s, "render": time.monotonic() - analyzed_s}
-            sidecar = _write_sidecar(job, analysis, path, holes, findings, timings_s)
+            sidecar = write_sidecar(job, analysis, path, holes, findings, timings_s)
     store.discard("chunks", key)
     yield RenderResult(job.output, sidecar, job.render_range, findings, timings_s)
 
@@ -139,7 +139,7 @@ def open_analysis(job: Job, store: Store) -> Analysis | None:
 
 
 def smoothed_path(job: Job, analysis: Analysis) -> Trajectory:
-    """The path the output is seen from, for every analysed frame: smoothed, then framed."""
+    """Section 3.3: the path the output is seen from, for every analysed frame: smoothed, then framed."""
     rate, settings = job.clip.rate, job.settings
     path = smooth(analysis.trajectory, analysis.shots, rate, settings.path, analysis.plane_depth)
     return framed(analysis.trajectory, path, analysis.shots, rate, settings.frame, analysis.plane_depth, analysis.bounds)
@@ -154,8 +154,9 @@ def render_frames(
     methods: Methods,
     hole_shares: dict[int, float] | None = None,
 ) -> Iterator[Frame]:
-    """The stabilized frames of `frame_range`, in order. What a frame looks like does not depend on where the range began.
+    """Sections 3.3 and 3.4: the frames of `frame_range`, rendered from the smooth path and completed, in order.
 
+    What a frame looks like does not depend on where the range began.
     hole_shares: told, by frame index, the share of each picture that had to be completed, without its bars and what an overlay hides.
     """
     completer, neighbours = methods.completer, methods.neighbours
@@ -164,7 +165,6 @@ def render_frames(
     overlay_stays = job.settings.frame.overlay == "stay" and completer is not None and not needs_whole_shot
     first = max(job.render_range.start, analysis.shot_of(frame_range.start).start) if needs_whole_shot else frame_range.start
     views = SourceViews(source, analysis, completer, neighbours)
-    left, top, right, bottom = analysis.bounds.bars_px
 
     def rendered() -> Iterator[Rendered]:
         for frame_index in range(first, frame_range.end_exclusive):
@@ -174,9 +174,8 @@ def render_frames(
             around = [views.view(frame_index + offset) for offset in neighbours]
             result = methods.renderer.render(target, current, [view for view in around if view is not None and not view.is_bad])
             if hole_shares is not None:
-                height, width = result.hole_mask.shape
-                between_bars = result.hole_mask[top : height - bottom, left : width - right]
-                hole_shares[frame_index] = round(np.count_nonzero(between_bars) / between_bars.size, 5)
+                holes = between_bars(result.hole_mask, analysis.bounds)
+                hole_shares[frame_index] = round(np.count_nonzero(holes) / holes.size, 5)
             yield without_overlay(result, current) if overlay_stays else result
 
     def with_edges() -> Iterator[Frame]:
@@ -186,68 +185,6 @@ def render_frames(
         if frame.frame_index >= frame_range.start:
             frame = with_bars(frame, analysis.bounds)
             yield with_overlay(frame, views.required(frame.frame_index)) if overlay_stays else frame
-
-
-class SourceViews:
-    """The source frames around the one being rendered, decoded once and forgotten when nothing can ask for them again."""
-
-    def __init__(self, source: VideoSource, analysis: Analysis, completer: Completer | None, neighbours: Sequence[int]) -> None:
-        self._source, self._analysis, self._completer = source, analysis, completer
-        self._near_frames = max([1, *(abs(offset) for offset in neighbours)])
-        self._reach_frames = max(self._near_frames, completer.reach_frames if completer else 0)
-        self._held: dict[int, View] = {}
-        self._frames: Iterator[Frame] = iter(())
-        self._first = self._next = 0
-
-    def move_to(self, frame_index: int) -> None:
-        """Make `frame_index`, the first or the one after the last, the frame around which views are asked for."""
-        self._shot = self._analysis.shot_of(frame_index)
-        self._first = first = max(self._shot.start, frame_index - self._reach_frames)
-        if not self._held:
-            self._next = first
-            self._frames = self._source.frames(FrameRange.between(first, self._analysis.frame_range.end_exclusive))
-        for old in [index for index in self._held if index < first or not self._is_wanted(index, frame_index)]:
-            del self._held[old]
-
-    def _is_wanted(self, index: int, frame_index: int) -> bool:
-        """Frames just behind may be neighbours; of the older ones, a completer keeps only some."""
-        return (
-            index >= frame_index - self._near_frames
-            or index == self._shot.start
-            or (self._completer is not None and self._completer.keeps(index))
-        )
-
-    def required(self, frame_index: int) -> View:
-        """The view of a frame that must be there."""
-        view = self.view(frame_index)
-        if view is None:
-            raise EngineFault("view-missing", f"Frame {frame_index} is outside the analysed range {self._analysis.frame_range}.")
-        return view
-
-    def view(self, frame_index: int) -> View | None:
-        """The view of a frame of the same shot within reach; None elsewhere."""
-        if frame_index not in self._shot or frame_index < self._first:
-            return None
-        while self._next <= frame_index:
-            frame = next(self._frames, None)
-            if frame is None:
-                raise EngineFault("source-ended", f"The source ended before frame {self._next}, which its index lists.")
-            self._held[self._next] = self._seen(frame)
-            self._next += 1
-        return self._held[frame_index]
-
-    def _seen(self, frame: Frame) -> View:
-        analysis, frame_index = self._analysis, frame.frame_index
-        return View(
-            frame,
-            analysis.trajectory.camera(frame_index),
-            analysis.trajectory.residual(frame_index),
-            analysis.depth(frame_index),
-            analysis.dynamic_mask(frame_index),
-            analysis.bounds.inset_px,
-            bool(analysis.is_bad[frame_index - analysis.frame_range.start]),
-            analysis.overlay_mask,
-        )
 
 
 def _analyzed(job: Job, store: Store, methods: Methods, source: VideoSource) -> Generator[Progress, None, Analysis]:
@@ -263,10 +200,11 @@ def _analyzed(job: Job, store: Store, methods: Methods, source: VideoSource) -> 
 
 
 def _write_analysis(job: Job, methods: Methods, source: VideoSource, directory: Path) -> Iterator[Progress]:
-    """Reconstruct every shot and mask what moves, piece by piece. While a piece is masked, the next one is reconstructed."""
-    writer = AnalysisWriter(directory)
-    findings: dict[str, Any] = {"method": methods.name, "chosen": methods.reason}
-    moving: list[float] = []
+    """Sections 3.2 and 3.3: reconstruct every shot and mask what moves, piece by piece.
+
+    While a piece is masked, the next one is reconstructed.
+    """
+    writer = AnalysisWriter(directory, {"method": methods.name, "chosen": methods.reason})
     total = job.analysis_range.duration
     small: dict[int, Frame] = {}
     observer, overlays, look_every = BoundsObserver(), OverlayObserver(), look_every_frames(total)
@@ -284,31 +222,17 @@ def _write_analysis(job: Job, methods: Methods, source: VideoSource, directory: 
             for number, piece in enumerate(methods.reconstructor.reconstruct(remembered(shot), job.clip.rate)):
                 yield number == 0, piece
 
-    shot_count = shot_frames = longest_frames = bridged = breaks = 0
-    yield Progress("analyze", 0, total, 0.0, dict(findings))  # the first piece takes a while
+    yield Progress("analyze", 0, total, 0.0, writer.findings)  # the first piece takes a while
     with closing(ahead(pieces(), 1)) as coming:
         for starts_shot, piece in coming:
-            shot_count += starts_shot
-            breaks += int(np.count_nonzero(piece.diagnostics.get("is_apart", ())))
-            bridged += int(np.count_nonzero(piece.diagnostics.get("is_bridged", ())))
             first = piece.trajectory.first_frame
             frames = [small.pop(first + i) for i in range(len(piece.trajectory))]
             dynamic = masks_of(piece, frames, methods.flow, job.settings.analysis)
             overlays.look(piece, frames)
             writer.add(piece, dynamic, starts_shot)
-            shot_frames = len(frames) if starts_shot else shot_frames + len(frames)
-            if shot_frames >= longest_frames:
-                # Of shots by different cameras the longest speaks for the clip.
-                longest_frames = shot_frames
-                findings |= piece.findings
-            moving.append(float(dynamic.mean()) * len(frames))
             done = first + len(frames) - job.analysis_range.start
-            yield Progress("analyze", done, total, ANALYSIS_SHARE * done / total, dict(findings))
-    findings |= {"moving_percent": round(100 * sum(moving) / total, 1), "shots": shot_count, "breaks": breaks, "bridged_frames": bridged}
-    bounds, overlay_mask = bounds_and_overlay(observer, overlays, job.clip.width)
-    if overlay_mask is not None:
-        findings["overlay_percent"] = round(100 * float(overlay_mask.mean()), 1)
-    writer.finish(findings, bounds, overlay_mask)
+            yield Progress("analyze", done, total, ANALYSIS_SHARE * done / total, writer.findings)
+    writer.finish(*bounds_and_overlay(observer, overlays, job.clip.width))
 
 
 def _rendered(
@@ -355,50 +279,8 @@ def _analysis_key(job: Job, methods: Methods) -> str:
 
 
 def _chunks_key(job: Job) -> str:
-    groups = ("analysis", "path", "frame", "fill", "output")
     return (
-        f"{_source_key(job)}-{job.settings.digest(*groups)}-{job.render_range.start}-{job.render_range.end_exclusive}"
+        f"{_source_key(job)}-{job.settings.digest(*GROUPS)}-{job.render_range.start}-{job.render_range.end_exclusive}"
         f"-{job.analysis_range.start}-{job.analysis_range.end_exclusive}-{Path(job.output).suffix.lstrip('.')}-{__version__}"
         f"-{native.VERSION if native.is_available else 'numpy'}"
     )
-
-
-def _write_sidecar(
-    job: Job, analysis: Analysis, path: Trajectory, hole_shares: Sequence[float], findings: dict[str, Any], timings_s: dict[str, float]
-) -> str:
-    """Write `OUTPUT.vs3r.json`: settings, versions, both paths and diagnostics per frame; returns its path."""
-    render = job.render_range
-    measured, smoothed = (p.sliced(render.start, render.end_exclusive) for p in (analysis.trajectory, path))
-    part = slice(render.start - analysis.frame_range.start, render.end_exclusive - analysis.frame_range.start)
-
-    def rounded(array: np.ndarray) -> list:
-        return np.round(np.asarray(array, np.float64), 9).tolist()
-
-    kernels = native.VERSION if native.is_available else None
-    sidecar = {
-        "schema": 1,
-        "versions": {"vs3r": __version__, "python": platform.python_version(), "numpy": np.__version__, "kernels": kernels},
-        "source": {
-            "path": job.clip.path,
-            "rate": str(job.clip.rate),
-            "width": job.clip.width,
-            "height": job.clip.height,
-            "start_timecode": job.clip.start_timecode,
-        },
-        "render_range": [render.start, render.end_exclusive],
-        "analysis_range": [job.analysis_range.start, job.analysis_range.end_exclusive],
-        "settings": job.settings.values(),
-        "findings": findings,
-        "timings_s": {stage: round(seconds, 3) for stage, seconds in timings_s.items()},
-        "shots": [[shot.start, shot.end_exclusive] for shot in analysis.shots],
-        "measured": {"K": rounded(measured.K), "world_from_camera": rounded(measured.world_from_camera[:, :3])},
-        "smoothed": {"K": rounded(smoothed.K), "world_from_camera": rounded(smoothed.world_from_camera[:, :3])},
-        "hole_percent": [round(100 * share, 3) for share in hole_shares],
-        "moving_percent": rounded(100 * analysis.moving_share[part]),
-        "diagnostics": {name: np.asarray(values[part]).tolist() for name, values in analysis.diagnostics.items()},
-    }
-    target = Path(job.output + ".vs3r.json")
-    temporary = target.with_suffix(".part")
-    temporary.write_text(json.dumps(sidecar))
-    temporary.replace(target)
-    return str(target)

@@ -40,7 +40,7 @@ def piece(start: int, count: int) -> Reconstruction:
     depth = np.broadcast_to(index[:, None, None] / 10, (count, *SMALL)).astype(np.float32).copy()
     depth[:, :3] = np.nan
     diagnostics = {"is_bridged": np.isin(index, (BAD, REPEATED)), "is_repeated": index == REPEATED, "track_count": index * 2}
-    return Reconstruction(path, depth, np.ones_like(depth), None, diagnostics)
+    return Reconstruction(path, depth, np.ones_like(depth), None, diagnostics, {"last_piece": start})
 
 
 def mask_of(start: int, count: int) -> np.ndarray:
@@ -53,30 +53,32 @@ def mask_of(start: int, count: int) -> np.ndarray:
 @pytest.fixture
 def analysis(tmp_path) -> Analysis:
     """Frames 100..112 in pieces of 5, 3 and 4; a cut at 108; an overlay at the right."""
-    writer = AnalysisWriter(tmp_path)
+    writer = AnalysisWriter(tmp_path, {"method": "by hand"})
     for start, count, starts_shot in ((100, 5, True), (105, 3, False), (108, 4, True)):
         writer.add(piece(start, count), mask_of(start, count), starts_shot)
     with pytest.raises(EngineFault):
         writer.add(piece(113, 2), mask_of(113, 2), False)
     overlay = np.zeros(SMALL, bool)
     overlay[9:, 15:] = True
-    writer.finish({"method": "by hand"}, BOUNDS, overlay)
+    writer.finish(BOUNDS, overlay)
     return Analysis(tmp_path)
 
 
 def test_a_shot_ends_where_nothing_shows_how_the_camera_moved(tmp_path):
-    writer = AnalysisWriter(tmp_path)
+    writer = AnalysisWriter(tmp_path, {})
     for start, count, starts_shot in ((100, 5, True), (105, 3, False), (108, 4, True)):
         whole = piece(start, count)
         whole.diagnostics["is_apart"] = np.isin(np.arange(start, start + count), (103, 105))
         writer.add(whole, mask_of(start, count), starts_shot)
-    writer.finish({})
+    writer.finish()
     assert [(shot.start, shot.end_exclusive) for shot in Analysis(tmp_path).shots] == [(100, 103), (103, 105), (105, 108), (108, 112)]
 
 
 def test_everything_comes_back_from_disk_with_its_frame(analysis):
     assert (analysis.frame_range, analysis.shots) == (FrameRange(100, 12), [FrameRange(100, 8), FrameRange(108, 4)])
-    assert analysis.findings == {"method": "by hand"} and analysis.bounds == BOUNDS
+    counted = {"shots": 2, "breaks": 0, "bridged_frames": 2, "moving_percent": 4.6, "overlay_percent": 5.3}
+    assert analysis.findings == {"method": "by hand", "last_piece": 105} | counted, "the longer shot speaks for the clip"
+    assert analysis.bounds == BOUNDS
     assert analysis.trajectory.lens == piece(FIRST, 1).trajectory.lens
     whole = piece(FIRST, 12)
     for name in ("K", "world_from_camera", "residual_px"):

@@ -118,9 +118,9 @@ def test_an_analysis_remembers_the_clips_lens(tmp_path):
     lens = Lens("fisheye", tuple(0.01 * i for i in range(12)), 1.2)
     path = Trajectory(0, 32, 18, np.tile(np.eye(3), (2, 1, 1)), np.tile(np.eye(4), (2, 1, 1)), lens=lens)
     depth = np.ones((2, 9, 16), np.float32)
-    writer = AnalysisWriter(tmp_path)
+    writer = AnalysisWriter(tmp_path, {})
     writer.add(Reconstruction(path, depth, depth), np.zeros((2, 9, 16), bool), True)
-    writer.finish({})
+    writer.finish()
     assert Analysis(tmp_path).trajectory.lens == lens and Analysis(tmp_path).trajectory.camera(1).lens == lens
 
 

@@ -26,6 +26,7 @@ from vs3r_engine.evaluation.measurement import Choice, Measurement
 from vs3r_engine.evaluation.perceptual import lpips
 from vs3r_engine.evaluation.reading import facts, pictures
 from vs3r_engine.evaluation.tables import METRICS
+from vs3r_engine.media.sidecar import sidecar_of
 
 SCHEMA = 1
 PROXY_WIDTH = 640
@@ -65,11 +66,6 @@ def compare(original: Path, result: Path, page: Path, *, with_metrics: bool = Tr
 def beside(page: Path) -> Path:
     """Where the page's data goes as JSON."""
     return page.with_suffix(".json")
-
-
-def sidecar_of(result: Path) -> Path:
-    """Where the data of a result would lie."""
-    return result.with_name(result.name + ".vs3r.json")
 
 
 @contextmanager

@@ -56,13 +56,19 @@ def source_key(path: str) -> str:
 
 
 class AnalysisWriter:
-    """Writes pieces, in order, into an empty directory; the directory is an analysis once `finish` has returned."""
+    """Writes pieces, in order, into an empty directory; the directory is an analysis once `finish` has returned.
 
-    def __init__(self, directory: Path) -> None:
+    findings: facts about the clip, by name: those given, and so far the longest shot's. A new dictionary where they change.
+    """
+
+    def __init__(self, directory: Path, findings: dict[str, Any]) -> None:
+        self.findings = findings
         self._directory = directory
         self._starts: list[int] = []
         self._shot_starts: list[int] = []
         self._end = 0
+        self._longest_frames = self._bridged = self._breaks = 0
+        self._moving_frames: list[float] = []
 
     def add(self, piece: Reconstruction, dynamic_mask: np.ndarray, starts_shot: bool) -> None:
         """Append one piece. dynamic_mask: [n, h, w] bool, True = moves."""
@@ -85,12 +91,26 @@ class AnalysisWriter:
         if starts_shot:
             self._shot_starts.append(path.first_frame)
         self._end = path.first_frame + len(path)
+        self._breaks += int(np.count_nonzero(piece.diagnostics.get("is_apart", ())))
+        self._bridged += int(np.count_nonzero(piece.diagnostics.get("is_bridged", ())))
+        self._moving_frames.append(float(dynamic_mask.mean()) * len(path))
+        if (shot_frames := self._end - self._shot_starts[-1]) >= self._longest_frames:
+            # Of shots by different cameras the longest speaks for the clip.
+            self._longest_frames = shot_frames
+            self.findings = self.findings | piece.findings
         self._size = (path.width, path.height)
         self._lens = path.lens
 
-    def finish(self, findings: dict[str, Any], bounds: PictureBounds = PictureBounds(), overlay_mask: np.ndarray | None = None) -> None:
+    def finish(self, bounds: PictureBounds = PictureBounds(), overlay_mask: np.ndarray | None = None) -> None:
         """Write the index that makes the directory an analysis. overlay_mask: [h, w] bool of the dynamic masks' size, see `View`."""
+        findings = self.findings | {
+            "moving_percent": round(100 * sum(self._moving_frames) / (self._end - self._starts[0]), 1),
+            "shots": len(self._shot_starts),
+            "breaks": self._breaks,
+            "bridged_frames": self._bridged,
+        }
         if overlay_mask is not None:
+            findings["overlay_percent"] = round(100 * float(overlay_mask.mean()), 1)
             np.save(self._directory / _OVERLAY, overlay_mask)
         index = {
             "schema": SCHEMA,

@@ -90,6 +90,12 @@ def _line_peaks(luma: np.ndarray) -> list[np.ndarray]:
     return found
 
 
+def between_bars(mask: np.ndarray, bounds: PictureBounds) -> np.ndarray:
+    """What of a mask [h, w] of a frame's size lies between the clip's bars."""
+    left, top, right, bottom = bounds.bars_px
+    return mask[top : mask.shape[0] - bottom, left : mask.shape[1] - right]
+
+
 def with_bars(frame: Frame, bounds: PictureBounds) -> Frame:
     """The frame with the clip's bars over it, black; the same frame where there are none."""
     left, top, right, bottom = bounds.bars_px
