@@ -7,7 +7,7 @@ check: test lint
 lint: ; $(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check . && $(PYTHON) -m mypy && $(dir $(PYTHON))lint-imports
 bench: ; $(PYTHON) -m vs3r_engine.evaluation.bench $(CLIPS)
 bench-service: ; $(PYTHON) -m vs3r_engine.service.bench
-bench-gpu: ; $(PYTHON) -m vs3r_engine.methods.vggt4d.bench && $(PYTHON) -m vs3r_engine.evaluation.bench_gpu_diffusion
+bench-gpu: ; $(PYTHON) -m vs3r_engine.evaluation.bench_gpu $(PARTS)
 generated: ; $(PYTHON) plugin/openfx/generate.py
 sanitize: ; for kind in address thread undefined; do $(PYTHON) -m tests.plugin.sanitized $$kind || exit 1; done
 resilience: ; $(PYTHON) -m pytest -m slow -s tests/bridge/test_real_engine.py tests/bridge/test_launcher.py tests/engine/test_service_security.py

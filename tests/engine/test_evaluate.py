@@ -18,6 +18,7 @@ from tests.synthetic import make_clip
 from vs3r_engine.errors import MediaError, SettingsError
 from vs3r_engine.evaluation import baselines, bench_measuring, bench_report
 from vs3r_engine.evaluation.ablation import variant_label, variants
+from vs3r_engine.evaluation.bench_page import marks, placed
 from vs3r_engine.evaluation.common_area import epipolar_in_common, warping_in_common
 from vs3r_engine.evaluation.evaluation import Asked, Row, evaluate, failure, measured_pair, report, write_tables
 from vs3r_engine.evaluation.measure import measure
@@ -350,17 +351,17 @@ def test_the_benchmark_page_prints_losses_as_plainly_as_wins():
 
 def test_the_bench_replaces_its_own_part_of_the_page_and_nothing_else(tmp_path):
     page = tmp_path / "BENCHMARKS.md"
-    page.write_text(bench_report.placed("## first", page))
-    assert page.read_text().startswith("# Benchmarks\n\n" + bench_report.BEGIN)
+    page.write_text(placed("## first", page, "make bench"))
+    assert page.read_text().startswith("# Benchmarks\n\n" + marks("make bench")[0])
     page.write_text("# Mine\n\nwords\n")
-    page.write_text(bench_report.placed("## first", page) + "\n## By hand\n\nmore words\n")
+    page.write_text(placed("## first", page, "make bench") + "\n## By hand\n\nmore words\n")
     once = page.read_text()
-    page.write_text(bench_report.placed("## second", page))
+    page.write_text(placed("## second", page, "make bench"))
     assert page.read_text() == once.replace("first", "second"), "as often as it runs"
     assert once.startswith("# Mine\n\nwords\n\n") and once.endswith("\n\n## By hand\n\nmore words\n")
-    page.write_text(once.replace(bench_report.END, ""))
+    page.write_text(once.replace(marks("make bench")[1], ""))
     with pytest.raises(MediaError, match="page-marks"):
-        bench_report.placed("## third", page)
+        placed("## third", page, "make bench")
 
 
 COST = {"cpu_s": 2.0, "wall_s": 1.0, "peak_mib": 300.0}

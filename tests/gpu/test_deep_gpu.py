@@ -10,10 +10,11 @@ torch = pytest.importorskip("torch")
 
 from synthetic import make_clip  # noqa: E402
 
+from vs3r_engine.evaluation.bench_gpu import rates  # noqa: E402
+from vs3r_engine.evaluation.bench_gpu_reconstruction import window_rows  # noqa: E402
 from vs3r_engine.methods import devices  # noqa: E402
 from vs3r_engine.methods.points import composite  # noqa: E402
 from vs3r_engine.methods.splat import SplatRenderer  # noqa: E402
-from vs3r_engine.methods.vggt4d import bench, checkpoint  # noqa: E402
 from vs3r_engine.methods.vggt4d.reconstructor import Vggt4dReconstructor  # noqa: E402
 from vs3r_engine.scene import Target, View  # noqa: E402
 from vs3r_engine.settings import Settings  # noqa: E402
@@ -61,6 +62,6 @@ def test_the_small_network_reconstructs_on_the_gpu_as_on_the_cpu():
 
 
 def test_a_full_window_of_the_full_network_fits_and_is_measured():
-    rows = bench.bench_window("cuda", 50, (518, 294), checkpoint.VggtShape())
-    print("\n".join(rows))
+    rows = list(window_rows("cuda", False, rates("cuda", 8192)))
+    print("\n".join(row.line() for row in rows))
     assert len(rows) == 4

@@ -6,7 +6,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-from vs3r_engine.evaluation import bench_gpu_diffusion as bench  # noqa: E402
+from vs3r_engine.evaluation.bench_gpu import rates  # noqa: E402
+from vs3r_engine.evaluation.bench_gpu_diffusion import forward_rows  # noqa: E402
 
 pytestmark = pytest.mark.gpu
 
@@ -14,6 +15,5 @@ pytestmark = pytest.mark.gpu
 def test_a_full_size_forward_stays_under_ten_times_its_floor():
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    rate = bench.matmul_rate("cuda", torch.bfloat16, 8192)
-    row = next(bench.measure("cuda", ("none",), 1, False, rate))
+    row = next(forward_rows("cuda", False, rates("cuda", 8192), ["none"]))
     assert row.seconds < 10 * row.floor_s and row.peak_gib < 60

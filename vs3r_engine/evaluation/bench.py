@@ -21,9 +21,11 @@ from vs3r_engine import __version__
 from vs3r_engine.errors import MediaError, VS3RError
 from vs3r_engine.evaluation.baselines import OURS, Cost, Stabilizer, run, stabilizers
 from vs3r_engine.evaluation.bench_measuring import measured_clips
-from vs3r_engine.evaluation.bench_report import placed, report
+from vs3r_engine.evaluation.bench_page import placed
+from vs3r_engine.evaluation.bench_report import report
 from vs3r_engine.evaluation.pairs import VIDEO_SUFFIXES
 
+MAKER = "make bench"
 SPEED_SIZES = ((1920, 1080), (854, 480))
 
 
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep = Path(options.keep) if options.keep else Path(tempfile.mkdtemp(prefix="vs3r-bench-"))
     page = Path(options.report)
     try:
-        placed("", page)  # A page that cannot be written is refused before hours of work, not after.
+        placed("", page, MAKER)  # A page that cannot be written is refused before hours of work, not after.
         clips = clips_in(Path(options.clips))
         chosen = stabilizers(options.set, options.vidstab_python)
         outcome: dict[str, Any] = json.loads((keep / "outcome.json").read_text()) if (keep / "outcome.json").exists() else {}
@@ -53,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (keep / "outcome.json").write_text(json.dumps(outcome, indent=1))
         from vs3r_engine.evaluation.bench_plot import plot
 
-        page.write_text(placed(report(outcome, plot(outcome, page.with_suffix(".svg"))), page), encoding="utf-8")
+        page.write_text(placed(report(outcome, plot(outcome, page.with_suffix(".svg"))), page, MAKER), encoding="utf-8")
     except VS3RError as error:
         print(str(error), file=sys.stderr)
         return error.exit_code

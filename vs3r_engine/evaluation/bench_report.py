@@ -2,17 +2,11 @@
 """The measured part of BENCHMARKS.md from what bench.py found. Losses are printed as plainly as wins."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from vs3r_engine.errors import MediaError
 from vs3r_engine.evaluation.baselines import OURS
 from vs3r_engine.evaluation.bench_measuring import SAMPLES
 from vs3r_engine.evaluation.tables import METRICS, Metric, markdown, marked, mean, metric
-
-BEGIN = "<!-- measured by make bench: begin -->"
-END = "<!-- measured by make bench: end -->"
-"""What stands between these lines belongs to the bench, everything else on the page to people."""
 
 VERDICTS = {1: "better", 0: "equal", -1: "**worse**"}
 
@@ -52,21 +46,6 @@ class Outcome:
         """1 when ours is better than the best baseline, -1 when worse, 0 within a percent; None without one of both."""
         ours, best = values.get(OURS), self.best(of, values)
         return None if ours is None or best is None else of.better(ours, best[1])
-
-
-def placed(part: str, page: Path) -> str:
-    """The page with `part` between its marks; a page without marks gets them at its end, a missing page is begun."""
-    marked_part = f"{BEGIN}\n{part.rstrip()}\n{END}\n"
-    if not page.exists():
-        return f"# Benchmarks\n\n{marked_part}"
-    text = page.read_text(encoding="utf-8")
-    if BEGIN not in text and END not in text:
-        return f"{text.rstrip()}\n\n{marked_part}"
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise MediaError("page-marks", f"{page} has only one of the marks {BEGIN} and {END}.", "Put both in, or take both out.")
-    return f"{before}{marked_part}{after.lstrip(chr(10)) and chr(10)}{after.lstrip(chr(10))}"
 
 
 def report(data: dict[str, Any], picture: str | None) -> str:

@@ -30,6 +30,8 @@ A14B = {
 }
 B1_3 = {**A14B, "num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}
 """The published configurations of Wan2.2-A14B (and Wan2.1-14B) and Wan2.1-1.3B."""
+_DRAWN = 16_777_213
+"""Numbers drawn for a large model; a prime, so that no two rows of a matrix are the same."""
 VACE_LAYERS = {"1.3b": list(range(0, 30, 2)), "14b": list(range(0, 40, 5))}
 
 
@@ -130,9 +132,7 @@ def _policy(
 
 
 def _made(build: Callable[[], Any], seed: int, small: bool, device: str, dtype: torch.dtype) -> Any:
-    """The model with seeded weights. Large ones are filled where they will run: initialising 14 B on a CPU takes
-    minutes.
-    """
+    """The model with seeded weights. In large ones numbers repeat: to draw 14 B on a CPU takes minutes."""
     if small:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -140,13 +140,15 @@ def _made(build: Callable[[], Any], seed: int, small: bool, device: str, dtype: 
     with torch.device("meta"):
         model = build()
     kept = tuple(getattr(model, "_keep_in_fp32_modules", None) or ())
-    model.to_empty(device=device)
-    generator = torch.Generator(device).manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        parameter.data = parameter.data.to(torch.float32 if any(part in name for part in kept) else dtype)
-        parameter.data.normal_(std=0.02, generator=generator)
+    drawn = torch.randn(_DRAWN, generator=torch.Generator(device).manual_seed(seed), device=device) * 0.02
+    state = {}
+    for name, like in model.state_dict().items():
+        numbers = drawn.to(torch.float32 if any(part in name for part in kept) else dtype)
+        times, rest = divmod(like.numel(), _DRAWN)
+        state[name] = torch.cat([numbers] * times + [numbers[:rest]]).view(like.shape)
+    model.load_state_dict(state, assign=True)
     if hasattr(model, "rope"):
-        # Position tables are buffers: computed, not learned, and empty after `to_empty`.
+        # Position tables are buffers: computed, not learned, and not there yet.
         rope = type(model.rope)(model.config.attention_head_dim, model.config.patch_size, model.config.rope_max_seq_len)
         model.rope = rope.to(device)
     return model.eval().requires_grad_(False)

@@ -19,7 +19,7 @@ from vs3r_engine.methods.devices import choose_device, free_memory, memory_error
 from vs3r_engine.methods.vggt4d import checkpoint
 from vs3r_engine.methods.vggt4d.cues import MotionCues
 from vs3r_engine.methods.vggt4d.masking import CueMasker, Masker, WindowEvidence
-from vs3r_engine.methods.vggt4d.network import PATCH_PX, Vggt
+from vs3r_engine.methods.vggt4d.network import PATCH_PX, Tokens, Vggt
 from vs3r_engine.scene import Reconstruction, SceneWindow
 from vs3r_engine.settings import Settings
 from vs3r_engine.stages.join import WindowCutter, bridged, joined, steady_focal
@@ -106,24 +106,17 @@ class Vggt4dReconstructor:
         picture."""
         frames = window.frames
         images = torch.stack([prepared(frame, size, self._device.name) for frame in frames])
-        grid = (size[1] // PATCH_PX, size[0] // PATCH_PX)
-        last = network.shape.depth - 1
-        cues = MotionCues(network.shape, len(frames))
-        with _precision(self._device.name):
-            features = network.aggregator.encode(images)
-            tokens = network.aggregator(features, grid, (*network.shape.dpt_layers, last), observe=cues)
+        features, tokens, cue = first_pass(network, images)
+        grid = tokens.grid
         encoding = network.cameras(tokens)
         depth, confidence = network.depth(tokens)
         del tokens
         K, world_from_camera = decoded(encoding, size)
         is_bad = (images.mean(1).flatten(1).std(1) < LEAST_CONTRAST) | ~depth.flatten(1).isfinite().all(1) | ~encoding.isfinite().all(1)
-        evidence = WindowEvidence(images, depth, K, world_from_camera, features.float(), cues.fused(), grid)
+        evidence = WindowEvidence(images, depth, K, world_from_camera, features.float(), cue, grid)
         mask = self._masker.mask(evidence) & ~is_bad[:, None, None]
         if bool(mask.any()):
-            patches = F.max_pool2d(mask.float()[:, None], PATCH_PX)[:, 0].flatten(1) > 0.5
-            with _precision(self._device.name):
-                tokens = network.aggregator(features, grid, (last,), dynamic_patches=patches)
-            _, world_from_camera = decoded(network.cameras(tokens), size)
+            _, world_from_camera = decoded(second_pass(network, features, grid, mask), size)
         width, height = frames[0].width, frames[0].height
         clip_K = K.cpu().double().numpy()
         clip_K[:, 0] *= width / size[0]
@@ -133,6 +126,23 @@ class Vggt4dReconstructor:
         path = Trajectory(window.first_frame, width, height, clip_K, world_from_camera.cpu().double().numpy())
         found = Reconstruction(path, depth.cpu().numpy(), (1 - 1 / confidence).cpu().numpy(), mask.cpu().numpy())
         return bridged(found, is_bad.cpu().numpy())
+
+
+def first_pass(network: Vggt, images: Tensor) -> tuple[Tensor, Tokens, Tensor]:
+    """(patch features, the tokens that the heads read, motion cue) of images [frames, 3, h, w] in [0, 1]."""
+    grid = (images.shape[-2] // PATCH_PX, images.shape[-1] // PATCH_PX)
+    cues = MotionCues(network.shape, len(images))
+    with _precision(images):
+        features = network.aggregator.encode(images)
+        tokens = network.aggregator(features, grid, (*network.shape.dpt_layers, network.shape.depth - 1), observe=cues)
+    return features, tokens, cues.fused()
+
+
+def second_pass(network: Vggt, features: Tensor, grid: tuple[int, int], mask: Tensor) -> Tensor:
+    """[frames, 9] pose encodings when early layers do not see what moves by mask [frames, h, w]."""
+    patches = F.max_pool2d(mask.float()[:, None], PATCH_PX)[:, 0].flatten(1) > 0.5
+    with _precision(features):
+        return network.cameras(network.aggregator(features, grid, (network.shape.depth - 1,), dynamic_patches=patches))
 
 
 def network_size(width: int, height: int, longest_side_px: int = checkpoint.LONGEST_SIDE_PX) -> tuple[int, int]:
@@ -210,8 +220,8 @@ def _loaded(source: str, device: str) -> checkpoint.Loaded:
     return checkpoint.load(source, device)
 
 
-def _precision(device: str):
-    return torch.autocast("cuda", torch.bfloat16) if device == "cuda" else nullcontext()
+def _precision(like: Tensor):
+    return torch.autocast("cuda", torch.bfloat16) if like.device.type == "cuda" else nullcontext()
 
 
 def _release(device: str) -> None:
