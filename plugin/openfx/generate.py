@@ -39,7 +39,7 @@ def header() -> str:
             f"constexpr unsigned kMajor = {__version__.split('.')[0]}, kMinor = {__version__.split('.')[1]};",
             "",
             "struct Number {",
-            "  const char *key, *label, *help, *unit;",
+            "  const char *key, *label, *help;",
             "  double initial, low, high;",
             "};",
             "struct Choice {",
@@ -66,7 +66,7 @@ def header() -> str:
 
 def number(name: str, of: Descriptor) -> str:
     return (
-        f"constexpr Number {name} = {{{text(of.key)}, {text(of.label)}, {text(of.help)}, {text(of.unit)}, "
+        f"constexpr Number {name} = {{{text(of.key)}, {text(of.label)}, {text(of.help)}, "
         f"{of.default!r}, {of.low!r}, {of.high!r}}};"
     )
 

@@ -53,7 +53,6 @@ int encode(const std::string& folder) {
   frame.format = "float32";
   frame.reduction = 2;
   frame.wait_s = 0.05;
-  request("hello", "hello", p::hello("vs3r-ofx 0.1.0"));
   request("probe", "probe", p::probe(file));
   request("frame", "frame", p::frame(frame));
   request("status", "status", p::job("j-81c0"));

@@ -209,6 +209,18 @@ def test_half_a_message_ends_at_the_budget(spec_host, stub, part):
     assert instance.render(Arguments(3, abort_after_s=0.3))[0] == FAILED and time.monotonic() - begun_s < 6
 
 
+def test_a_file_that_does_not_answer_is_not_said_to_be_analysed(spec_host, stub):
+    stub.answer = lambda line, request: (
+        answer(line, request)
+        if request["type"] == "probe"
+        else line.reply(request, {"state": "pending", "stage": "open", "fraction": 0.0, "retry_s": 1.0})
+    )
+    instance = effect(spec_host, "/share/gone.mov")
+    assert instance.render(Arguments(3, interactive=True))[0] == OK
+    instance.sync()
+    assert instance.value("status") == "VS3R opening the file"
+
+
 def test_an_engine_that_asks_to_be_asked_at_once_is_not_asked_without_end(spec_host, stub):
     stub.answer = lambda line, request: (
         answer(line, request) if request["type"] == "probe" else line.reply(request, {"state": "pending", "retry_s": -5, "fraction": 0.1})

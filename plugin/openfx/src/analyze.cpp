@@ -31,10 +31,6 @@ std::string rate_of(double rate) {
   return std::to_string(std::lround(rate * 1000)) + "/1000";
 }
 
-const char* format_name(Depth depth) {
-  return depth == Depth::kByte ? "uint8" : depth == Depth::kShort ? "uint16" : depth == Depth::kHalf ? "half" : "float32";
-}
-
 // What went wrong, for people.
 std::string in_words(const Answer& answer) {
   if (answer.kind == Answer::Kind::kError) return answer.reply.error.text();
@@ -117,9 +113,7 @@ void Effect::analyze_or_cancel() {
       say(problem);
       return;
     }
-    Json state = Json::object();
-    state.set("v", 1).set("preset", before["preset"].text(now.settings.preset)).set("upload", source.upload);
-    set_text(state_, state.write());
+    change_state({{"preset", before["preset"].text(now.settings.preset)}, {"upload", source.upload}, {"analysis", {}}, {"findings", {}}});
   }
   has_slate_ = true;
   const Deadline press = Deadline::in(kButton_s);
@@ -170,14 +164,13 @@ std::string Effect::upload_clip(const std::string& id) {
     ClipImage original(source_, time);
     if (!original.is_readable()) return "The host gives no picture for frame " + std::to_string(time) + ".";
     const Image& image = original.image();
-    const MediaShape shape{image.picture.x2 - image.picture.x1, image.picture.y2 - image.picture.y1, 0,
-                           image.pixel_aspect > 0 ? image.pixel_aspect : 1};
+    const MediaShape shape{width_of(image.picture), height_of(image.picture), 0, image.pixel_aspect};
     if (shape.width > kLargestSide || shape.height > kLargestSide) return "The picture is larger than 16384 pixels.";
     if (upload->signatures.empty()) upload->shape = shape;
     if (shape.width != upload->shape.width || shape.height != upload->shape.height) return "The clip changes its size at frame " + std::to_string(time) + ".";
     std::vector<uint8_t> pixels = packed(image);
     Json body = protocol::put_frames(id, shape.width, shape.height, rate,
-                                     {{time - upload->first, format_name(image.depth), image.channels == 4 ? "rgba" : "rgb"}});
+                                     {{time - upload->first, format_of(image.depth), image.channels == 4 ? "rgba" : "rgb"}});
     Answer answer = engine().ask("put_frames", body, {{pixels.data(), pixels.size()}}, Deadline::in(protocol::kPut_s, cancelled));
     if (answer.kind == Answer::Kind::kAborted) return kReadingCancelled;
     if (upload->signatures.empty() && is_coming(answer) && !start.is_over()) {

@@ -39,6 +39,9 @@ std::shared_ptr<const Upload> find_upload(const std::string& id);
 void keep_upload(std::shared_ptr<const Upload> upload);
 void forget_uploads();
 
+// A depth's name in PROTOCOL.md.
+const char* format_of(Depth depth);
+
 // Why this cannot be the file's name; "" where it may be.
 std::string problem_of_path(const std::string& path);
 
@@ -50,6 +53,13 @@ struct Binding {
   bool is_named_by_host = false, is_frame_named = false;
   std::shared_ptr<const Upload> upload;
   std::string problem;
+};
+
+// A frame that is ready, with its pixels, and the media that it is of.
+struct Delivered {
+  Answer answer;
+  protocol::FrameReply frame;
+  MediaShape shape;
 };
 
 class Effect {
@@ -71,14 +81,19 @@ class Effect {
   std::pair<ofx::Time, int64_t> shown_frames() const;
   // The file's frame that the host shows at a time; "" or why that cannot be known.
   std::string file_frame(const Controls& controls, const Media& media, ofx::Time time, int64_t* frame) const;
-  // Empty where the frame of `media` is in `answer`; else what to tell the user.
+  // What the engine is asked for; "" or why that cannot be known.
+  std::string request_for(const Binding& binding, const Controls& controls, const Media& media, const Image& to,
+                          protocol::FrameRequest* request) const;
+  // "" where the frame has come; else what to tell the user.
   std::string frame_within(const Binding& binding, const Controls& controls, const Image& to, bool is_final, const Deadline& deadline,
-                           Answer* answer, protocol::FrameReply* frame, MediaShape* shape);
+                           Delivered* out);
   ofx::Status pass_through(const Image& to, const ofx::RectI& window, ofx::Time time, const std::string& slate) const;
   void preset_chosen();
   void analyze_or_cancel();
   std::string upload_clip(const std::string& id);
   static void set_text(ofx::Param parameter, const std::string& text);  // nothing where the host has no such parameter
+  // What is saved with the project, with these changes; null leaves something out.
+  void change_state(const std::map<std::string, Json>& changes);
   void say(const std::string& text);
 
   ofx::ImageEffect handle_;

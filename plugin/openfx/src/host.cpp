@@ -93,10 +93,10 @@ ClipImage::ClipImage(ofx::ImageClip clip, ofx::Time time) {
   image_.row_bytes = get_int(set_, ofx::prop::kRowBytes, 0);
   image_.channels = components == ofx::kComponentRgba ? 4 : components == ofx::kComponentRgb ? 3 : 0;
   image_.is_premultiplied = image_.channels == 4 && get_string(set_, ofx::prop::kPreMultiplication) == ofx::kPremultiplied;
-  image_.pixel_aspect = get_double(set_, ofx::prop::kPixelAspectRatio, 1);
+  if (double aspect = get_double(set_, ofx::prop::kPixelAspectRatio, 1); aspect > 0) image_.pixel_aspect = aspect;
   if (depth) image_.depth = *depth;
   bool has_pixels = !is_empty(image_.bounds) && is_finite(image_.bounds);
-  int64_t packed = has_pixels ? (image_.bounds.x2 - image_.bounds.x1) * image_.pixel_bytes() : 0;
+  int64_t packed = has_pixels ? width_of(image_.bounds) * image_.pixel_bytes() : 0;
   bool is_sound = depth && image_.channels && has_pixels && (image_.row_bytes >= packed || -image_.row_bytes >= packed);
   image_.data = is_sound ? static_cast<uint8_t*>(data) : nullptr;
 }

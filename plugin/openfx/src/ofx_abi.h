@@ -24,14 +24,12 @@ struct ImageClipStruct;
 struct ImageMemoryStruct;
 struct ParamStruct;
 struct ParamSetStruct;
-struct MutexStruct;
 using PropertySet = PropertySetStruct*;
 using ImageEffect = ImageEffectStruct*;
 using ImageClip = ImageClipStruct*;
 using ImageMemory = ImageMemoryStruct*;
 using Param = ParamStruct*;
 using ParamSet = ParamSetStruct*;
-using Mutex = MutexStruct*;
 
 struct RectI { int x1, y1, x2, y2; };
 struct RectD { double x1, y1, x2, y2; };
@@ -130,8 +128,8 @@ struct ProgressSuiteV2 {
 
 }  // extern "C"
 
-constexpr Status kOk = 0, kFailed = 1, kErrFatal = 2, kErrUnknown = 3, kErrMissingHostFeature = 4, kErrUnsupported = 5, kErrMemory = 8,
-                 kErrBadHandle = 9, kErrValue = 11, kReplyYes = 12, kReplyNo = 13, kReplyDefault = 14, kErrImageFormat = 1000;
+constexpr Status kOk = 0, kFailed = 1, kErrUnknown = 3, kErrMissingHostFeature = 4, kErrMemory = 8, kErrBadHandle = 9, kErrValue = 11,
+                 kReplyNo = 13, kReplyDefault = 14, kErrImageFormat = 1000;
 
 constexpr const char* kImageEffectApi = "OfxImageEffectPluginAPI";
 constexpr const char *kPropertySuite = "OfxPropertySuite", *kImageEffectSuite = "OfxImageEffectSuite",
@@ -140,8 +138,8 @@ constexpr const char *kPropertySuite = "OfxPropertySuite", *kImageEffectSuite = 
 namespace action {
 constexpr const char *kLoad = "OfxActionLoad", *kUnload = "OfxActionUnload", *kDescribe = "OfxActionDescribe",
                      *kDescribeInContext = "OfxImageEffectActionDescribeInContext", *kCreateInstance = "OfxActionCreateInstance",
-                     *kDestroyInstance = "OfxActionDestroyInstance", *kBeginInstanceChanged = "OfxActionBeginInstanceChanged",
-                     *kInstanceChanged = "OfxActionInstanceChanged", *kEndInstanceChanged = "OfxActionEndInstanceChanged",
+                     *kDestroyInstance = "OfxActionDestroyInstance", *kInstanceChanged = "OfxActionInstanceChanged",
+                     *kEndInstanceChanged = "OfxActionEndInstanceChanged",
                      *kBeginInstanceEdit = "OfxActionBeginInstanceEdit", *kEndInstanceEdit = "OfxActionEndInstanceEdit",
                      *kSyncPrivateData = "OfxActionSyncPrivateData", *kIsIdentity = "OfxImageEffectActionIsIdentity",
                      *kRender = "OfxImageEffectActionRender", *kGetClipPreferences = "OfxImageEffectActionGetClipPreferences";
@@ -152,7 +150,7 @@ constexpr const char *kName = "OfxPropName", *kLabel = "OfxPropLabel", *kType = 
                      *kInstanceData = "OfxPropInstanceData", *kChangeReason = "OfxPropChangeReason",
                      *kPluginDescription = "OfxPropPluginDescription", *kGrouping = "OfxImageEffectPluginPropGrouping";
 // Effects
-constexpr const char *kContext = "OfxImageEffectPropContext", *kSupportedContexts = "OfxImageEffectPropSupportedContexts",
+constexpr const char *kSupportedContexts = "OfxImageEffectPropSupportedContexts",
                      *kSupportedPixelDepths = "OfxImageEffectPropSupportedPixelDepths",
                      *kSupportedComponents = "OfxImageEffectPropSupportedComponents",
                      *kSupportsMultiResolution = "OfxImageEffectPropSupportsMultiResolution",
@@ -162,9 +160,9 @@ constexpr const char *kContext = "OfxImageEffectPropContext", *kSupportedContext
                      *kHostFrameThreading = "OfxImageEffectPluginPropHostFrameThreading",
                      *kSingleInstance = "OfxImageEffectPluginPropSingleInstance",
                      *kFieldRenderTwiceAlways = "OfxImageEffectPluginPropFieldRenderTwiceAlways", *kFrameVarying = "OfxImageEffectFrameVarying",
-                     *kSrcFilePath = "OfxImageEffectPropSrcFilePath", *kIsBackground = "OfxImageEffectHostPropIsBackground";
+                     *kSrcFilePath = "OfxImageEffectPropSrcFilePath";
 // Render arguments
-constexpr const char *kRenderWindow = "OfxImageEffectPropRenderWindow", *kRenderScale = "OfxImageEffectPropRenderScale",
+constexpr const char *kRenderWindow = "OfxImageEffectPropRenderWindow",
                      *kInteractiveRender = "OfxImageEffectPropInteractiveRenderStatus", *kSrcFrame = "OfxImageEffectPropSrcFrame",
                      *kThumbnailRender = "OfxImageEffectPropThumbnailRender", *kClipThumbnail = "kOfxImageClipPropThumbnail";
 // Clips and images
@@ -182,23 +180,21 @@ constexpr const char *kHint = "OfxParamPropHint", *kDefault = "OfxParamPropDefau
                      *kPersistent = "OfxParamPropPersistant", *kEvaluateOnChange = "OfxParamPropEvaluateOnChange",
                      *kCanUndo = "OfxParamPropCanUndo", *kChoiceOption = "OfxParamPropChoiceOption",
                      *kStringMode = "OfxParamPropStringMode", *kStringPathExists = "OfxParamPropStringFilePathExists",
-                     *kScriptName = "OfxParamPropScriptName", *kDigits = "OfxParamPropDigits", *kPageChild = "OfxParamPropPageChild",
-                     *kGroupOpen = "OfxParamPropGroupOpen";
+                     *kDigits = "OfxParamPropDigits", *kGroupOpen = "OfxParamPropGroupOpen";
 }  // namespace prop
 
 constexpr const char *kContextFilter = "OfxImageEffectContextFilter", *kContextGeneral = "OfxImageEffectContextGeneral";
 constexpr const char *kDepthByte = "OfxBitDepthByte", *kDepthShort = "OfxBitDepthShort", *kDepthHalf = "OfxBitDepthHalf",
                      *kDepthFloat = "OfxBitDepthFloat";
 constexpr const char *kComponentRgba = "OfxImageComponentRGBA", *kComponentRgb = "OfxImageComponentRGB";
-constexpr const char *kPremultiplied = "OfxImageAlphaPremultiplied", *kUnpremultiplied = "OfxImageAlphaUnPremultiplied",
-                     *kOpaque = "OfxImageOpaque";
+constexpr const char* kPremultiplied = "OfxImageAlphaPremultiplied";
 constexpr const char* kFieldBoth = "OfxFieldBoth";
 constexpr const char *kSafetyFull = "OfxImageEffectRenderFullySafe";
 constexpr const char *kChangeUserEdited = "OfxChangeUserEdited";
 constexpr const char *kTypeParameter = "OfxTypeParameter";
 constexpr const char *kParamInteger = "OfxParamTypeInteger", *kParamDouble = "OfxParamTypeDouble", *kParamChoice = "OfxParamTypeChoice",
                      *kParamString = "OfxParamTypeString", *kParamPushButton = "OfxParamTypePushButton",
-                     *kParamGroup = "OfxParamTypeGroup", *kParamPage = "OfxParamTypePage";
+                     *kParamGroup = "OfxParamTypeGroup";
 constexpr const char *kStringLabel = "OfxParamStringIsLabel", *kStringFilePath = "OfxParamStringIsFilePath",
                      *kStringSingleLine = "OfxParamStringIsSingleLine";
 constexpr const char *kMessageError = "OfxMessageError", *kMessageLog = "OfxMessageLog";

@@ -193,11 +193,17 @@ void Effect::preset_chosen() {
   const settings::Preset& preset = at(settings::kPresets, int_of(preset_), kPresetCount);
   if (smoothness_) suites().parameter->paramSetValue(smoothness_, preset.smoothness);
   if (strength_) suites().parameter->paramSetValue(strength_, preset.strength);
+  change_state({{"preset", preset.name}});
+}
+
+void Effect::change_state(const std::map<std::string, Json>& changes) {
   Json before, after = Json::object();
   Json::parse(text_of(state_), &before);
-  after.set("v", 1).set("preset", preset.name);
-  for (const char* kept : {"upload", "analysis", "findings"}) {
-    if (!before[kept].is_null()) after.set(kept, before[kept]);
+  after.set("v", 1);
+  for (const char* name : {"preset", "upload", "analysis", "findings"}) {
+    auto change = changes.find(name);
+    const Json& value = change == changes.end() ? before[name] : change->second;
+    if (!value.is_null()) after.set(name, value);
   }
   set_text(state_, after.write());
 }
@@ -214,11 +220,7 @@ void Effect::refresh() {
   Json::parse(text_of(state_), &state);
   Analysis analysis = engine().analysis(job_id);
   if (state_ && !job_id.empty() && analysis.is_over && state["analysis"].text() != job_id) {
-    Json after = Json::object();
-    after.set("v", 1).set("preset", state["preset"].text(settings::kPresets[0].name));
-    if (!state["upload"].is_null()) after.set("upload", state["upload"]);
-    after.set("analysis", job_id).set("findings", analysis.findings);
-    set_text(state_, after.write());
+    change_state({{"analysis", job_id}, {"findings", analysis.findings}});
   }
   int arrivals = engine().arrivals();
   if (arrivals != seen_arrivals_ && has_slate_.exchange(false) && redraw_) {

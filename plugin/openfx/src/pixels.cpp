@@ -102,9 +102,9 @@ struct Fit {
 };
 
 Fit fit(const EngineFrame& from, const Image& to) {
-  double width = to.picture.x2 - to.picture.x1, height = to.picture.y2 - to.picture.y1;
+  double width = width_of(to.picture), height = height_of(to.picture);
   double scale_x = width / static_cast<double>(from.width), scale_y = height / static_cast<double>(from.height);
-  double aspect = (to.pixel_aspect > 0 ? to.pixel_aspect : 1) / from.pixel_aspect;
+  double aspect = to.pixel_aspect / from.pixel_aspect;
   // The frame's pixels are 1 / aspect wide here. Sizes are rounded: a pixel's difference is none. Of aspects there are
   // several roundings: 16:11 and 64:45 are both wide PAL.
   const double tolerance = from.pixel_aspect == 1 ? 0 : 0.03;
@@ -232,7 +232,7 @@ void draw_frame(const EngineFrame& from, const Image& to, const ofx::RectI& aske
   if (x2 <= x1 || y2 <= y1) return;
   // Of the same numbers of pixels, but of another aspect, it fills only a part of the picture.
   bool is_all = area.x1 == to.picture.x1 && area.x2 == to.picture.x2 && area.y1 == to.picture.y1 && area.y2 == to.picture.y2;
-  bool is_same_size = to.picture.x2 - to.picture.x1 == from.width && to.picture.y2 - to.picture.y1 == from.height;
+  bool is_same_size = width_of(to.picture) == from.width && height_of(to.picture) == from.height;
   if (is_all && is_same_size) {
     draw_as_it_is(from, to, x1, x2, y1, y2);
   } else {
@@ -244,7 +244,7 @@ void copy_picture(const Image& from, const Image& to, const ofx::RectI& asked) {
   ofx::RectI window = intersection(asked, to.bounds), shared = intersection(window, from.bounds);
   if (is_empty(window)) return;
   bool is_nothing = is_empty(shared);
-  std::vector<float> row(is_nothing ? 0 : static_cast<size_t>(shared.x2 - shared.x1) * 4);
+  std::vector<float> row(is_nothing ? 0 : static_cast<size_t>(width_of(shared)) * 4);
   for (int y = window.y1; y < window.y2; ++y) {
     if (is_nothing || y < shared.y1 || y >= shared.y2) {
       clear_row(to, window.x1, window.x2, y);
@@ -252,7 +252,7 @@ void copy_picture(const Image& from, const Image& to, const ofx::RectI& asked) {
     }
     clear_row(to, window.x1, shared.x1, y);
     clear_row(to, shared.x2, window.x2, y);
-    int64_t count = shared.x2 - shared.x1;
+    int64_t count = width_of(shared);
     if (from.depth == to.depth && from.channels == to.channels) {
       std::memcpy(to.at(shared.x1, y), from.at(shared.x1, y), static_cast<size_t>(count * to.pixel_bytes()));
     } else {
@@ -263,11 +263,11 @@ void copy_picture(const Image& from, const Image& to, const ofx::RectI& asked) {
 }
 
 std::vector<uint8_t> packed(const Image& from) {
-  int64_t width = from.picture.x2 - from.picture.x1, height = from.picture.y2 - from.picture.y1;
+  int64_t width = width_of(from.picture), height = height_of(from.picture);
   std::vector<uint8_t> out(static_cast<size_t>(width * height * from.pixel_bytes()));
   ofx::RectI inside = intersection(from.picture, from.bounds);
   if (is_empty(inside)) return out;
-  int64_t count = inside.x2 - inside.x1;
+  int64_t count = width_of(inside);
   bool is_plain = !from.is_premultiplied && (from.depth == Depth::kByte || from.depth == Depth::kShort);
   std::vector<float> row(static_cast<size_t>(count) * 4);
   for (int y = inside.y1; y < inside.y2; ++y) {
@@ -286,7 +286,7 @@ std::vector<uint8_t> packed(const Image& from) {
 Signature signature(const Image& from) {
   constexpr int kCells = 8, kSamples = 16;
   Signature out{};
-  double width = from.picture.x2 - from.picture.x1, height = from.picture.y2 - from.picture.y1;
+  double width = width_of(from.picture), height = height_of(from.picture);
   for (int row = 0; row < kCells * kSamples; ++row) {
     int y = from.picture.y1 + static_cast<int>((row + 0.5) / (kCells * kSamples) * height);
     for (int column = 0; column < kCells * kSamples; ++column) {

@@ -23,7 +23,7 @@ struct Image {
   Depth depth = Depth::kFloat;
   int channels = 4;  // RGB or RGBA
   bool is_premultiplied = false;
-  double pixel_aspect = 1;
+  double pixel_aspect = 1;  // shown width of a pixel over its height, above 0
 
   int64_t pixel_bytes() const { return bytes_of(depth) * channels; }
   uint8_t* at(int x, int y) const { return data + (y - bounds.y1) * row_bytes + (x - bounds.x1) * pixel_bytes(); }
@@ -39,6 +39,8 @@ struct EngineFrame {
 
 ofx::RectI intersection(const ofx::RectI& a, const ofx::RectI& b);
 bool is_empty(const ofx::RectI& rect);
+inline int width_of(const ofx::RectI& rect) { return rect.x2 - rect.x1; }
+inline int height_of(const ofx::RectI& rect) { return rect.y2 - rect.y1; }
 
 // `frame` is turned anticlockwise; its pixels are the ones returned from then on.
 std::vector<uint8_t> turn(EngineFrame* frame, int quarter_turns);

@@ -74,7 +74,6 @@ bool parse_connection(std::string_view text, Connection* out) {
   if (!Json::parse(text, &json) || !json.is_object()) return false;
   out->protocol = json["protocol"].text();
   out->engine = json["engine"].text();
-  out->version = json["version"].text();
   out->request = json["request"].text();
   out->control = json["control"].text();
   out->username = json["username"].text("vs3r");
@@ -119,8 +118,6 @@ Json source_json(const Source& source) {
   Json out = Json::object();
   return std::move(source.path.empty() ? out.set("upload", source.upload) : out.set("path", source.path));
 }
-
-Json hello(const std::string& client) { return std::move(Json::object().set("client", client)); }
 
 Json probe(const Source& source) { return std::move(Json::object().set("source", source_json(source))); }
 
@@ -177,14 +174,14 @@ bool parse_reply(std::string_view text, Reply* out) {
   if (version.empty() || (status != "ok" && status != "error")) return false;
   if (!same_major(version)) {
     out->error = {"protocol-version", "The engine speaks protocol " + version + ", this plug-in " + kVersion + ".",
-                  "Install the same version of both.", "setup"};
+                  "Install the same version of both."};
     return true;
   }
   out->is_ok = status == "ok";
   out->body = json["body"];
   if (!out->is_ok) {
     const Json& error = json["error"];
-    out->error = {error["code"].text(), error["message"].text(), error["hint"].text(), error["kind"].text()};
+    out->error = {error["code"].text(), error["message"].text(), error["hint"].text()};
   }
   return true;
 }

@@ -18,7 +18,7 @@ constexpr double kReply_s = 2.0, kProbe_s = 10.0, kPut_s = 30.0;  // section 7, 
 constexpr double kPing_s = 2.0;
 
 struct Connection {
-  std::string protocol, engine, version, request, control, username, token;
+  std::string protocol, engine, request, control, username, token;
   int64_t pid = 0;
 };
 
@@ -50,7 +50,7 @@ struct UploadedFrame {
 };
 
 struct Error {
-  std::string code, message, hint, kind;
+  std::string code, message, hint;
   // One line for people.
   std::string text() const;
 };
@@ -82,7 +82,6 @@ double ratio(const std::string& text);
 bool read_file(const std::string& path, std::string* text);
 
 Json source_json(const Source& source);
-Json hello(const std::string& client);
 Json probe(const Source& source);
 Json analyze(const Source& source, const Settings& settings);
 Json frame(const FrameRequest& request);

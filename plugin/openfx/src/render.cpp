@@ -36,35 +36,22 @@ int64_t frame_at(Time time) {
   return std::fabs(time) <= kLastTime ? static_cast<int64_t>(std::ceil(time - 0.5 - kNoise)) : -1;
 }
 
-const char* format_of(Depth depth) {
-  switch (depth) {
-    case Depth::kByte: return "uint8";
-    case Depth::kShort: return "uint16";
-    case Depth::kHalf: return "half";
-    case Depth::kFloat: return "float32";
-  }
-  return "half";
-}
-
 Depth depth_of(const std::string& format) {
   return format == "uint8" ? Depth::kByte : format == "uint16" ? Depth::kShort : format == "half" ? Depth::kHalf : Depth::kFloat;
 }
 
-double aspect_of(const Image& image) { return image.pixel_aspect > 0 ? image.pixel_aspect : 1; }
-
 // The media as the host shows it in `to`: size and pixels as they are then, and the turns that lead there.
 MediaShape as_shown(const MediaShape& media, bool is_named_by_host, const Image& to) {
   const bool is_odd = media.quarter_turns % 2 != 0;
-  const double host_aspect = aspect_of(to);
   MediaShape upright = media;
   if (is_odd) upright = {media.height, media.width, media.quarter_turns, 1 / media.pixel_aspect};
   if (is_named_by_host) return upright;
   // Other hosts may show what is stored, on its side or squeezed. Their picture's shape tells.
-  const double wanted = (to.picture.x2 - to.picture.x1) * host_aspect / std::max(1, to.picture.y2 - to.picture.y1);
+  const double wanted = width_of(to.picture) * to.pixel_aspect / std::max(1, height_of(to.picture));
   MediaShape nearest = upright;
   double least = HUGE_VAL;
   for (MediaShape one : {upright, MediaShape{media.width, media.height, is_odd ? 0 : media.quarter_turns, media.pixel_aspect}}) {
-    for (double pixel_aspect : {one.pixel_aspect, host_aspect}) {
+    for (double pixel_aspect : {one.pixel_aspect, to.pixel_aspect}) {
       one.pixel_aspect = pixel_aspect;
       double shape = static_cast<double>(one.width) * pixel_aspect / static_cast<double>(one.height);
       double difference = std::fabs(std::log(shape / wanted));
@@ -79,18 +66,18 @@ MediaShape as_shown(const MediaShape& media, bool is_named_by_host, const Image&
 
 // The smallest picture of the engine that is not smaller than the host's, either way.
 int reduction_for(const MediaShape& shown, const Image& to) {
-  double width = static_cast<double>(shown.width), height = static_cast<double>(shown.height);
-  double widening = shown.pixel_aspect / aspect_of(to);
-  double scale = std::min((to.picture.x2 - to.picture.x1) / (width * widening), (to.picture.y2 - to.picture.y1) / height);
-  scale *= std::max(1.0, widening);
+  const double across = static_cast<double>(shown.width), down = static_cast<double>(shown.height);
+  const double widening = shown.pixel_aspect / to.pixel_aspect;
+  const double scale = std::min(width_of(to.picture) / (across * widening), height_of(to.picture) / down) * std::max(1.0, widening);
   for (int reduction : {8, 4, 2}) {
-    if (std::ceil(width / reduction) + kRoundingPixels > scale * width) return reduction;
+    if (std::ceil(across / reduction) + kRoundingPixels > scale * across) return reduction;
   }
   return 1;
 }
 
 std::string in_words(const std::string& stage, double fraction) {
   if (stage == "render") return "VS3R rendering";
+  if (stage == "open") return "VS3R opening the file";
   char text[64];
   std::snprintf(text, sizeof text, "VS3R analysing %.0f %%", 100 * fraction);
   return text;
@@ -131,6 +118,10 @@ bool is_reduced(const MediaShape& shape, int reduction, const protocol::FrameRep
 }
 
 }  // namespace
+
+const char* format_of(Depth depth) {
+  return depth == Depth::kByte ? "uint8" : depth == Depth::kShort ? "uint16" : depth == Depth::kHalf ? "half" : "float32";
+}
 
 std::string problem_of_path(const std::string& path) {
   if (!is_utf8(path)) return "The name of the clip's file is not UTF-8 text. Rename the file.";
@@ -227,50 +218,57 @@ Binding Effect::bind(const Controls& controls, PropertySet in_args, Time time) c
   return out;
 }
 
+std::string Effect::request_for(const Binding& binding, const Controls& controls, const Media& media, const Image& to,
+                                protocol::FrameRequest* request) const {
+  request->source = binding.source;
+  request->settings = controls.settings;
+  request->frame_index = binding.frame_index;
+  if (!binding.upload && !binding.is_frame_named) {
+    std::string problem = file_frame(controls, media, binding.time, &request->frame_index);
+    if (!problem.empty()) return problem;
+    if (request->frame_index < 0) return before_the_first(binding.source.path);
+  }
+  request->format = format_of(to.depth);
+  request->reduction = reduction_for(as_shown(media.shape, binding.is_named_by_host, to), to);
+  return "";
+}
+
 std::string Effect::frame_within(const Binding& binding, const Controls& controls, const Image& to, bool is_final, const Deadline& deadline,
-                                 Answer* answer, protocol::FrameReply* frame, MediaShape* shape) {
+                                 Delivered* out) {
+  Answer& answer = out->answer;
+  protocol::FrameReply& frame = out->frame;
+  protocol::FrameRequest request;
   const int starts = engine().failed_starts();
   const double transfer_s = is_final ? kFinalTransfer_s : kTransfer_s;
   auto heard = Clock::now(), moved = heard;
   double fraction = -1;
   std::optional<Media> media = known_media(binding);
-  int reduction = 1;
   bool is_probed_anew = false;
   std::string news = "VS3R is waiting for its engine";
   while (!deadline.is_over()) {
     double pause_s = 0.05;
     Deadline turn = is_final ? deadline.at_most(media ? protocol::kReply_s + kFinalWait_s : protocol::kProbe_s) : deadline;
     if (!media) {
-      *answer = engine().ask("probe", protocol::probe(binding.source), {}, turn, transfer_s);
-      if (answer->kind == Answer::Kind::kOk) {
-        media = learned_media(binding.source.path, answer->reply.body);
+      answer = engine().ask("probe", protocol::probe(binding.source), {}, turn, transfer_s);
+      if (answer.kind == Answer::Kind::kOk) {
+        media = learned_media(binding.source.path, answer.reply.body);
         continue;
       }
     } else {
-      protocol::FrameRequest request;
-      request.source = binding.source;
-      request.settings = controls.settings;
-      request.frame_index = binding.frame_index;
-      if (!binding.upload && !binding.is_frame_named) {
-        std::string problem = file_frame(controls, *media, binding.time, &request.frame_index);
-        if (!problem.empty()) return problem;
-        if (request.frame_index < 0) return before_the_first(binding.source.path);
-      }
-      request.format = format_of(to.depth);
-      request.reduction = reduction = reduction_for(as_shown(media->shape, binding.is_named_by_host, to), to);
+      if (std::string problem = request_for(binding, controls, *media, to, &request); !problem.empty()) return problem;
       request.wait_s = is_final ? kFinalWait_s : std::max(0.0, deadline.left_s() - kReserve_s);
       request.analyze = is_final || !engine().is_paused(binding.source.name());
-      *answer = engine().ask("frame", protocol::frame(request), {}, turn, transfer_s);
+      answer = engine().ask("frame", protocol::frame(request), {}, turn, transfer_s);
     }
-    switch (answer->kind) {
+    switch (answer.kind) {
       case Answer::Kind::kOk: {
-        size_t buffer_size = answer->buffers.empty() ? 0 : answer->buffers[0].size;
-        if (!protocol::parse_frame(answer->reply.body, buffer_size, frame)) return kSenseless;
-        if (frame->is_ready && is_reduced(media->shape, reduction, *frame)) {
-          *shape = media->shape;
+        size_t buffer_size = answer.buffers.empty() ? 0 : answer.buffers[0].size;
+        if (!protocol::parse_frame(answer.reply.body, buffer_size, &frame)) return kSenseless;
+        if (frame.is_ready && is_reduced(media->shape, request.reduction, frame)) {
+          out->shape = media->shape;
           return "";
         }
-        if (frame->is_ready) {
+        if (frame.is_ready) {
           // Another file lies there under the same name by now.
           if (binding.upload || is_probed_anew) return kSenseless;
           forget_media(binding.source.path);
@@ -278,20 +276,20 @@ std::string Effect::frame_within(const Binding& binding, const Controls& control
           is_probed_anew = true;
           continue;
         }
-        engine().watch(frame->job_id);
+        engine().watch(frame.job_id);
         {
           std::lock_guard lock(mutex_);
-          if (!frame->job_id.empty()) job_id_ = frame->job_id, job_source_ = binding.source.name();
+          if (!frame.job_id.empty()) job_id_ = frame.job_id, job_source_ = binding.source.name();
         }
-        news = in_words(frame->stage, frame->fraction);
+        news = in_words(frame.stage, frame.fraction);
         heard = Clock::now();
-        if (frame->fraction != fraction) moved = heard;
-        fraction = frame->fraction;
-        pause_s = std::clamp(frame->retry_s, kShortestPause_s, kLongestPause_s);
+        if (frame.fraction != fraction) moved = heard;
+        fraction = frame.fraction;
+        pause_s = std::clamp(frame.retry_s, kShortestPause_s, kLongestPause_s);
         break;
       }
       case Answer::Kind::kError: {
-        const protocol::Error& error = answer->reply.error;
+        const protocol::Error& error = answer.reply.error;
         heard = Clock::now();
         if (error.code == "not-analyzed") return "The analysis was cancelled. Press Analyze.";
         if (error.code == "unknown-source") return "The engine has lost this clip's pictures. Press Analyze.";
@@ -309,7 +307,7 @@ std::string Effect::frame_within(const Binding& binding, const Controls& control
       }
       case Answer::Kind::kTimedOut: break;
     }
-    if (!is_final && (answer->kind == Answer::Kind::kNoEngine || deadline.left_s() < kReserve_s)) break;
+    if (!is_final && (answer.kind == Answer::Kind::kNoEngine || deadline.left_s() < kReserve_s)) break;
     auto seconds_since = [](Clock::time_point then) { return std::chrono::duration<double>(Clock::now() - then).count(); };
     if (is_final && seconds_since(heard) > kSilence_s) return news == "" ? "The engine does not answer." : "The engine does not answer. " + news;
     if (is_final && seconds_since(moved) > kStall_s) return "The analysis has not moved for ten minutes. Press Analyze twice, or run \"vs3r engine logs\".";
@@ -342,20 +340,18 @@ Status Effect::render(PropertySet in_args) {
   auto aborted = [this] { return suites().effect->abort(handle_) != 0; };
   const Deadline deadline = is_final ? Deadline{Clock::time_point::max(), aborted} : Deadline::in(kInteractive_s, aborted);
   const Binding binding = bind(now, in_args, time);
-  Answer answer;
-  protocol::FrameReply frame;
-  MediaShape shape;
-  const std::string problem =
-      binding.problem.empty() ? frame_within(binding, now, to, is_final, deadline, &answer, &frame, &shape) : binding.problem;
+  Delivered got;
+  const std::string problem = binding.problem.empty() ? frame_within(binding, now, to, is_final, deadline, &got) : binding.problem;
   if (problem.empty()) {
-    const MediaShape shown = as_shown(shape, binding.is_named_by_host, to);
-    EngineFrame stabilized{answer.buffers[0].data.get(), frame.width, frame.height, frame.row_bytes, depth_of(frame.format)};
+    const protocol::FrameReply& frame = got.frame;
+    const MediaShape shown = as_shown(got.shape, binding.is_named_by_host, to);
+    EngineFrame stabilized{got.answer.buffers[0].data.get(), frame.width, frame.height, frame.row_bytes, depth_of(frame.format)};
     std::vector<uint8_t> turned;
     if (shown.quarter_turns != 0) turned = turn(&stabilized, shown.quarter_turns);
     stabilized.pixel_aspect = shown.pixel_aspect;
     RectI right = window;
     if (now.view == View::kSplit) {
-      int middle = to.picture.x1 + (to.picture.x2 - to.picture.x1) / 2;
+      int middle = to.picture.x1 + width_of(to.picture) / 2;
       RectI left = intersection(window, {INT_MIN, INT_MIN, middle, INT_MAX});
       pass_through(to, left, time, "");
       right.x1 = std::max(right.x1, middle);

@@ -60,7 +60,7 @@ void set_gray(const Image& to, int x, int y, float value) {
 void draw_slate(const std::string& text, const Image& to, const ofx::RectI& asked) {
   ofx::RectI window = intersection(intersection(asked, to.bounds), to.picture);
   if (is_empty(window)) return;
-  int width = to.picture.x2 - to.picture.x1, height = to.picture.y2 - to.picture.y1;
+  int width = width_of(to.picture), height = height_of(to.picture);
   int zoom = std::max(1, std::min(height / 240, width / 240));
   auto columns = static_cast<size_t>(std::max(1, (width / zoom - 2 * kMargin) / kAdvance));
   std::vector<std::string> lines = wrapped(text, columns);
