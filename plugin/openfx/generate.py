@@ -65,10 +65,7 @@ def header() -> str:
 
 
 def number(name: str, of: Descriptor) -> str:
-    return (
-        f"constexpr Number {name} = {{{text(of.key)}, {text(of.label)}, {text(of.help)}, "
-        f"{of.default!r}, {of.low!r}, {of.high!r}}};"
-    )
+    return f"constexpr Number {name} = {{{text(of.key)}, {text(of.label)}, {text(of.help)}, {of.default!r}, {of.low!r}, {of.high!r}}};"
 
 
 def choice(name: str, of: Descriptor) -> str:
