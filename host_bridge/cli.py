@@ -21,7 +21,7 @@ from host_bridge.presets_cli import presets_app
 from host_bridge.resolve_cli import resolve_app
 from host_bridge.timeline_cli import timeline_command
 from vs3r_engine import __version__
-from vs3r_engine.errors import Cancelled, EngineFault, InputError, VS3RError
+from vs3r_engine.errors import Cancelled, EngineFault, InputError, VS3RError, was_interrupted
 from vs3r_engine.settings import WRITABLE_SUFFIXES
 from vs3r_engine.timeline import exact_rate
 
@@ -444,7 +444,9 @@ def run(command: Callable[[], Any]) -> int:
             command()
         except VS3RError as error:
             return report(error)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit) as end:
+            if not was_interrupted(end):
+                raise
             return report(Cancelled("Stopped."))
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else 0 if exit_.code is None else 1

@@ -95,11 +95,16 @@ def refuse_foreign(bundle: Path, platform: str = sys.platform) -> None:
         raise ValueError(f"{bundle} was built for another system: it has no {name} in it. Build it here.")
 
 
+def _absolute(path: str) -> Path:
+    """Hosts look for it from another folder, and the bundle's name may be given as a dot."""
+    return Path(os.path.abspath(path))
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("verb", choices=("install", "verify", "uninstall"))
-    parser.add_argument("bundle", type=Path, nargs="?")
-    parser.add_argument("--prefix", type=Path, help="the plug-in folder, where it is another than the usual one")
+    parser.add_argument("bundle", type=_absolute, nargs="?")
+    parser.add_argument("--prefix", type=_absolute, help="the plug-in folder, where it is another than the usual one")
     parser.add_argument("--all-users", action="store_true", help="the folder that every host searches; needs an administrator")
     given = parser.parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):

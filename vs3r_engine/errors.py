@@ -92,5 +92,12 @@ class Cancelled(VS3RError):
         super().__init__("cancelled", message, hint)
 
 
+def was_interrupted(end: BaseException | None) -> bool:
+    """Whether Ctrl-C lies behind this end of a program, whatever a library made of it on the way."""
+    while end is not None and not isinstance(end, KeyboardInterrupt):
+        end = end.__cause__ or end.__context__
+    return end is not None
+
+
 class EngineFault(VS3RError):
     """Our bug. Keep the log."""

@@ -446,6 +446,8 @@ def retimed_xml(desk, begin, end, first, last, speed, reverse="FALSE", start=0, 
         pytest.param(
             (300, 310, 700, 690, 100, "TRUE", 1000), "681..700", ["0 19", "10 9", "19 0"], id="reversed, by either reading of OTIO"
         ),
+        pytest.param((990, 1000, 9, 0, 100, "TRUE", 999), "0..10", ["0 10", "10 0"], id="reversed, pinned a frame before the media"),
+        pytest.param((300, 310, 700, 690, -100, "FALSE", 1000), "681..700", ["0 19", "10 9", "19 0"], id="a speed below zero"),
         pytest.param((864, 884, 77, 77, 0, "FALSE", 77), "77..78", ["0 0", "20 0"], id="frozen"),
         pytest.param((30, 50, 30, 50, 100), "30..50", ["0 0", "20 20"], id="a filter that changes nothing"),
         pytest.param((30, 50, 60, 95, 200), "0..1000", ["0 0", "30 60", "50 95"], id="a graph that is not of that speed"),
@@ -463,9 +465,31 @@ def test_of_a_clip_whose_speed_fcp7_xml_states_the_frames_are_stabilized_that_it
     keys = list(item.iter("keyframe"))
     assert [f"{key.findtext('when')} {key.findtext('value')}" for key in keys] == written, "counted in the stabilized file"
     told = {each.findtext("parameterid"): each.findtext("value") for each in item.iter("parameter")}
-    assert (told["speed"], told["reverse"]) == (str(graph[4]), "TRUE" if "TRUE" in graph else "FALSE")
+    assert (told["speed"], told["reverse"]) == (str(abs(graph[4])), "TRUE" if "TRUE" in graph or graph[4] < 0 else "FALSE")
     shown = next(key for key in keys if key.find("speedkfin") is not None)
     assert item.findtext("in") == shown.findtext("when")
+
+
+@needs_adapters
+def test_media_of_another_rate_than_its_clip_in_fcp7_xml_keeps_its_filter_and_is_stabilized_whole(desk):
+    tree = ElementTree.parse(retimed_xml(desk, 30, 50, 60, 100, 200))
+    for each in tree.iter("file"):
+        each.find("rate/timebase").text = each.find("timecode/rate/timebase").text = "48"
+    tree.write(desk.folder / "cut.xml")
+    desk.engine.add(desk.b, rate=Fraction(48))
+    desk.ok(desk.folder / "cut.xml", "-o", desk.folder / "out.xml")
+    assert [str(job.render_range) for job in desk.engine.submitted] == ["0..1000"]
+
+
+@needs_adapters
+def test_the_speed_of_sound_is_written_as_a_filter_of_sound(desk):
+    timeline = otio.schema.Timeline("cut")
+    for kind in ("Video", "Audio"):
+        faster = shot(desk.a, 100, 20, first=86400, effects=[otio.schema.LinearTimeWarp(time_scalar=2)])
+        timeline.tracks.append(otio.schema.Track(kind=kind, children=[faster]))
+    otio.adapters.write_to_file(timeline, str(desk.folder / "cut.otio"))
+    desk.ok(desk.folder / "cut.otio", "-o", desk.folder / "out.xml")
+    assert [each.text for each in xml_of(desk, "out.xml").iter("mediatype")] == ["video", "audio"]
 
 
 @needs_adapters

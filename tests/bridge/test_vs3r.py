@@ -2,6 +2,7 @@
 """The program `vs3r` as a person or a script meets it, against a fake engine that already runs."""
 
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 
 import av
 import pytest
+import typer
 
 from host_bridge.progress import LineDisplay, display
 from tests.bridge.numbered_media import write_images
@@ -339,6 +341,21 @@ def test_ctrl_c_cancels_the_job_and_says_how_to_go_on(vs3r, environment, engine,
     )
     assert first["done"] > 20  # the finished chunk was not made again
     assert (tmp_path / "clip_vs3r.mp4").read_text().count("\n") == 150
+
+
+@pytest.mark.parametrize("module", ["host_bridge.cli", "vs3r_engine.app.cli"])
+def test_ctrl_c_wherever_it_comes_is_answered_and_an_exit_code_is_passed_on(module, capsys):
+    program, app = importlib.import_module(module), typer.Typer()
+
+    @app.command()
+    def stop(code: int) -> None:
+        if code == 0:
+            raise KeyboardInterrupt
+        raise typer.Exit(code)
+
+    assert program.run(lambda: app(["0"])) == 130 and capsys.readouterr().err.startswith("Stopped.")
+    assert program.run(lambda: app(["130"])) == 130 and capsys.readouterr().err == "", "another program's, which has told it"
+    assert program.run(lambda: app(["3"])) == 3
 
 
 def test_analyze_reports_what_it_found(vs3r, tmp_path):

@@ -54,6 +54,13 @@ def test_a_newer_one_replaces_it_and_changes_are_found(small_bundle, tmp_path, c
     assert "Install the plug-in again" in install_plugin.problems(folder)[0]
 
 
+def test_bundle_and_folder_may_be_given_from_where_one_is(small_bundle, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(small_bundle)
+    assert run("install", ".", "--prefix", "../../plugins") == 0
+    written = capsys.readouterr()
+    assert written.out == f"{tmp_path / 'plugins' / small_bundle.name}\n" and f"OFX_PLUGIN_PATH={tmp_path / 'plugins'}\n" in written.err
+
+
 def test_what_is_no_bundle_is_refused(tmp_path, capsys):
     assert run("install", tmp_path, "--prefix", tmp_path / "plugins") == 1
     assert "cmake" in capsys.readouterr().err and not (tmp_path / "plugins").exists()

@@ -15,7 +15,7 @@ from vs3r_engine.app.doctor import doctor
 from vs3r_engine.app.evaluate import compare, evaluate
 from vs3r_engine.app.train import app as train
 from vs3r_engine.app.weights import app as weights
-from vs3r_engine.errors import Cancelled, EngineFault, SettingsError, VS3RError
+from vs3r_engine.errors import Cancelled, EngineFault, SettingsError, VS3RError, was_interrupted
 from vs3r_engine.service import command
 from vs3r_engine.timeline import exact_rate
 
@@ -133,7 +133,9 @@ def run(command: Callable[[], Any]) -> int:
             command()
         except VS3RError as error:
             return report(error)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit) as end:
+            if not was_interrupted(end):
+                raise
             return report(Cancelled("Stopped.", "Run the same command again to go on from the finished chunks."))
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else 0 if exit_.code is None else 1
