@@ -141,18 +141,17 @@ class DvdmModel:
 
     def __init__(self, wan: "Wan") -> None:
         self._wan = wan
-        self.device = wan.policy.device
 
     def condition(self, pictures: Any, holes: Any) -> "tuple[torch.Tensor, torch.Tensor]":
         """(mask and latents [20, n, rows, columns], the latents alone); holes are black in the pictures already."""
         import torch
 
         given = self.latents(pictures)
-        return torch.cat([torch.ones(4, *given.shape[1:], device=given.device), given]), given
+        return torch.cat([torch.ones(4, *given.shape[1:]), given]), given
 
     def latents(self, pictures: Any) -> "torch.Tensor":
         """[16, n, rows, columns]"""
-        return self._wan.encode(pictures)[0].to(self.device)
+        return self._wan.encode(pictures)[0]
 
     def predict(self, is_high: bool, timestep: "torch.Tensor", latents: "torch.Tensor", condition: "torch.Tensor") -> "torch.Tensor":
         """One forward, no guidance. Source: eq. 8-9."""

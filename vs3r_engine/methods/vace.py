@@ -109,7 +109,6 @@ class VaceModel:
 
     def __init__(self, wan: "Wan") -> None:
         self._wan = wan
-        self.device = wan.policy.device
 
     def condition(self, pictures: Any, holes: Any) -> "tuple[torch.Tensor, torch.Tensor]":
         """(control [96, n, rows, columns], latents of what is kept [16, n, rows, columns]).
@@ -129,11 +128,11 @@ class VaceModel:
         kept, replaced = self._wan.encode(kept_and_replaced)
         count, height, width = masks.shape
         cells = masks.float().view(count, height // 8, 8, width // 8, 8).permute(2, 4, 0, 1, 3).flatten(0, 1)
-        return torch.cat([kept, replaced, cells]).to(self.device), kept.to(self.device)
+        return torch.cat([kept, replaced, cells]), kept
 
     def latents(self, pictures: Any) -> "torch.Tensor":
         """[16, n, rows, columns]"""
-        return self._wan.encode(pictures)[0].to(self.device)
+        return self._wan.encode(pictures)[0]
 
     def predict(self, is_high: bool, timestep: "torch.Tensor", latents: "torch.Tensor", condition: "torch.Tensor") -> "torch.Tensor":
         """Two forwards, guided away from the negative prompt."""

@@ -57,16 +57,13 @@ def sampled(experts: Mapping[str, Any], sample: Sample, prompt: torch.Tensor, st
         model = experts[lora.HIGH if is_high else lora.LOW]
         weight = next(parameter for name, parameter in model.named_parameters() if "base_layer.weight" in name)
         hidden = torch.cat([latents, condition])[None].to(weight.device, weight.dtype)
-        return (
-            model(
-                hidden_states=hidden,
-                timestep=timestep.to(weight.device).expand(1),
-                return_dict=False,
-                encoder_hidden_states=prompt.to(weight.device, weight.dtype),
-            )[0][0]
-            .float()
-            .to(latents.device)
-        )
+        velocity = model(
+            hidden_states=hidden,
+            timestep=timestep.to(weight.device).expand(1),
+            encoder_hidden_states=prompt.to(weight.device, weight.dtype),
+            return_dict=False,
+        )[0]
+        return velocity[0].float().cpu()
 
     told = torch.cat([torch.ones(4, *sample.condition.shape[1:]), sample.condition])
     request = Request(replace(PRESETS["vs3r"], steps=steps))

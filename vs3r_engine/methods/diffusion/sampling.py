@@ -128,7 +128,7 @@ def sample_together(
     come out as `given`, the latents of what was rendered: they have nothing to complete.
     """
     solver, timesteps, latents = _begin(noise, start, request)
-    weights = [torch.from_numpy(w).to(latents.device)[None, :, None, None] for w in window_weights(windows, noise.shape[1])]
+    weights = [torch.from_numpy(w)[None, :, None, None] for w in window_weights(windows, noise.shape[1])]
     reached = torch.zeros(noise.shape[1], dtype=torch.bool)
     for begin, end in windows:
         reached[begin:end] = True
@@ -142,7 +142,7 @@ def sample_together(
         if request.on_step is not None:
             request.on_step(done + 1, len(timesteps))
     if not reached.all():
-        latents[:, ~reached] = given[:, ~reached].to(latents)
+        latents[:, ~reached] = given[:, ~reached]
     return latents
 
 
@@ -170,10 +170,10 @@ def sample_apart(
 def _begin(noise: torch.Tensor, start: torch.Tensor | None, request: Request) -> tuple[Any, torch.Tensor, torch.Tensor]:
     """(solver, timesteps left, first latents). Below full strength, sampling starts from `start` with noise added."""
     solver = scheduler(request.preset)
-    timesteps = solver.timesteps.to(noise.device)
     if start is None or request.denoise >= 1.0:
-        return solver, timesteps, noise.clone()
-    first = len(timesteps) - max(1, round(request.denoise * len(timesteps)))
+        return solver, solver.timesteps, noise.clone()
+    count = len(solver.timesteps)
+    first = count - max(1, round(request.denoise * count))
     solver.set_begin_index(first)
     sigma = float(solver.sigmas[first])
-    return solver, timesteps[first:], (1.0 - sigma) * start.to(noise) + sigma * noise
+    return solver, solver.timesteps[first:], (1.0 - sigma) * start + sigma * noise

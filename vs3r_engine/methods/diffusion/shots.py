@@ -40,13 +40,11 @@ Pictures = Callable[[], Iterator[torch.Tensor]]
 
 
 class ShotModel(Protocol):
-    """A video diffusion model, in latents: what it is told, what it predicts, how it is decoded."""
+    """A video diffusion model, in latents: what it is told, what it predicts, how it is decoded. Latents are on the CPU: however
+    long a shot is, no more than a window of them is on the device."""
 
     hole_value: float
     """What stands in holes of the pictures it is told, 0 black to 1 white."""
-
-    device: str
-    """Where latents live while they are sampled."""
 
     def condition(self, pictures: Pictures, holes: Callable[[], Iterator[np.ndarray]]) -> tuple[torch.Tensor, torch.Tensor]:
         """(condition [channels, n, rows, columns], latents of what was rendered [z, n, rows, columns]) for 4k + 1
@@ -160,7 +158,7 @@ def _generated_together(kept: Spool, wanted: Sequence[bool], model: ShotModel, o
     count, window = latent_count(len(indices)), latent_count(options.window_frames)
     overlap = -(-options.overlap_frames // 4)
     windows = [w for w in plan_windows(count, window, overlap) if any(wanted[i] for i in indices[max(0, 4 * w[0] - 3) : 4 * w[1] - 3])]
-    noise = noise_for(count, window, overlap, (given.shape[0], *given.shape[2:]), options.seed).to(model.device)
+    noise = noise_for(count, window, overlap, (given.shape[0], *given.shape[2:]), options.seed)
     latents = sample_together(noise, condition, given, start, windows, model.predict, options.request)
     yield from _first(len(kept), (picture for group in model.pictures(latents) for picture in _arrays(group)))
 
@@ -176,7 +174,7 @@ def _generated_apart(kept: Spool, wanted: Sequence[bool], model: ShotModel, opti
         indices = [begin + i for i in padded_indices(end - begin)]
         condition, given = model.condition(*_streams(kept, indices))
         conditions.append(condition)
-        noises.append(noise_for(given.shape[1], given.shape[1], 0, (given.shape[0], *given.shape[2:]), options.seed).to(model.device))
+        noises.append(noise_for(given.shape[1], given.shape[1], 0, (given.shape[0], *given.shape[2:]), options.seed))
         if options.request.denoise < 1.0:
             starts.append(model.latents(_pictures(kept, indices, _start_name(options))))
     latents = sample_apart(noises, conditions, starts or None, model.predict, options.request)

@@ -53,7 +53,7 @@ class Wan:
     def velocity(
         self, expert: str, latents: torch.Tensor, timestep: torch.Tensor, prompt: torch.Tensor, **control: torch.Tensor
     ) -> torch.Tensor:
-        """[z, n, rows, columns] float32: the expert's answer to hidden states [channels, n, rows, columns]."""
+        """[z, n, rows, columns] float32 on the CPU: the expert's answer to hidden states [channels, n, rows, columns]."""
         with self.residence.inside(expert) as model:
             device, dtype = self.policy.device, self.policy.dtype
             given = {name: value.to(device, dtype) for name, value in control.items()}
@@ -64,7 +64,7 @@ class Wan:
                 return_dict=False,
                 **given,
             )
-        return out[0][0].float()
+        return out[0][0].float().cpu()
 
 
 _warm: tuple[Hashable, Any] | None = None
