@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from tests.synthetic_scene import Quad, SceneBuilder, cast
-from vs3r_engine.camera import Camera, Trajectory, inverse, project, unproject
+from tests.synthetic_scene import Quad, SceneBuilder, cast, project, unproject
+from vs3r_engine.camera import Camera, Trajectory, inverse
 from vs3r_engine.frame import ColourTags, Frame, PixelLayout
 
 CATEGORIES = ("regular", "running", "crowd", "parallax", "rotation", "zooming")

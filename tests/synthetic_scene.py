@@ -9,8 +9,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from vs3r_engine.camera import project
-
 _EYE_HEIGHT = 1.6
 
 
@@ -311,3 +309,17 @@ class SceneBuilder:
             motion=walk,
             silhouette=True,
         )
+
+
+def unproject(pixels_xy: np.ndarray, K: np.ndarray, depth: np.ndarray | float) -> np.ndarray:
+    """Points [..., 3] in camera space at z-depth `depth` (scene units) seen at corner-origin pixels [..., 2]."""
+    x = (pixels_xy[..., 0] - K[0, 2]) / K[0, 0] - K[0, 1] * (pixels_xy[..., 1] - K[1, 2]) / (K[0, 0] * K[1, 1])
+    y = (pixels_xy[..., 1] - K[1, 2]) / K[1, 1]
+    return np.stack([x * depth, y * depth, np.broadcast_to(depth, x.shape)], axis=-1)
+
+
+def project(points_camera: np.ndarray, K: np.ndarray) -> np.ndarray:
+    """Corner-origin pixels [..., 2] of camera-space points [..., 3]; NaN at or behind the camera plane."""
+    z = np.where(points_camera[..., 2] > 1e-9, points_camera[..., 2], np.nan)
+    x, y = points_camera[..., 0] / z, points_camera[..., 1] / z
+    return np.stack([K[0, 0] * x + K[0, 1] * y + K[0, 2], K[1, 1] * y + K[1, 2]], axis=-1)

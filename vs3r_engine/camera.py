@@ -95,25 +95,13 @@ def inverse(target_from_source: np.ndarray) -> np.ndarray:
     return source_from_target
 
 
-def unproject(pixels_xy: np.ndarray, K: np.ndarray, depth: np.ndarray | float) -> np.ndarray:
-    """Points [..., 3] in camera space at z-depth `depth` (scene units) seen at corner-origin pixels [..., 2]."""
-    x = (pixels_xy[..., 0] - K[0, 2]) / K[0, 0] - K[0, 1] * (pixels_xy[..., 1] - K[1, 2]) / (K[0, 0] * K[1, 1])
-    y = (pixels_xy[..., 1] - K[1, 2]) / K[1, 1]
-    return np.stack([x * depth, y * depth, np.broadcast_to(depth, x.shape)], axis=-1)
-
-
 def points_of_pixels(pixels_xy: np.ndarray, camera: Camera, depth: np.ndarray | float) -> np.ndarray:
-    """`unproject` through the camera's own lens; NaN where no ray leads to a pixel, or only one at right angles to the axis or beyond."""
-    if camera.lens is None:
-        return unproject(pixels_xy, camera.K, depth)
+    """Points [..., 3] in camera space at z-depth `depth` (scene units) seen at corner-origin pixels [..., 2].
+
+    NaN where no ray of the camera's lens leads to a pixel, or only one at right angles to the axis or beyond.
+    """
     rays = rays_of_pixels(pixels_xy, camera.K, camera.lens)
-    with np.errstate(invalid="ignore"):
-        ahead = np.where(rays[..., 2:] > 0.02, rays[..., 2:], np.nan)
-    return rays / ahead * np.broadcast_to(depth, rays.shape[:-1])[..., None]
-
-
-def project(points_camera: np.ndarray, K: np.ndarray) -> np.ndarray:
-    """Corner-origin pixels [..., 2] of camera-space points [..., 3]; NaN at or behind the camera plane."""
-    z = np.where(points_camera[..., 2] > 1e-9, points_camera[..., 2], np.nan)
-    x, y = points_camera[..., 0] / z, points_camera[..., 1] / z
-    return np.stack([K[0, 0] * x + K[0, 1] * y + K[0, 2], K[1, 1] * y + K[1, 2]], axis=-1)
+    if camera.lens is not None:
+        with np.errstate(invalid="ignore"):
+            rays = rays / np.where(rays[..., 2:] > 0.02, rays[..., 2:], np.nan)
+    return rays * np.broadcast_to(depth, rays.shape[:-1])[..., None]

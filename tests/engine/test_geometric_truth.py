@@ -9,7 +9,8 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from tests.synthetic import SyntheticClip, make_clip
-from vs3r_engine.camera import Trajectory, inverse, project
+from tests.synthetic_scene import project
+from vs3r_engine.camera import Trajectory, inverse
 from vs3r_engine.methods.geometric import GeometricReconstructor
 from vs3r_engine.methods.geometric.windows import SETTLED_FRAMES
 from vs3r_engine.scene import Reconstruction

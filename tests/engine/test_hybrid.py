@@ -4,9 +4,10 @@ not."""
 
 import numpy as np
 import pytest
-from synthetic import make_clip
 
-from vs3r_engine.camera import inverse, project, unproject
+from tests.synthetic import make_clip
+from tests.synthetic_scene import project, unproject
+from vs3r_engine.camera import inverse
 from vs3r_engine.stages.mask import dynamic_mask, flow_mask, pixel_centres, rigid_flow
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.synthetic import CATEGORIES, make_clip
-from tests.synthetic_scene import Quad, cast
-from vs3r_engine.camera import inverse, project, unproject
+from tests.synthetic_scene import Quad, cast, project, unproject
+from vs3r_engine.camera import inverse
 
 
 def psnr(first, second, where=None):

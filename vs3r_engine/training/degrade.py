@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from vs3r_engine.camera import Camera, inverse, project, unproject
+from vs3r_engine.camera import Camera, inverse, points_of_pixels
 from vs3r_engine.frame import ColourTags, Frame, PixelLayout
+from vs3r_engine.lens import pixels_of_points
 from vs3r_engine.scene import Rendered, Target, View
 from vs3r_engine.stages.mask import pixel_centres
 from vs3r_engine.stages.render import Renderer
@@ -89,10 +90,10 @@ def splatted(depth: np.ndarray, mask: np.ndarray, camera: Camera, seen_from: Cam
     small, other = camera.resized(width, height), seen_from.resized(width, height)
     if mask.shape != depth.shape:
         mask = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
-    points = unproject(pixel_centres(width, height), small.K, depth.astype(np.float64)).reshape(-1, 3)
+    points = points_of_pixels(pixel_centres(width, height), small, depth.astype(np.float64)).reshape(-1, 3)
     other_from_small = inverse(other.world_from_camera) @ small.world_from_camera
     points = points @ other_from_small[:3, :3].T + other_from_small[:3, 3]
-    place = project(points, other.K)
+    place = pixels_of_points(points, other.K, other.lens)
     order = np.argsort(-points[:, 2])
     inside = np.isfinite(place).all(axis=1) & (place >= 0).all(axis=1) & (place[:, 0] < width) & (place[:, 1] < height)
     order = order[inside[order]]
