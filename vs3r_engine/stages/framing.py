@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the smoothed camera sees of each measured frame, and the zoom that keeps the unseen out of the picture."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
@@ -100,11 +100,8 @@ def moved_px(measured: Trajectory, smoothed: Trajectory, plane_depth: np.ndarray
     """[n] how far at most each output picture moves a place of its source frame."""
     moved = np.empty(len(measured))
     pixels = _cell_centres(measured)
-    for first in range(0, len(measured), _ROWS):
-        rows, start = slice(first, first + _ROWS), measured.first_frame + first
-        end = min(start + _ROWS, measured.first_frame + len(measured))
-        depth = None if plane_depth is None else plane_depth[rows]
-        source, is_ahead = _source(measured.sliced(start, end), smoothed.sliced(start, end), depth, pixels)
+    for rows, there, here, depth in _in_rows(measured, smoothed, plane_depth):
+        source, is_ahead = _source(there, here, depth, pixels)
         moved[rows] = np.where(is_ahead, np.linalg.norm(source - pixels, axis=-1), np.inf).max(axis=1)
     return moved
 
@@ -112,12 +109,19 @@ def moved_px(measured: Trajectory, smoothed: Trajectory, plane_depth: np.ndarray
 def _missing(measured: Trajectory, smoothed: Trajectory, plane_depth: np.ndarray | None) -> np.ndarray:
     """[n, cells] bool: what of each output picture its own source frame does not cover."""
     missing = np.empty((len(measured), _GRID**2), bool)
+    for rows, there, here, depth in _in_rows(measured, smoothed, plane_depth):
+        missing[rows] = _excess(there, here, depth, _cell_centres(measured)) > 0
+    return missing
+
+
+def _in_rows(
+    measured: Trajectory, smoothed: Trajectory, plane_depth: np.ndarray | None
+) -> Iterator[tuple[slice, Trajectory, Trajectory, np.ndarray | None]]:
+    """(which frames, both paths there, the depth there) for _ROWS frames at a time."""
     for first in range(0, len(measured), _ROWS):
         rows, start = slice(first, first + _ROWS), measured.first_frame + first
         end = min(start + _ROWS, measured.first_frame + len(measured))
-        depth = None if plane_depth is None else plane_depth[rows]
-        missing[rows] = _excess(measured.sliced(start, end), smoothed.sliced(start, end), depth, _cell_centres(measured)) > 0
-    return missing
+        yield rows, measured.sliced(start, end), smoothed.sliced(start, end), None if plane_depth is None else plane_depth[rows]
 
 
 def _cell_centres(path: Trajectory) -> np.ndarray:
