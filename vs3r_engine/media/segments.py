@@ -137,8 +137,7 @@ def encodable(frame: Frame, encoding: Encoding) -> av.VideoFrame:
 def _by_swscale(frame: Frame, name: str, colour: ColourTags) -> av.VideoFrame:
     source = planar_format(name_of_layout(frame.layout))
     assert source is not None
-    matrix = colour.matrix if frame.layout.model == "rgb" else frame.colour.matrix
-    colourspace = matrix if matrix not in (0, 2) else (1 if frame.height >= 720 else 5)
+    colourspace = _matrix_of(colour, frame.height)
     return picture_of(frame.planes, source).reformat(
         format=name,
         src_colorspace=colourspace,
@@ -149,14 +148,17 @@ def _by_swscale(frame: Frame, name: str, colour: ColourTags) -> av.VideoFrame:
     )
 
 
+def _matrix_of(colour: ColourTags, height: int) -> int:
+    """The H.273 matrix of YUV with these tags; where they name none, the usual one of pictures so high."""
+    return colour.matrix if colour.matrix not in (0, 2) else 1 if height >= 720 else 5
+
+
 def _converted(frame: Frame, layout: PixelLayout, colour: ColourTags) -> Frame:
     """The frame in another layout. swscale does nothing but resample chroma: its RGB of 8-bit YUV is up to three levels
     away, its white of more bits is 0.4 % too dark, and what is brighter than white it cuts off even in floats."""
     source = frame.layout
     if source.model != layout.model:
-        matrix = colour.matrix if source.model == "rgb" else frame.colour.matrix
-        if matrix in (0, 2):
-            matrix = 1 if frame.height >= 720 else 5
+        matrix = _matrix_of(colour if source.model == "rgb" else frame.colour, frame.height)
         picture = replace(frame, colour=replace(frame.colour, matrix=matrix)).to_rgb()
         blank = Frame(frame.frame_index, frame.planes, layout, replace(colour, matrix=matrix))
         planes = blank.with_rgb(picture).planes
