@@ -77,11 +77,9 @@ def _completer(settings: Settings, rate: Fraction) -> Completer | None:
     if name == "vace":
         from vs3r_engine.methods import vace
 
-        vace.preflight(settings)
         return vace.VaceCompleter(settings, prior=temporal)
     from vs3r_engine.methods import dvdm
 
-    dvdm.preflight(settings)
     return dvdm.DvdmCompleter(settings, prior=temporal)
 
 

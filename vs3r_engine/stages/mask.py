@@ -100,7 +100,7 @@ def masks_of(piece: Reconstruction, frames: Sequence[Frame], flow: FlowEstimator
         is_published = settings.mask == "published"
         step = 1 if is_published else min(STEP_FRAMES, n - 1)
         for i in range(n):
-            j = i + step if i + step < n else i - step if i >= step else n - 1 if i < n - 1 else 0
+            j = i + step if i + step < n else i - step if i >= step else n - 1
             predicted, observed = predicted_flow(piece, i, j, width, height), flow.flow(frames[i], frames[j])
             disagrees = flow_mask(observed, predicted, threshold_px)
             if is_published:

@@ -28,13 +28,12 @@ class PairMotion:
     """Motion from one picture to the next.
 
     to_from: [3, 3] rotation that takes a ray of the earlier camera to the later. log_zoom: of the focal length.
-    predicted: [m, 2] where the motion takes the tracks. weights: [m] in [0, 1], how well each track agrees.
+    weights: [m] in [0, 1], how well each track agrees.
     inlier_share: of the votes. spread_px: robust scale of the disagreement of agreeing tracks.
     """
 
     to_from: np.ndarray
     log_zoom: float
-    predicted: np.ndarray
     weights: np.ndarray
     inlier_share: float
     spread_px: float
@@ -55,6 +54,12 @@ def vector_from_rotation(rotation: np.ndarray) -> np.ndarray:
     axis = 0.5 * np.array([rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]])
     sine, cosine = float(np.linalg.norm(axis)), 0.5 * (float(np.trace(rotation)) - 1.0)
     return axis if sine < 1e-9 else axis * (np.arctan2(sine, cosine) / sine)
+
+
+def nearest_rotation(nearly: np.ndarray) -> np.ndarray:
+    """[3, 3] what a product of rotations, [3, 3], was before rounding."""
+    u, _, vt = np.linalg.svd(nearly)
+    return u @ vt
 
 
 def turned(points: np.ndarray, focal_px: float, to_from: np.ndarray, log_zoom: float = 0.0) -> np.ndarray:
@@ -137,8 +142,7 @@ def _reweighted(
     squared = error[:, 0] ** 2 + error[:, 1] ** 2
     weights = 1.0 / (1.0 + squared / scale**2) ** 2
     inlier_share = float(votes[squared < (2.0 * max(scale, 1.0)) ** 2].sum())
-    u, _, vt = np.linalg.svd(to_from)
-    return PairMotion(u @ vt, log_zoom, predicted, weights, inlier_share, spread)
+    return PairMotion(nearest_rotation(to_from), log_zoom, weights, inlier_share, spread)
 
 
 def refitted(
@@ -155,8 +159,7 @@ def refitted(
         predicted = turned(points_from, focal_px, to_from, log_zoom)
         change = motion_explaining(points_to - predicted, predicted, weights, focal_px * float(np.exp(log_zoom)))
         to_from, log_zoom = rotation_from_vector(change[:3]) @ to_from, float(log_zoom + change[3])
-    u, _, vt = np.linalg.svd(to_from)
-    return u @ vt, log_zoom
+    return nearest_rotation(to_from), log_zoom
 
 
 def motion_explaining(flow: np.ndarray, points: np.ndarray, weights: np.ndarray, focal_px: float) -> np.ndarray:

@@ -16,6 +16,7 @@ from vs3r_engine.methods.geometric.bundle import (
     begun,
 )
 from vs3r_engine.methods.geometric.chain import Link
+from vs3r_engine.methods.geometric.motion import nearest_rotation
 
 SETTLED_FRAMES = 24
 """Good frames that one window settles."""
@@ -140,8 +141,7 @@ class Windows:
         log_zoom = [node.log_zoom for node in self._nodes]
         for link in self._links[behind:]:
             before = rotation[-1] if rotation else self._rotation
-            u, _, vt = np.linalg.svd(before @ link.to_from.T)
-            rotation.append(u @ vt)
+            rotation.append(nearest_rotation(before @ link.to_from.T))
             centre.append(centre[-1] if centre else self._centre)
             log_zoom.append((log_zoom[-1] if log_zoom else self._log_zoom) + link.log_zoom)
         if behind >= 2 and self._nodes[-1].model == ROTATION_TRANSLATION:
