@@ -74,6 +74,9 @@ def timeline_command(open_engine: OpenEngine):
             raise SettingsError("bad-setting", f"--codec cannot be {codec!r}.", f"Give one of {', '.join(CODECS)}.")
         if past_end not in ("error", "trim"):
             raise SettingsError("bad-setting", f"--past-end cannot be {past_end!r}.", "Give error or trim.")
+        for folder in search:
+            if not os.path.isdir(folder):
+                raise InputError("no-such-folder", f"There is no folder {folder} to search.", "Check --search.")
         if not dry_run:
             files.refuse_output(output, force)
         root = files.read_timeline(source, rate)

@@ -128,7 +128,7 @@ def write_timeline(root: Root, path: str, overwrite: bool = False) -> None:
 
 
 def refuse_output(path: str, overwrite: bool) -> None:
-    """Raises: InputError `output-exists`, `format-cannot-carry`, `no-such-folder` if `path` cannot become the result."""
+    """Raises: InputError `output-exists`, `format-cannot-carry`, `no-such-folder`, `cannot-write` if `path` cannot become the result."""
     kind = format_of(path)
     if not kind.writes:
         raise InputError("format-cannot-carry", f"{kind.label} files can be read, not written.", "Write an .otio or .xml file.")
@@ -138,8 +138,12 @@ def refuse_output(path: str, overwrite: bool) -> None:
             f"{path} exists already.",
             "Remove it to go on from what is finished, give another name, or -f to replace it and render everything again.",
         )
-    if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
         raise InputError("no-such-folder", f"The folder of {path} does not exist.", "Create it first.")
+    if os.path.isdir(path) or not os.access(folder, os.W_OK):
+        why = "it is a folder" if os.path.isdir(path) else f"{folder} is not yours to write to"
+        raise InputError("cannot-write", f"{path} cannot be written: {why}.", "Choose another place.")
 
 
 def _first_line(error: Exception) -> str:

@@ -129,6 +129,8 @@ def test_source_frames_of_another_rate_are_counted_exactly(program, tmp_path):
     host = Resolve(rate="29.97 DF")
     item = host.add(str(tmp_path / "a.mov"), 10, 20, fps="59.94", source=(20, 60))
     assert scripts.use_of(host, item)[1:3] == (20, 60)
+    item = Resolve(rate="25").add(str(tmp_path / "a.mov"), 25, 26, fps="24", source=(24, 49))
+    assert scripts.use_of(item.host, item)[1:3] == (24, 49), "a frame that is shown in part is shown"
     assert [scripts.rate_of(text) for text in ("23.976", "29.97 DF", "24", "59.94", 25.0, "23,976")] == [
         Fraction(24000, 1001),
         Fraction(30000, 1001),
@@ -143,6 +145,7 @@ def test_source_frames_of_another_rate_are_counted_exactly(program, tmp_path):
     ("what", "change", "code"),
     [
         ("twice as fast", {"source": (100, 200)}, "retimed"),
+        ("slightly slower", {"source": (100, 145)}, "retimed"),
         ("reversed", {"source": (150, 100)}, "retimed"),
         ("unknown speed", {"source": (0, 0)}, "frames-unclear"),
         ("another in point", {"source": (107, 157)}, "frames-unclear"),
@@ -156,6 +159,16 @@ def test_a_clip_whose_frames_are_not_certain_is_refused(host, tmp_path, what, ch
     with pytest.raises(scripts.ResolveError) as caught:
         scripts.use_of(host, item)
     assert caught.value.code == code, what
+
+
+def test_a_clip_may_end_with_its_media(host, tmp_path):
+    assert scripts.use_of(host, host.add(str(tmp_path / "a.mov"), 950, 50))[1:4] == (950, 1000, 1000)
+
+
+def test_selected_sound_is_passed_over(host, tmp_path):
+    picture, sound = host.add(str(tmp_path / "a.mov"), 0, 50), host.add(str(tmp_path / "a.mov"), 0, 50)
+    sound.GetTrackTypeAndIndex = lambda: ["audio", 1]
+    assert scripts.selected_items(host)[2] == [picture]
 
 
 def test_newer_resolves_say_the_speed_themselves(host, tmp_path):
@@ -209,6 +222,11 @@ def test_compare_switches_to_the_original_and_back(host, program, tmp_path):
     assert scripts.compare(host, said.append) == 1 and item.selected == 1
     assert scripts.compare(host, said.append) == 1 and item.selected == 2
     assert "plain has no stabilized take." in said
+    host.selection = [item]
+    stabilized(host, program)
+    assert [scripts.compare(host, said.append) and item.selected for _ in range(2)] == [1, 3], "of several, the newest"
+    item.takes.pop()
+    host.selection = [item, other]
     del item.takes[0]  # as the editor can, in the take selector
     item.selected = 1
     assert scripts.compare(host, said.append) == 0 and "shot has no original take any more." in said

@@ -180,6 +180,8 @@ def test_what_is_no_timeline_is_refused(desk, text, code):
         (["cut.otio", "-o", "cut.otio", "-f"], "output-is-source"),
         (["cut.otio", "-o", "taken.otio"], "output-exists"),
         (["cut.otio", "-o", "no/such/out.otio"], "no-such-folder"),
+        (["cut.otio", "-o", "folder.otio", "-f"], "cannot-write"),
+        (["cut.otio", "-o", "out.otio", "--search", "no/such"], "no-such-folder"),
         (["cut.otio"], "no-output"),
         (["cut.otio", "-o", "out.otio", "--for", "vegas"], "unknown-editor"),
         (["cut.otio", "-o", "out.otio", "--for", "premiere"], "editor-needs-other-file"),
@@ -194,6 +196,7 @@ def test_what_is_no_timeline_is_refused(desk, text, code):
 def test_a_command_that_cannot_be_meant_is_refused(desk, monkeypatch, arguments, code):
     monkeypatch.chdir(desk.folder)
     desk.write(shot(desk.a, 100, 20, first=86400))
+    (desk.folder / "folder.otio").mkdir()
     for name in ("taken.otio", "cut.docx", "cut.edl"):
         (desk.folder / name).touch()
     assert desk.refused(*arguments).code == code
@@ -256,6 +259,8 @@ def test_an_edl_is_read_at_its_rate_and_its_media_found_by_name(desk):
         "TITLE: cut\nFCM: DROP FRAME\n\n001  A001     V     C        01:00:10;00 01:00:12;00 01:00:00;00 01:00:02;00\n"
         "* FROM CLIP NAME: SHOT_A.MOV\n"
     )
+    (desk.folder / "shot_a.mov.wav").touch()
+    (desk.folder / "shot_a.wav").touch()
     desk.engine.add(str(desk.folder / "shot_a.mov"), rate=Fraction(30000, 1001), start_timecode="01:00:00;00")
     events = desk.ok(desk.folder / "cut.edl", "-o", desk.folder / "out.otio", "--rate", "29.97", "--search", desk.folder)
     assert [str(job.render_range) for job in desk.engine.submitted] == ["300..360"]

@@ -11,7 +11,7 @@ import opentimelineio as otio
 import pytest
 from opentimelineio.opentime import RationalTime, TimeRange
 
-from host_bridge.timelines.media_search import MediaSearch, fingerprint
+from host_bridge.timelines.media_search import MediaSearch, fingerprint, sequence_pattern
 from host_bridge.timelines.plan import Options, plan
 from host_bridge.timelines.run import run
 from host_bridge.timelines.walk import Selection
@@ -221,6 +221,10 @@ def test_still_images_are_skipped_and_said_and_hold_nothing_up(make, engine, med
         make(edit(stills))
 
 
+def test_a_percent_sign_in_the_name_of_a_sequence_is_written_twice():
+    assert sequence_pattern("50%% done.%04d.exr").fullmatch("50% done.1001.exr")
+
+
 @pytest.mark.parametrize("name", ["sh.[1001-1010].exr", "sh.####.exr", "sh.%04d.exr", "SH.[1001-1010].EXR"])
 def test_sequences_are_found_however_they_are_written(make, engine, tmp_path, name):
     folder = tmp_path / "deep"
@@ -236,6 +240,8 @@ def test_sequences_are_found_however_they_are_written(make, engine, tmp_path, na
         before = fingerprint(part)
         (folder / "sh.1009.exr").write_text("another")
         assert fingerprint(part) == before, "only its own files count"
+        os.utime(folder / f"{name[:2]}.1002{name[-4:]}", (2e9, 2e9))
+        assert fingerprint(part) != before, "the last of them, and the newest"
     with pytest.raises(MediaError, match="media-missing"):
         make(edit([shot(str(folder / name.replace("10", "20").replace("sh.", "other.").replace("SH.", "other.")), 0, 5)]))
 

@@ -61,6 +61,14 @@ def test_bundle_and_folder_may_be_given_from_where_one_is(small_bundle, tmp_path
     assert written.out == f"{tmp_path / 'plugins' / small_bundle.name}\n" and f"OFX_PLUGIN_PATH={tmp_path / 'plugins'}\n" in written.err
 
 
+def test_one_for_another_system_may_only_be_put_where_one_says(small_bundle, tmp_path, monkeypatch, capsys):
+    (small_bundle / "Contents" / "Linux-x86-64").rename(small_bundle / "Contents" / "Elsewhere")
+    monkeypatch.setattr(install_plugin, "plugin_folder", lambda _: tmp_path / "usual")
+    assert run("install", small_bundle) == 1 and not (tmp_path / "usual").exists()
+    assert "another system" in capsys.readouterr().err
+    assert run("install", small_bundle, "--prefix", tmp_path / "plugins") == 0
+
+
 def test_what_is_no_bundle_is_refused(tmp_path, capsys):
     assert run("install", tmp_path, "--prefix", tmp_path / "plugins") == 1
     assert "cmake" in capsys.readouterr().err and not (tmp_path / "plugins").exists()
