@@ -83,6 +83,15 @@ def test_the_least_recently_used_entries_go_first_when_the_limit_is_passed(tmp_p
     assert [entry.key for entry in store.entries()] == ["new", "old"]
 
 
+def test_uploads_push_no_analysis_out(tmp_path):
+    store = DiskStore(tmp_path, limit_bytes=1500)
+    fill(store, "a", 1000)
+    with store.writing("uploads", "u") as directory:
+        (directory / "0.raw").write_bytes(bytes(4000))
+    store.release()
+    assert {entry.kind for entry in store.entries()} == {"analysis", "uploads"}
+
+
 def test_what_a_living_process_uses_is_never_evicted(tmp_path):
     store = DiskStore(tmp_path, limit_bytes=10**6)
     fill(store, "mine", 1000)

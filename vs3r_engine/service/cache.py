@@ -22,6 +22,8 @@ from vs3r_engine.errors import DiskFull, EngineFault, ResourceError, SetupError
 
 DEFAULT_LIMIT_BYTES = 40 * 2**30
 A_DAY_S = 86400
+UPLOADS = "uploads"
+"""The kind of what hosts put there, which has a limit of its own."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
 
@@ -154,7 +156,7 @@ class DiskStore:
 
     def trim(self) -> None:
         """Least recently used entries are gone until the rest fits the limit; what a living process uses stays."""
-        entries = self.entries()
+        entries = [entry for entry in self.entries() if entry.kind != UPLOADS]
         excess = sum(entry.size_bytes for entry in entries) - self.limit_bytes
         for entry in entries:
             if excess <= 0:

@@ -5,6 +5,7 @@ All of it runs on the server's thread and never waits; what takes time happens i
 """
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
@@ -428,7 +429,14 @@ class Engine:
             raise ResourceError("engine-stopping", "The engine is stopping.", "Start another when it is gone.")
         record = self._jobs.submit(order, shown_source, session, detached)
         self._announce(record)
-        self._start_job()
+
+        def seen(_: str) -> None:
+            record.waits_for_files = False
+            self._start_job()
+
+        record.waits_for_files = True
+        look = partial(stamp_of_files, order.source, order.settings)
+        self._glances.at(named_files(order.source, order.settings), look, math.inf, seen, lambda: None)
         return record
 
 

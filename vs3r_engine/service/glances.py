@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-AT_ONCE = 16
-"""Files that are looked at at the same time; past that, those of shares that do not answer, one more is not begun."""
+AT_ONCE = 256
+"""Files that are looked at at the same time: more than a timeline has on a share that is gone. Past that, one more is not begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Glances:
         self._looking: set[str] = set()
 
     def at(self, name: str, look: Callable[[], str], wait_s: float, seen: Callable[[str], None], unseen: Callable[[], None]) -> None:
-        """`seen` is told what `look` returned; where that takes longer than `wait_s`, `unseen` is called instead.
+        """`seen` is told what `look` returned; where that takes longer than `wait_s`, which may be infinite, `unseen` is called instead.
 
         Who asks of a `name` that is being looked at is told what that look finds.
         """

@@ -33,6 +33,8 @@ class JobRecord:
     found: dict[str, Any] = field(default_factory=dict)
     error: Error | None = None
     result: dict[str, Any] | None = None
+    waits_for_files: bool = False
+    """They have not answered yet. It does not run before they have, or it would hold up the others."""
     deaths: int = 0
     is_cancelling: bool = False
     cancelled_s: float = 0.0
@@ -132,10 +134,10 @@ class JobBook:
         return sum(record.state is JobState.QUEUED for record in self._jobs.values())
 
     def start_next(self) -> JobRecord | None:
-        """The job that shall run now, if none runs and one waits."""
+        """The job that shall run now, if none runs and one waits for nothing else."""
         if self.running is not None:
             return None
-        record = next((record for record in self._jobs.values() if record.state is JobState.QUEUED), None)
+        record = next((record for record in self._jobs.values() if record.state is JobState.QUEUED and not record.waits_for_files), None)
         if record is not None:
             record.state, record.started = JobState.RUNNING, None
             self.running = record

@@ -13,7 +13,7 @@ from typing import Any
 
 from vs3r_engine.errors import DiskFull, InputError, ProtocolError, ResourceError
 from vs3r_engine.media.raw_frames import RawFormat, frame_file, write_format
-from vs3r_engine.service.cache import OUT_OF_SPACE, DiskStore
+from vs3r_engine.service.cache import OUT_OF_SPACE, UPLOADS, DiskStore
 from vs3r_engine.service.protocol import PutFrames, PutReply, Source, UploadedFrame
 from vs3r_engine.timeline import exact_rate
 
@@ -38,7 +38,7 @@ class Uploads:
         self._uploads: OrderedDict[tuple[str, str], Upload] = OrderedDict()
         """By session and source id, least recently used first."""
         for entry in store.entries():
-            if entry.kind == "uploads" and not entry.in_use:
+            if entry.kind == UPLOADS and not entry.in_use:
                 store.discard(entry.kind, entry.key)
 
     @property
@@ -130,16 +130,16 @@ class Uploads:
 
     def close(self) -> None:
         """Nothing that was put here is left."""
-        for directory in (self._store.root / "uploads").glob(f"{self._engine}-*"):
-            self._store.discard("uploads", directory.name)
+        for directory in (self._store.root / UPLOADS).glob(f"{self._engine}-*"):
+            self._store.discard(UPLOADS, directory.name)
 
     def _forget(self, key: tuple[str, str]) -> None:
         name = self._uploads.pop(key).directory.name
-        self._later(lambda: self._store.discard("uploads", name))
+        self._later(lambda: self._store.discard(UPLOADS, name))
 
     def _create(self, session: str, source_id: str, raw_format: RawFormat) -> Upload:
         key = f"{self._engine}-{next(self._numbers)}-{session}-{source_id}"
-        directory = self._store.root / "uploads" / key
+        directory = self._store.root / UPLOADS / key
         try:
             directory.mkdir(mode=0o700, parents=True)
             write_format(directory, raw_format)
@@ -147,7 +147,7 @@ class Uploads:
             if error.errno in OUT_OF_SPACE:
                 raise DiskFull("disk-full", "The cache disk is full.", "Free some space or run `vs3r cache clear`.") from error
             raise
-        self._store.find("uploads", key)  # in use by this process from now on
+        self._store.find(UPLOADS, key)  # in use by this process from now on
         upload = self._uploads[session, source_id] = Upload(directory, raw_format)
         return upload
 
