@@ -447,6 +447,21 @@ def test_real_folders_load_and_give_what_the_same_models_give_in_memory(tmp_path
         wan.load_transformer(base, "transformer_2", "expert", torch.float32)
 
 
+@pytest.mark.parametrize("damage", ["cut short", "tensors missing"])
+def test_half_a_model_is_not_run(damage, tmp_path):
+    """diffusers itself would fill what is missing with noise."""
+    from safetensors.torch import load_file, save_file
+
+    random_weights.expert(7).save_pretrained(tmp_path / "transformer")
+    path = next((tmp_path / "transformer").glob("*.safetensors"))
+    if damage == "cut short":
+        path.write_bytes(path.read_bytes()[:-10])
+    else:
+        save_file({name: tensor for name, tensor in load_file(path).items() if "blocks.1." not in name}, path, {"format": "pt"})
+    with pytest.raises(SetupError, match="weights-broken"):
+        wan.load_transformer(tmp_path, "transformer", "expert", torch.float32)
+
+
 def test_memory_policies_follow_what_is_free():
     needs = memory.Footprint(26.6, 2, 0.5, 14.0)
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fixed prompt, encoded once in both ways, on a tiny text encoder of the real class."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("diffusers")
+
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 from vs3r_engine.errors import SetupError  # noqa: E402
 from vs3r_engine.methods.diffusion import random_weights, text  # noqa: E402
@@ -65,6 +68,16 @@ def test_the_diffusers_encoding_is_the_pipelines_own(encoder_folder):
     assert torch.equal(text.encode(tokenizer, encoder, text.PROMPT, "diffusers"), theirs[0])
 
 
-def test_a_broken_text_encoder_is_said(tmp_path):
+def test_a_broken_text_encoder_is_said(encoder_folder, tmp_path):
     with pytest.raises(SetupError, match="text-encoder"):
         text.prepare(tmp_path, lambda told: None)
+    whole = load_file(encoder_folder / "text_encoder" / "model.safetensors")
+    for name in ("cut short", "tensors missing"):
+        folder = shutil.copytree(encoder_folder, tmp_path / name)
+        path = folder / "text_encoder" / "model.safetensors"
+        if name == "cut short":
+            path.write_bytes(path.read_bytes()[:-10])
+        else:
+            save_file({key: tensor for key, tensor in whole.items() if "SelfAttention" not in key}, path, {"format": "pt"})
+        with pytest.raises(SetupError, match="text-encoder"):
+            text.prepare(folder, lambda told: None)

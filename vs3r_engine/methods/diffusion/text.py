@@ -69,14 +69,16 @@ def prepare(directory: Path, tell: Callable[[str], None], device: str = "cpu") -
 def load_encoder(weights: Path, device: str = "cpu") -> tuple[Any, Any]:
     """(tokenizer, UMT5 encoder in bf16). Raises: SetupError `text-encoder`."""
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoTokenizer, UMT5EncoderModel
 
-    folder = str(weights)
-
+    load: Any = UMT5EncoderModel.from_pretrained
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)
-        encoder: Any = UMT5EncoderModel.from_pretrained(folder, subfolder="text_encoder", local_files_only=True, dtype=torch.bfloat16)
-    except (OSError, ValueError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(str(weights), subfolder="tokenizer", local_files_only=True)
+        encoder, found = load(str(weights), subfolder="text_encoder", local_files_only=True, dtype=torch.bfloat16, output_loading_info=True)
+        if missing := found["missing_keys"]:
+            raise ValueError(f"it lacks {len(missing)} of the model's tensors, such as {min(missing)}.")
+    except (OSError, ValueError, SafetensorError) as error:
         raise SetupError(
             "text-encoder",
             f"The text encoder in {weights} cannot be loaded: {error}",

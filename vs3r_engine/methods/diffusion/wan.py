@@ -115,11 +115,13 @@ def load_transformer(folder: Path, subfolder: str, kind: str, dtype: torch.dtype
 def _from_folder(kind: Any, folder: Path, subfolder: str, dtype: torch.dtype) -> Any:
     try:
         with memory_errors(f"{folder.name}/{subfolder}", "Close other programs, or use the smaller fill.vace_model."):
-            model = kind.from_pretrained(folder, subfolder=subfolder, dtype=dtype, local_files_only=True)
+            model, found = kind.from_pretrained(folder, subfolder=subfolder, dtype=dtype, local_files_only=True, output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as error:
-        raise SetupError(
-            "weights-broken",
-            f"{folder / subfolder} cannot be loaded: {str(error).splitlines()[0]}",
-            "`vs3r-engine weights verify` says what is wrong.",
-        ) from error
+        raise _broken(folder / subfolder, f"cannot be loaded: {str(error).splitlines()[0]}") from error
+    if missing := found["missing_keys"]:
+        raise _broken(folder / subfolder, f"lacks {len(missing)} of the model's tensors, such as {min(missing)}.")
     return model.eval().requires_grad_(False)
+
+
+def _broken(folder: Path, fault: str) -> SetupError:
+    return SetupError("weights-broken", f"{folder} {fault}", "`vs3r-engine weights verify` says what is wrong.")
