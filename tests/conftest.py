@@ -2,6 +2,8 @@
 """What every test gets: no user configuration, caches of its own, one OpenCV thread less to fight over."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,23 @@ def clean_environment(monkeypatch, tmp_path_factory):
         path = home / name.lower()
         path.mkdir(mode=0o700)
         monkeypatch.setenv(name, str(path))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A function from a size, such as "40k", to the folder of a disk that holds no more; skips where none can be mounted."""
+    place = tmp_path / "disk"
+
+    def mounted(size: str) -> Path:
+        place.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
+        if sys.platform != "linux" or subprocess.run(mount, capture_output=True, check=False).returncode:
+            pytest.skip("mounting a small disk is not allowed here")
+        return place
+
+    yield mounted
+    if place.is_mount():
+        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 @pytest.fixture

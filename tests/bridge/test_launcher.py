@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -137,21 +138,12 @@ def test_an_engine_is_found_after_the_clock_was_set(directory, monkeypatch):
 
 
 def test_launchers_that_start_at_once_end_up_with_one_engine(directory):
-    engines, failures = [], []
+    def engine(_):
+        with launcher_for(directory).ensure() as client:
+            return client.connection.engine
 
-    def ensure():
-        try:
-            with launcher_for(directory).ensure() as client:
-                engines.append(client.connection.engine)
-        except Exception as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=ensure) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures and len(engines) == 3 and len(set(engines)) == 1
+    with ThreadPoolExecutor(3) as pool:
+        assert len(set(pool.map(engine, range(3)))) == 1
 
 
 def test_an_engine_is_started_once_the_one_that_ends_is_gone(directory):

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -183,11 +183,8 @@ def test_from_four_threads(resolve_host, clip, monkeypatch):
             if status != OK or psnr_db(pixels[..., :3], clip.stabilized[at]) < 60:
                 wrong.append(at)
 
-    threads = [threading.Thread(target=work, args=(range(i, FRAMES, 4),)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, (range(i, FRAMES, 4) for i in range(4))))
     assert not wrong
 
 

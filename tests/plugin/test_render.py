@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frames through the plug-in: the right one, in every layout of a host's images, and what is shown until it comes."""
 
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -172,11 +172,8 @@ def test_four_threads_in_random_order_get_their_own_frames(host, engine, tmp_pat
             if status != OK or index_of(pixels) != at:
                 wrong.append((at, status))
 
-    threads = [threading.Thread(target=work, args=(order[i::4],)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, (order[i::4] for i in range(4))))
     assert not wrong
 
 

@@ -4,8 +4,8 @@ delivered, nothing hangs, nothing is started for nothing, and what to do is said
 
 import json
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -245,11 +245,8 @@ def test_an_effect_destroyed_during_its_analysis_leaves_nothing_behind(spec_host
     )
     instance = effect(spec_host, "/media/a.mov")
     instance.edit("analyze")
-    threads = [threading.Thread(target=instance.render, args=(Arguments(at, interactive=True),)) for at in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(instance.render, (Arguments(at, interactive=True) for at in range(4))))
     assert instance.destroy() == OK
     wait_until(lambda: stub.asked.count("status") > 2, 10)
 
