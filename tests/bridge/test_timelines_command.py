@@ -67,6 +67,10 @@ def test_only_changed_redoes_the_clip_that_was_trimmed(desk):
     desk.ok(desk.folder / "edited.otio", "-o", desk.folder / "again.otio", "--only-changed")
     assert [str(job.render_range) for job in desk.engine.submitted] == ["100..119"]
     assert [clip.media_reference.available_range.duration.value for clip in desk.clips("again.otio")] == [19, 20]
+    desk.engine.submitted.clear()
+    os.remove(desk.clips("again.otio")[1].media_reference.target_url)
+    desk.ok(desk.folder / "again.otio", "-o", desk.folder / "third.otio", "--only-changed")
+    assert [job.clip.path for job in desk.engine.submitted] == [desk.b], "what somebody deleted is made again"
 
 
 @pytest.mark.parametrize("again", [[], ["--revert"]])
@@ -265,6 +269,11 @@ def test_an_edl_is_read_at_its_rate_and_its_media_found_by_name(desk):
     events = desk.ok(desk.folder / "cut.edl", "-o", desk.folder / "out.otio", "--rate", "29.97", "--search", desk.folder)
     assert [str(job.render_range) for job in desk.engine.submitted] == ["300..360"]
     assert any("is called like it" in event.get("message", "") for event in events)
+    desk.engine.submitted.clear()
+    (desk.folder / "reel.edl").write_text("TITLE: cut\n\n001  A001  V  C  01:00:10:00 01:00:12:00 01:00:00:00 01:00:02:00\n")
+    desk.engine.add(str(desk.folder / "a001.mxf"), rate=Fraction(25), start_timecode="01:00:00:00")
+    desk.ok(desk.folder / "reel.edl", "-o", desk.folder / "reel.otio", "--rate", "25", "--search", desk.folder)
+    assert [str(job.render_range) for job in desk.engine.submitted] == ["250..300"]
     (clip,) = desk.clips("out.otio")
     assert clip.media_reference.target_url.startswith("file:///") and isinstance(
         clip.media_references()["DEFAULT_MEDIA"], otio.schema.MissingReference
