@@ -245,7 +245,8 @@ def test_the_scale_of_a_seam_is_that_of_what_stands_still_and_is_sure():
     wrong[:, :, :24] = True  # three quarters of the picture
     for side in (0, 1):
         pair = list(of_scale(1.1))
-        pair[1].depth[wrong] *= 3
+        pair[1].depth[:, :, :8] *= 3
+        pair[1].depth[:, :, 8:24] /= 3
         pair[side] = dataclasses.replace(pair[side], semantic_mask=wrong)
         assert robust_seam(*pair).scale == pytest.approx(1 / 1.1, rel=1e-3)
         confidence = np.where(wrong, 0.05, 0.9).astype(np.float32)
@@ -254,6 +255,12 @@ def test_the_scale_of_a_seam_is_that_of_what_stands_still_and_is_sure():
     # Where everything moves, it is all there is.
     known, new = of_scale(1.1)
     assert robust_seam(dataclasses.replace(known, semantic_mask=wrong | True), new).scale == pytest.approx(1 / 1.1, rel=1e-3)
+
+
+def test_one_camera_that_strayed_hardly_moves_a_seam():
+    known, new = of_scale(1.0)
+    new.trajectory.world_from_camera[4, :3, 3] += 1.0
+    assert np.abs(robust_seam(known, new).translation).max() < 0.01
 
 
 def test_the_published_scale_leaves_out_what_is_beyond_the_quartiles():

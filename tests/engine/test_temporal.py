@@ -13,6 +13,7 @@ from vs3r_engine.frame import Frame, PixelLayout
 from vs3r_engine.methods.temporal import TemporalCompleter
 from vs3r_engine.methods.temporal.anchors import Anchors, prior_weight
 from vs3r_engine.methods.temporal.cells import Cells
+from vs3r_engine.methods.temporal.completer import _shares, seam_px
 from vs3r_engine.methods.temporal.extrapolation import extrapolated
 from vs3r_engine.methods.warp import WarpRenderer, found_positions
 from vs3r_engine.scene import Rendered, Target, View
@@ -285,9 +286,56 @@ def test_anchors_stand_at_fixed_places_and_at_the_ends_of_a_shot():
     assert sorted(a.frame_index for a in Anchors(panorama.Held({3: views[3], 4: views[4]}), 5, 10).around(3, cells)) == [4]
 
 
+def test_anchors_out_of_reach_are_let_go():
+    views, _, _ = panorama.shaken(18, width=64, height=36)
+    anchors, cells = Anchors(panorama.Held(views), 3, 6), Cells.of(views[0].frame)
+    for i in range(18):
+        anchors.move_to(i)
+        anchors.around(i, cells)
+        assert i < 6 or min(anchors._held) >= i - 6
+
+
+def test_cells_fit_the_picture_and_a_small_picture_is_its_mean():
+    portrait, wide = (
+        Frame(0, tuple(np.full(layout.plane_shape(i, *size), 100, np.uint8) for i in range(3)), layout)
+        for layout, size in ((LAYOUTS["yuv420p"], (1080, 1920)), (LAYOUTS["yuv411p"], (1441, 805)))
+    )
+    assert [(c.small_px, c.rows, c.columns) for c in (Cells.of(portrait), Cells.of(wide))] == [(8, 60, 34), (8, 26, 46)]
+    assert Cells.of(wide).small_px % 4 == 0 and (Cells.of(wide).small_picture(wide) == 100).all()
+    luma = np.random.default_rng(0).integers(0, 256, (64, 128)).astype(np.uint8)
+    small = Cells(128, 64, 4).small_picture(Frame(0, (luma,), PixelLayout("gray", 8)))[..., 0]
+    np.testing.assert_allclose(small, luma.reshape(16, 4, 32, 4).mean(axis=(1, 3)), atol=1)
+
+
+@pytest.mark.parametrize("per_small", [1, 2, 0.5])
+def test_what_moves_is_kept_away_from_alike_on_every_side(per_small):
+    cells = Cells(256, 128, 4)
+    mask = np.zeros((32 * 4, 64 * 4), bool)
+    mask[40:64, 96:160] = True
+    at_size = cv2.resize(mask.astype(np.uint8), (int(64 * per_small), int(32 * per_small)), interpolation=cv2.INTER_NEAREST) > 0
+    moving = 1 - cells.still(at_size)
+    assert (moving[9:17, 23:41] > 0.8).all() and (moving[8:18, 22:42] > 0.4).all() and not moving[:6].any() and not moving[:, 45:].any()
+    np.testing.assert_allclose(np.average(np.indices(moving.shape), axis=(1, 2), weights=np.stack([moving] * 2)), (12.5, 31.5), atol=1e-3)
+
+
+def test_shares_sum_to_one_and_none_jumps_when_one_falls_under_the_least():
+    just_over, just_under = (_shares(np.array([[1.0], [0.7], [least]])) for least in (0.5001, 0.4999))
+    assert just_over.sum() == pytest.approx(1) and just_under[2] == 0 and np.abs(just_over - just_under).max() < 1e-3
+    assert (just_over[:, 0].argsort() == [2, 1, 0]).all() and not _shares(np.zeros((3, 1))).any()
+
+
+@pytest.mark.parametrize(("rate", "reach", "step"), [(Fraction(1), 2, 1), (Fraction(24), 48, 4), (Fraction(60000, 1001), 120, 10)])
+def test_reach_and_anchors_are_counted_in_seconds(rate, reach, step):
+    completer = TemporalCompleter(FillSettings(radius_s=2.0), rate)
+    assert completer.reach_frames == reach
+    assert [i for i in range(41) if completer.keeps(i)] == list(range(0, 41, step))
+    assert [seam_px(width) for width in (320, 1920, 7680)] == [3, 12, 16]
+
+
 def test_an_anchors_weight_in_time_never_jumps():
     distances = np.arange(-32, 33)
     weights = prior_weight(distances, 5, 30)
+    assert weights[[27, 37, 42]] == pytest.approx([1 / 4, 1 / 4, 1 / 16])
     assert weights[32] == 1 and weights[0] == weights[-1] == 0 and (np.abs(np.diff(weights)) < 0.3).all()
     assert (np.diff(weights[32:]) <= 0).all()
 
