@@ -113,8 +113,6 @@ class Lens:
                 under = 1 + (1 - xi * xi) * square
                 is_valid = under >= 0
                 forward = (xi + xp.sqrt(xp.where(is_valid, under, 0.0))) / (1 + square)
-                if xi > 1:
-                    is_valid = is_valid & (square <= 1 / (xi * xi - 1))
                 rays = [forward * u, forward * v, forward - xi]
             else:
                 alpha = self.parameters[1]

@@ -86,6 +86,13 @@ def test_what_a_lens_cannot_see_is_nan():
     far_out = np.array([[1e6, 0.0]])
     for name in ("fisheye", "double-sphere", "equirectangular", "fisheye with every term"):
         assert np.isnan(rays_of_pixels(far_out, K, LENSES[name][0])).all(), name
+    for lens, _ in LENSES.values():
+        assert np.isnan(pixels_of_points(np.zeros((1, 3)), K, lens)).all()
+    beyond_a_pole_or_all_the_way_round = np.array([[0.0, 1.6], [0.0, -1.6], [3.2, 0.0]])
+    assert np.isnan(Lens("equirectangular").rays_of_plane(beyond_a_pole_or_all_the_way_round)).all()
+    # Beyond its last ray an omnidirectional lens of xi > 1 shows nothing: here at a radius of 0.8.
+    edge = Lens("omnidirectional", (1.6,)).rays_of_plane(np.array([[0.80, 0.0], [0.81, 0.0]]))
+    assert np.isfinite(edge[0]).all() and np.isnan(edge[1]).all()
 
 
 def test_fisheye_radius_is_the_angle_and_terms_bend_it():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.synthetic import make_clip
+from vs3r_engine.camera import Trajectory
 from vs3r_engine.frame import Frame, PixelLayout
 from vs3r_engine.methods.dis import DisFlow
 from vs3r_engine.scene import Reconstruction
@@ -117,8 +118,58 @@ def test_the_published_mask_is_eq_5_from_frame_to_frame_and_nothing_else(crowd):
         assert np.array_equal(masks[i], semantic[i] | flow_mask(flow.flow(frames[i], frames[j]), predicted, 0.5))
 
 
+class Asked:
+    """Flow that says nothing moved and remembers between which frames it was asked for."""
+
+    def __init__(self):
+        self.pairs = []
+
+    def prepared(self, frame):
+        return frame
+
+    def flow(self, frame, next_frame):
+        self.pairs.append((frame.frame_index, next_frame.frame_index))
+        return np.zeros((frame.height, frame.width, 2), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("mask", "count", "pairs"),
+    [
+        ("hybrid", 1, []),
+        ("hybrid", 2, [(0, 1), (1, 0)]),
+        ("hybrid", 3, [(0, 2), (1, 2), (2, 0)]),
+        ("hybrid", 6, [(0, 2), (1, 3), (2, 4), (3, 5), (4, 2), (5, 3)]),
+        ("published", 3, [(0, 1), (1, 2), (2, 1)]),
+        ("semantic", 3, []),
+    ],
+)
+def test_a_frame_is_compared_with_the_second_one_on_and_at_the_end_of_a_piece_back(mask, count, pairs):
+    picture = np.zeros((18, 32), np.uint8)
+    path = Trajectory(
+        0, 32, 18, np.tile(np.array([[30.0, 0, 16], [0, 30, 9], [0, 0, 1]]), (count, 1, 1)), np.tile(np.eye(4), (count, 1, 1))
+    )
+    depth, flow = np.ones((count, 9, 16), np.float32), Asked()
+    frames = [Frame(i, (picture,), PixelLayout("gray", 8)) for i in range(count)]
+    assert not masks_of(Reconstruction(path, depth, depth), frames, flow, AnalysisSettings(mask=mask)).any()
+    assert flow.pairs == pairs
+
+
+def test_a_residual_path_moves_what_is_predicted_by_its_change_in_pixels_of_the_picture_asked_for():
+    x, y = np.meshgrid(np.linspace(0, 1, 9), np.linspace(0, 1, 5))
+    residual = np.stack([np.zeros((5, 9, 2)), np.stack([6 * x - 3 * y, 4 * y], -1)]).astype(np.float32)
+    K = np.tile(np.array([[300.0, 0, 160], [0, 300, 90], [0, 0, 1]]), (2, 1, 1))
+    path = Trajectory(0, 320, 180, K, np.tile(np.eye(4), (2, 1, 1)), residual)
+    for rows, columns in ((36, 64), (180, 320)):
+        depth = np.full((2, rows, columns), 4.0, np.float32)
+        predicted = predicted_flow(Reconstruction(path, depth, depth), 0, 1, 160, 90)
+        u, v = np.meshgrid((np.arange(160) + 0.5) / 160, (np.arange(90) + 0.5) / 90)
+        expected = np.stack([6 * u - 3 * v, 4 * v], -1) / 2
+        assert np.abs(predicted - expected)[3:-3, 3:-3].max() < 0.02
+        assert np.abs(predicted_flow(Reconstruction(path, depth, depth), 1, 0, 160, 90) + predicted).max() < 1e-4
+
+
 def test_sensitivity_halves_the_threshold_every_quarter():
-    assert threshold_of_sensitivity(75, 256) == threshold_of_sensitivity(50, 256) / 2
+    assert threshold_of_sensitivity(75, 256) == threshold_of_sensitivity(50, 256) / 2 == 0.256
 
 
 def test_moving_things_are_areas_and_a_line_along_an_edge_is_a_flow_error():
