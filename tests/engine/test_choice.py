@@ -17,6 +17,7 @@ from vs3r_engine.methods import choice, devices, weights  # noqa: E402
 from vs3r_engine.methods.geometric.reconstructor import GeometricReconstructor  # noqa: E402
 from vs3r_engine.methods.rectified import RectifiedReconstructor  # noqa: E402
 from vs3r_engine.methods.splat import SplatRenderer  # noqa: E402
+from vs3r_engine.methods.temporal import TemporalCompleter  # noqa: E402
 from vs3r_engine.methods.vggt4d.reconstructor import Vggt4dReconstructor  # noqa: E402
 from vs3r_engine.methods.warp import WarpRenderer  # noqa: E402
 from vs3r_engine.settings import DESCRIPTORS, Settings  # noqa: E402
@@ -45,6 +46,40 @@ def test_weights_without_a_gpu_do_not_start_a_network_by_themselves(tmp_path, mo
     monkeypatch.setattr(choice, "_gpu", lambda: "cuda")
     assert choice.method_name(Settings())[0] == "vggt4d"
     assert choice.method_name(settings(analysis__device="cpu"))[0] == "geometric"
+    # Each network asks for its own weights; dense depth asks for points.
+    assert choice.choose_flow(Settings()).name == "dis"
+    monkeypatch.setattr(choice, "method_name", lambda _: ("vggt4d", "its weights and a GPU are there"))
+    assert choice.choose_renderer(Settings()).name == "splat"
+
+
+def test_edges_that_are_to_show_are_not_filled_and_drafts_are_filled_without_diffusion():
+    chosen = choice.choose_methods(Settings(), Fraction(30))
+    assert (chosen.name, chosen.neighbours) == ("geometric-dis", ()) and isinstance(chosen.completer, TemporalCompleter)
+    assert choice.choose_methods(settings(frame__framing="show-edges"), Fraction(30)).completer is None
+    draft = settings(fill__completer="dvdm", fill__quality="draft")
+    assert isinstance(choice.choose_methods(draft, Fraction(30)).completer, TemporalCompleter)
+
+
+@pytest.mark.parametrize(("has_cuda", "has_mps", "name"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
+def test_a_device_is_the_best_there_is_or_the_one_asked_for_or_an_error(monkeypatch, has_cuda, has_mps, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: has_mps)
+    monkeypatch.setattr(devices, "free_memory", lambda name: 3 * 2**30)
+    found = devices.choose_device("auto")
+    assert (found.name, found.free_gib) == (name, 3) and choice._gpu() == (found if name != "cpu" else None)
+    for asked, is_there in (("cuda", has_cuda), ("mps", has_mps), ("cpu", True)):
+        if is_there:
+            assert devices.choose_device(asked).reason == f"asked for {asked}"
+        else:
+            with pytest.raises(DeviceError) as error:
+                devices.choose_device(asked)
+            assert error.value.code == f"no-{asked}"
+
+
+def test_memory_that_torch_holds_and_does_not_use_is_free(monkeypatch):
+    for name, value in (("mem_get_info", (100, 1000)), ("memory_reserved", 70), ("memory_allocated", 30)):
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    assert devices.free_memory("cuda") == 140
 
 
 def test_what_a_network_needs_besides_weights_decides_too(monkeypatch):

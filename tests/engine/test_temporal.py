@@ -286,13 +286,15 @@ def test_anchors_stand_at_fixed_places_and_at_the_ends_of_a_shot():
     assert sorted(a.frame_index for a in Anchors(panorama.Held({3: views[3], 4: views[4]}), 5, 10).around(3, cells)) == [4]
 
 
-def test_anchors_out_of_reach_are_let_go():
-    views, _, _ = panorama.shaken(18, width=64, height=36)
-    anchors, cells = Anchors(panorama.Held(views), 3, 6), Cells.of(views[0].frame)
-    for i in range(18):
+def test_an_anchor_is_looked_at_once_and_let_go_when_out_of_reach(hand_held, monkeypatch):
+    views, looked_at = hand_held[0], []
+    anchors, cells = Anchors(panorama.Held(views), 5, 10), Cells.of(views[0].frame)
+    monkeypatch.setattr(Cells, "small_picture", lambda self, frame: looked_at.append(frame.frame_index) or np.zeros((8, 16, 3), np.float32))
+    for i in range(36):
         anchors.move_to(i)
         anchors.around(i, cells)
-        assert i < 6 or min(anchors._held) >= i - 6
+        assert i < 10 or min(anchors._held) >= i - 10
+    assert sorted(looked_at) == list(range(0, 36, 5))
 
 
 def test_cells_fit_the_picture_and_a_small_picture_is_its_mean():

@@ -12,6 +12,7 @@ LAYOUTS = {
     "420": PixelLayout("yuv", 8, 1, 1),
     "422": PixelLayout("yuv", 10, 1, 0),
     "411": PixelLayout("yuv", 8, 2, 0),
+    "440": PixelLayout("yuv", 8, 0, 1),
     "rgb": PixelLayout("rgb", 16),
 }
 EVERY_PLANE = [(name, plane) for name in LAYOUTS for plane in range(2)]

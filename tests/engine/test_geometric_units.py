@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The weight-free reconstructor's maps, fields and rows against formulas: which way, how far, and from where."""
+
+import cv2
+import numpy as np
+import pytest
+
+from vs3r_engine.methods.geometric.depth import DEPTH_COLUMNS, DEPTH_ROWS, DepthMap
+from vs3r_engine.methods.geometric.residual import SmoothField, _spline
+from vs3r_engine.methods.geometric.shutter import _pace_at, skew_at
+from vs3r_engine.methods.geometric.tracks import Tracker
+
+SIZE = np.array([640.0, 360.0])
+
+
+def cell_centres() -> np.ndarray:
+    """[rows, columns, 2] centred pixels."""
+    x, y = ((np.arange(count) + 0.5) / count - 0.5 for count in (DEPTH_COLUMNS, DEPTH_ROWS))
+    return np.stack(np.meshgrid(x, y), -1) * SIZE
+
+
+def ramp() -> DepthMap:
+    """Inverse depth 0.3 in the middle, growing by 0.0005 a pixel to the right."""
+    depth = DepthMap(SIZE)
+    depth.inverse = 0.3 + 0.0005 * cell_centres()[..., 0]
+    return depth
+
+
+def test_a_track_counts_where_it_is():
+    for point in ([101.0, -33.0], [-155.0, 47.0]):
+        depth = DepthMap(SIZE)
+        depth.learn(np.array([point] * 3), np.full(3, 0.5), np.ones(3))
+        places = cell_centres().reshape(-1, 2)
+        weight = depth.confidence / (1 - depth.confidence)
+        assert np.average(places, axis=0, weights=weight.ravel()) == pytest.approx(point, abs=0.1)
+        assert 0 < depth.confidence.max() < 1
+
+
+def test_the_depth_map_goes_where_a_moved_camera_and_another_focal_length_show_it():
+    moved, zoomed = ramp(), ramp()
+    moved.carry(np.eye(3), np.array([0.2, 0.0, 0.0]), 500.0, 500.0)
+    # A point at 0.3 moves by 500 * 0.2 * 0.3 = 30 pixels to the right.
+    assert moved.at(np.zeros((1, 2))) == pytest.approx([0.3 - 30 * 0.0005], abs=1e-4)
+    zoomed.carry(np.eye(3), np.zeros(3), 500.0, 600.0)
+    assert zoomed.at(np.array([[120.0, 0.0]])) == pytest.approx([0.35], abs=1e-4)
+
+
+def test_what_comes_into_view_continues_the_depth_and_is_not_known():
+    depth = ramp()
+    points = np.random.default_rng(0).uniform(-SIZE / 2, SIZE / 2, (600, 2))
+    depth.learn(points, 0.3 + 0.0005 * points[:, 0], np.ones(600))
+    turn = np.arctan(200 / 500)
+    to_from = np.array([[np.cos(turn), 0, np.sin(turn)], [0, 1, 0], [-np.sin(turn), 0, np.cos(turn)]])
+    border = depth.at(np.array([[-320.0, 0.0]]))
+    depth.carry(to_from, np.zeros(3), 500.0, 500.0)
+    assert depth.confidence[:, :8].max() < 0.01 < 0.5 < np.median(depth.confidence[:, -20:])
+    assert depth.at(np.array([[-300.0, 0.0]])) == pytest.approx(border, abs=0.01)
+
+
+def test_relief_fades_where_nothing_is_learnt_and_comes_back_slowly():
+    depth = ramp()
+    before = depth.inverse.copy()
+    depth.flatten()
+    np.testing.assert_allclose(np.ptp(depth.inverse), 0.99 * np.ptp(before))
+    flat, points = depth.inverse.copy(), np.random.default_rng(0).uniform(-SIZE / 2, SIZE / 2, (600, 2))
+    for share in (0.1, 0.1 + 0.9 * 0.2):
+        depth.learn(points, np.full(600, 1.0), np.ones(600))
+        np.testing.assert_allclose(depth.inverse, flat + share * (1 - flat), atol=1e-3)
+    lone = ramp()
+    lone.learn(points[:1], np.ones(1), np.full(1, 0.5))
+    assert np.array_equal(lone.inverse, before)  # half a track tells nothing
+
+
+def test_splines_reproduce_lines_and_sum_to_one():
+    place = np.linspace(0, 1, 41)
+    weights = _spline(place, 10)
+    np.testing.assert_allclose(weights.sum(axis=1), 1)
+    np.testing.assert_allclose(weights @ (np.arange(10) - 1.0), 7 * place, atol=1e-12)
+
+
+def test_a_residual_field_follows_a_bend_and_neither_noise_nor_a_single_track():
+    rng = np.random.default_rng(4)
+    points, votes = rng.uniform(-SIZE / 2, SIZE / 2, (300, 2)), rng.uniform(0.5, 2, 300)
+    x, y = np.meshgrid(np.linspace(-320, 320, 17), np.linspace(-180, 180, 10))
+    field = SmoothField(SIZE, 10, 17)
+
+    def bend(at: np.ndarray) -> np.ndarray:
+        x, y = np.moveaxis(at / SIZE, -1, 0)
+        return np.stack([4 * x * x + 2 * x * y, 3 * np.cos(3 * y) - x], -1)
+
+    def rms(error: np.ndarray) -> float:
+        return float(np.sqrt((error**2).sum(axis=-1).mean()))
+
+    flow, truth = bend(points), bend(np.stack([x, y], -1))
+    found = field.fit(points, flow, votes, 2.0)
+    assert rms(found - truth) < 0.7 * rms(truth - truth.mean(axis=(0, 1)))
+    flow[7] += 40.0
+    assert np.abs(field.fit(points, flow, votes, 2.0) - found).max() < 0.1
+    assert np.abs(field.fit(points, bend(points), 9 * votes, 2.0) - found).max() < 1e-9
+    assert rms(field.fit(points, rng.normal(0, 1, (300, 2)), votes, 2.0)) < 0.3
+
+
+def test_rows_are_displaced_by_speed_and_acceleration_at_the_moment_they_were_read():
+    pace = np.zeros((2, 4))
+    pace[0, 1], pace[1, 1] = 0.02, 0.04
+    rows = np.array([-90.0, 0.0, 90.0])
+    skew = skew_at(np.stack([0 * rows, rows], -1), pace, 0.5, 500.0, 180.0)
+    late = 0.5 * rows / 180
+    assert skew[:, 0] == pytest.approx(500 * (0.02 * late + 0.5 * 0.04 * late**2), rel=1e-3)
+
+
+def test_pace_is_exact_for_a_cubic_path():
+    t = np.arange(9.0)
+    path = np.stack([2 * t, 0.5 * t**2, 0.1 * t**3, 1 - t + 0.2 * t**3], -1)
+    velocity = np.stack([2 + 0 * t, t, 0.3 * t**2, 0.6 * t**2 - 1], -1)
+    acceleration = np.stack([0 * t, 1 + 0 * t, 0.6 * t, 1.2 * t], -1)
+    steps = list(np.diff(path, axis=0))
+    for step in (1, 3, 5):
+        np.testing.assert_allclose(_pace_at(steps, step), np.stack([velocity, acceleration])[:, step + 1], atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [(640, 360), (320, 180), (96, 54)])
+def test_corners_of_a_mirrored_picture_are_the_mirrored_corners(size):
+    width, height = size
+    noise = np.random.default_rng(0).standard_normal((height, width)).astype(np.float32)
+    picture = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2), None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+    found = []
+    for shown in (picture, np.ascontiguousarray(picture[::-1, ::-1])):
+        tracker = Tracker(width, height)
+        assert tracker.begin(shown) > 40
+        found.append(tracker.xy)
+    apart = np.linalg.norm(found[0][:, None] - (np.array(size) - found[1]), axis=-1).min(axis=1)
+    assert np.mean(apart < 1e-3) > 0.3
