@@ -98,7 +98,7 @@ def masks_of(piece: Reconstruction, frames: Sequence[Frame], flow: FlowEstimator
     if settings.mask != "semantic" and n > 1:
         threshold_px = settings.flow_threshold_px or threshold_of_sensitivity(settings.moving_sensitivity, width)
         is_published = settings.mask == "published"
-        step = 1 if is_published else STEP_FRAMES
+        step = 1 if is_published else min(STEP_FRAMES, n - 1)
         for i in range(n):
             j = i + step if i + step < n else i - step if i >= step else n - 1
             predicted, observed = predicted_flow(piece, i, j, width, height), flow.flow(frames[i], frames[j])
