@@ -6,22 +6,21 @@ Nothing heavy is imported before the first frame is asked for: `preflight` and `
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vs3r_engine.errors import InputError, SetupError, WeightsMissing
-from vs3r_engine.frame import Frame
 from vs3r_engine.methods import weights
 from vs3r_engine.methods.devices import require_quantizer
 from vs3r_engine.methods.diffusion import text
-from vs3r_engine.scene import Rendered
+from vs3r_engine.methods.diffusion.completer import DiffusionCompleter, Installed, WanModel
 from vs3r_engine.settings import FillSettings, Settings, stamp_of
-from vs3r_engine.stages.complete import Completer, Views
 
 if TYPE_CHECKING:
     import torch
 
+    from vs3r_engine.methods.diffusion.sampling import Request
     from vs3r_engine.methods.diffusion.wan import Wan
 
 BASE = "wan2.2-i2v-a14b"
@@ -31,9 +30,6 @@ DISTILLED = "wan2.2-lightning"
 
 UNTRAINED = "none"
 """Value of fill.lora that forces the base model without adapters."""
-
-Installed = Callable[[str], tuple[Any, Path]]
-"""(manifest entry, directory) of installed weights by name; raises WeightsMissing."""
 
 AREA_PX = {"480p": 832 * 480, "720p": 1280 * 720}
 TINY_AREA_PX = 48 * 32
@@ -80,57 +76,22 @@ def require(names: Iterable[str], installed: Installed | None = None) -> dict[st
     return found
 
 
-class DvdmCompleter:
-    """Completer. Loads at the first frame that needs it and stays warm.
+class DvdmCompleter(DiffusionCompleter):
+    """Completer by the paper's model, its adapters and its sampling."""
 
-    prior: what fills the start of sampling where fill.denoise < 1. on_step: told (done, total) of every sampling
-    step of a shot; may raise to stop. Raises: WeightsMissing, DeviceError, OutOfMemory, InputError, SettingsError.
-    """
+    preflight = staticmethod(preflight)
 
-    whole_shots = True
-    """A frame's picture depends on its whole shot:
-
-    `complete` must be given shots from their first frame to their last.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        prior: Completer | None = None,
-        on_step: Callable[[int, int], None] | None = None,
-        installed: Installed | None = None,
-    ) -> None:
-        preflight(settings, installed)
-        self._settings, self._installed = settings, installed
-        self._prior, self._on_step = prior, on_step
-        self.reach_frames = max(1, prior.reach_frames if prior else 0)
-
-    def keeps(self, frame_index: int) -> bool:
-        """What the prior keeps; the model itself looks at rendered frames only."""
-        return self._prior is not None and self._prior.keeps(frame_index)
-
-    def complete(self, rendered: Iterable[Rendered], views: Views) -> Iterator[Frame]:
-        """The same frames, in order, one for one, completed."""
+    def _request(self) -> "tuple[Request, int]":
         from vs3r_engine.methods.diffusion.sampling import PRESETS, Request
-        from vs3r_engine.methods.diffusion.shots import Options, complete
 
         fill = self._settings.fill
-        request = Request(PRESETS[fill.sampler], fill.denoise, on_step=self._on_step)
-        options = Options(
-            request,
-            area_px(fill, "720p"),
-            fill.window_frames,
-            fill.overlap_frames,
-            fill.blending,
-            fill.area,
-            fill.seed,
-            self._prior,
-        )
-        yield from complete(rendered, views, DvdmModel(load(self._settings, options.area_px, self._installed)), options)
+        return Request(PRESETS[fill.sampler], fill.denoise, on_step=self._on_step), area_px(fill, "720p")
+
+    def _model(self, area_px: int) -> "DvdmModel":
+        return DvdmModel(load(self._settings, area_px, self._installed))
 
 
-class DvdmModel:
+class DvdmModel(WanModel):
     """ShotModel: 36 channels in, 16 noisy latents | 4 mask channels, all ones | 16 latents of the render with black
     holes.
 
@@ -139,9 +100,6 @@ class DvdmModel:
 
     hole_value = 0.0
 
-    def __init__(self, wan: "Wan") -> None:
-        self._wan = wan
-
     def condition(self, pictures: Any, holes: Any) -> "tuple[torch.Tensor, torch.Tensor]":
         """(mask and latents [20, n, rows, columns], the latents alone); holes are black in the pictures already."""
         import torch
@@ -149,18 +107,11 @@ class DvdmModel:
         given = self.latents(pictures)
         return torch.cat([torch.ones(4, *given.shape[1:]), given]), given
 
-    def latents(self, pictures: Any) -> "torch.Tensor":
-        """[16, n, rows, columns]"""
-        return self._wan.encode(pictures)[0]
-
     def predict(self, is_high: bool, timestep: "torch.Tensor", latents: "torch.Tensor", condition: "torch.Tensor") -> "torch.Tensor":
         """One forward, no guidance. Source: eq. 8-9."""
         import torch
 
         return self._wan.velocity("high" if is_high else "low", torch.cat([latents, condition]), timestep, self._wan.prompt)
-
-    def pictures(self, latents: "torch.Tensor") -> "Iterator[torch.Tensor]":
-        return self._wan.decode(latents)
 
 
 def area_px(fill: FillSettings, own: str) -> int:

@@ -4,23 +4,22 @@
 Nothing heavy is imported before the first frame is asked for: `preflight` and `vs3r --help` stay instant.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vs3r_engine.errors import SettingsError
-from vs3r_engine.frame import Frame
 from vs3r_engine.methods import weights
 from vs3r_engine.methods.devices import require_quantizer
 from vs3r_engine.methods.diffusion import text
-from vs3r_engine.methods.dvdm import Installed, area_px, footprint, require
-from vs3r_engine.scene import Rendered
+from vs3r_engine.methods.diffusion.completer import DiffusionCompleter, Installed, WanModel
+from vs3r_engine.methods.dvdm import area_px, footprint, require
 from vs3r_engine.settings import FillSettings, Settings
-from vs3r_engine.stages.complete import Completer, Views
 
 if TYPE_CHECKING:
     import torch
 
+    from vs3r_engine.methods.diffusion.sampling import Request
     from vs3r_engine.methods.diffusion.wan import Wan
 
 BASES = {"1.3b": "wan2.1-vace-1.3b", "14b": "wan2.1-vace-14b"}
@@ -47,68 +46,31 @@ def preflight(settings: Settings, installed: Installed | None = None) -> None:
         text.require(require([base], installed)[base])
 
 
-class VaceCompleter:
-    """Completer. Loads at the first frame that needs it and stays warm.
+class VaceCompleter(DiffusionCompleter):
+    """Completer by a model that needs no adapters."""
 
-    prior: what fills the start of sampling where fill.denoise < 1. on_step: told (done, total) of every sampling
-    step of a shot; may raise to stop. Raises: WeightsMissing, DeviceError, OutOfMemory, SettingsError.
-    """
+    preflight = staticmethod(preflight)
 
-    whole_shots = True
-    """A frame's picture depends on its whole shot:
-
-    `complete` must be given shots from their first frame to their last.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        prior: Completer | None = None,
-        on_step: Callable[[int, int], None] | None = None,
-        installed: Installed | None = None,
-    ) -> None:
-        preflight(settings, installed)
-        self._settings, self._installed = settings, installed
-        self._prior, self._on_step = prior, on_step
-        self.reach_frames = max(1, prior.reach_frames if prior else 0)
-
-    def keeps(self, frame_index: int) -> bool:
-        """What the prior keeps; the model itself looks at rendered frames only."""
-        return self._prior is not None and self._prior.keeps(frame_index)
-
-    def complete(self, rendered: Iterable[Rendered], views: Views) -> Iterator[Frame]:
-        """The same frames, in order, one for one, completed."""
+    def _request(self) -> "tuple[Request, int]":
         from vs3r_engine.methods.diffusion.sampling import PRESETS, Request
-        from vs3r_engine.methods.diffusion.shots import Options, complete
 
         fill = self._settings.fill
         own = OWN_DETAIL[fill.vace_model]
         shift = FLOW_SHIFT[own if fill.detail == "model" else fill.detail]
         request = Request(replace(PRESETS["vs3r"], shift=shift), fill.denoise, boundary=None, on_step=self._on_step)
-        options = Options(
-            request,
-            area_px(fill, own),
-            fill.window_frames,
-            fill.overlap_frames,
-            fill.blending,
-            fill.area,
-            fill.seed,
-            self._prior,
-        )
-        yield from complete(rendered, views, VaceModel(load(self._settings, options.area_px, self._installed)), options)
+        return request, area_px(fill, own)
+
+    def _model(self, area_px: int) -> "VaceModel":
+        return VaceModel(load(self._settings, area_px, self._installed))
 
 
-class VaceModel:
+class VaceModel(WanModel):
     """ShotModel: 96 control channels, 16 latents of what is kept | 16 of what is replaced | 64 of the mask's own
     pixels.
     """
 
     hole_value = 0.5
     """Grey stands for missing; black would be taken for content."""
-
-    def __init__(self, wan: "Wan") -> None:
-        self._wan = wan
 
     def condition(self, pictures: Any, holes: Any) -> "tuple[torch.Tensor, torch.Tensor]":
         """(control [96, n, rows, columns], latents of what is kept [16, n, rows, columns]).
@@ -130,19 +92,12 @@ class VaceModel:
         cells = masks.float().view(count, height // 8, 8, width // 8, 8).permute(2, 4, 0, 1, 3).flatten(0, 1)
         return torch.cat([kept, replaced, cells]), kept
 
-    def latents(self, pictures: Any) -> "torch.Tensor":
-        """[16, n, rows, columns]"""
-        return self._wan.encode(pictures)[0]
-
     def predict(self, is_high: bool, timestep: "torch.Tensor", latents: "torch.Tensor", condition: "torch.Tensor") -> "torch.Tensor":
         """Two forwards, guided away from the negative prompt."""
         control = condition[None]
         wanted = self._wan.velocity("high", latents, timestep, self._wan.prompt, control_hidden_states=control)
         unwanted = self._wan.velocity("high", latents, timestep, self._wan.negative, control_hidden_states=control)
         return unwanted + GUIDANCE * (wanted - unwanted)
-
-    def pictures(self, latents: "torch.Tensor") -> "Iterator[torch.Tensor]":
-        return self._wan.decode(latents)
 
 
 def group_masks(holes: Iterable[Any]) -> "Iterator[torch.Tensor]":
