@@ -29,11 +29,6 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
 """The lens models besides the perspective one (no lens at all), and the names of their parameters in order."""
 
 
-WIDE_REACH_FRAMES = 10
-"""Wide lenses look past the picture's edge: they take static points from this far before and after (published
-value)."""
-
-
 @dataclass(frozen=True, slots=True)
 class Lens:
     """One lens model. A pixel is K applied to the normalised plane's point (u, v).
@@ -134,14 +129,6 @@ _OUTPUT_LENSES = {
     "double-sphere": Lens("double-sphere", (-0.2, 0.6)),
     "equirectangular": Lens("equirectangular"),
 }
-
-
-def neighbour_offsets(name: str, neighbours: int) -> tuple[int, ...]:
-    """Which frames around t give static points to an output lens (see FrameSettings.lens), nearest first: t-n..t+n, or
-    for lenses that see far past the picture t-10 and t+10 besides."""
-    near = [sign * step for step in range(1, neighbours + 1) for sign in (-1, 1)]
-    far = [-WIDE_REACH_FRAMES, WIDE_REACH_FRAMES] if name in _OUTPUT_LENSES and neighbours else []
-    return tuple(near + [offset for offset in far if offset not in near])
 
 
 def pixels_of_points(points: Any, K: Any, lens: Lens | None) -> Any:

@@ -140,8 +140,12 @@ def test_dense_depth_is_rendered_by_points_and_lens_profiles_wrap_the_reconstruc
 
 def test_far_frames_are_looked_at_only_by_wide_lenses():
     assert choice.offsets(Settings(), "splat") == (-1, 1) and choice.offsets(Settings(), "warp") == ()
+    assert choice.offsets(settings(frame__lens="wide", frame__neighbours=2), "splat") == (-1, 1, -2, 2)
     for renderer in ("warp", "splat"):
-        assert choice.offsets(settings(frame__lens="equirectangular"), renderer) == (-1, 1, -10, 10)
+        for lens in ("fisheye", "omnidirectional", "double-sphere", "equirectangular"):
+            assert choice.offsets(settings(frame__lens=lens), renderer) == (-1, 1, -10, 10)
+            assert choice.offsets(settings(frame__lens=lens, frame__neighbours=0), renderer) == ()
+        assert len(choice.offsets(settings(frame__lens="fisheye", frame__neighbours=10), renderer)) == 20
 
 
 def test_an_analysis_remembers_the_clips_lens(tmp_path):

@@ -11,7 +11,6 @@ from vs3r_engine.errors import InputError
 from vs3r_engine.lens import (
     Lens,
     growing_angle,
-    neighbour_offsets,
     output_lens,
     pixels_of_points,
     rays_of_pixels,
@@ -134,12 +133,6 @@ def test_named_focal_lengths_scale_as_published():
         assert lens is None and np.allclose(K_out[(0, 1), (0, 1)], scale * K[(0, 1), (0, 1)]) and np.allclose(K_out[:2, 2], K[:2, 2])
     with pytest.raises(InputError):
         output_lens("anamorphic", K, 640, 360)
-
-
-def test_wide_lenses_also_take_points_from_far_frames():
-    assert neighbour_offsets("perspective", 2) == (-1, 1, -2, 2)
-    assert neighbour_offsets("omnidirectional", 1) == (-1, 1, -10, 10)
-    assert neighbour_offsets("fisheye", 0) == ()
 
 
 def test_a_lens_profile_is_read_with_its_terms_and_its_domain(tmp_path):

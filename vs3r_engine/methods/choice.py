@@ -7,7 +7,7 @@ from fractions import Fraction
 from importlib.util import find_spec
 from typing import Any, Generic, TypeVar
 
-from vs3r_engine.lens import neighbour_offsets
+from vs3r_engine.lens import PARAMETERS
 from vs3r_engine.methods import weights
 from vs3r_engine.settings import Settings
 from vs3r_engine.stages.complete import Completer
@@ -16,6 +16,9 @@ from vs3r_engine.stages.reconstruct import Reconstructor
 from vs3r_engine.stages.render import Renderer
 
 T = TypeVar("T")
+
+WIDE_REACH_FRAMES = 10
+"""Wide lenses look past the picture's edge: they take static points from this far before and after (published value)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +159,13 @@ def choose_renderer(settings: Settings) -> Part[Renderer]:
 
 
 def offsets(settings: Settings, renderer_name: str) -> tuple[int, ...]:
-    """The frames around t whose static points are rendered (N(t) of eq. 6), nearest first. None for the warp through a
-    straight lens: there the completer's reach covers them, with colours fitted."""
-    chosen = neighbour_offsets(settings.frame.lens, settings.frame.neighbours)
-    is_straight = chosen == neighbour_offsets("perspective", settings.frame.neighbours)
-    return () if renderer_name == "warp" and is_straight else chosen
+    """The frames around t whose static points are rendered (N(t) of eq. 6), nearest first: t-n..t+n, for lenses that see far past the
+    picture t-10 and t+10 besides. None for the warp through a straight lens: the completer's reach covers them, with colours fitted."""
+    count, is_wide = settings.frame.neighbours, settings.frame.lens in PARAMETERS
+    if count == 0 or (renderer_name == "warp" and not is_wide):
+        return ()
+    reaches = [*range(1, count + 1), *([WIDE_REACH_FRAMES] if is_wide and count < WIDE_REACH_FRAMES else [])]
+    return tuple(sign * reach for reach in reaches for sign in (-1, 1))
 
 
 def _missing(settings: Settings, names: tuple[str, ...]) -> str | None:
