@@ -2,7 +2,6 @@
 """The program `vs3r` as a person or a script meets it, against a fake engine that already runs."""
 
 import contextlib
-import importlib
 import json
 import os
 import signal
@@ -15,8 +14,8 @@ from types import SimpleNamespace
 
 import av
 import pytest
-import typer
 
+from host_bridge import cli
 from host_bridge.progress import LineDisplay, display
 from tests.bridge.numbered_media import write_images
 from tests.fakes.engine import make_media
@@ -68,24 +67,6 @@ def test_names_that_a_pipes_encoding_lacks_are_told_all_the_same(environment, tm
             assert json.loads(done.stdout.splitlines()[-1])["output"] == str(output)
         else:
             assert done.stdout.strip() == str(output).encode(encoding, "backslashreplace")
-
-
-def test_the_other_programs_tell_such_names_too(tmp_path):
-    bundle = tmp_path / "VS3R.ofx.bundle"
-    (bundle / "Contents" / "any").mkdir(parents=True)
-    (bundle / "Contents" / "any" / "VS3R.ofx").touch()
-    demo = (
-        "import sys, vs3r; vs3r.ROOT = vs3r.Path('.'); vs3r.ensure_installed = print; vs3r.finished = lambda *_, **__: (0, '日本');"
-        "sys.exit(vs3r.main())"
-    )
-    for words in (
-        ["-m", "vs3r_engine.app.cli", "keys", "create", "日本"],
-        ["-c", demo, "demo", "clip.mov"],
-        [str(ROOT / "installers" / "install_plugin.py"), "install", str(bundle), "--prefix", "日本"],
-    ):
-        environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONPATH": str(ROOT)}
-        done = subprocess.run([sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, timeout=60)
-        assert done.returncode == 0 and b"\\u65e5\\u672c" in done.stdout, (words, done.stderr)
 
 
 def test_help_answers_in_under_half_a_second(vs3r):
@@ -208,9 +189,10 @@ def test_a_clip_of_any_name_has_its_result_beside_it(vs3r, tmp_path, name):
     assert vs3r("stabilize", name, check=0).stdout == f"{tmp_path}/{name[:-5]}_vs3r.mp4\n"
 
 
-@pytest.mark.parametrize("name", ["in.%04d.json", "in.[0001-0010].json", "folder"])
+@pytest.mark.parametrize("name", ["in.%04d.json", "in.[0001-0010].json", "folder", "take.v2"])
 def test_numbered_images_have_no_usual_name_of_a_result(vs3r, tmp_path, name):
-    (tmp_path / "folder").mkdir()
+    for folder in ("folder", "take.v2"):
+        (tmp_path / folder).mkdir()
     assert "[no-output]" in vs3r("stabilize", name, check=4).stderr
 
 
@@ -343,19 +325,22 @@ def test_ctrl_c_cancels_the_job_and_says_how_to_go_on(vs3r, environment, engine,
     assert (tmp_path / "clip_vs3r.mp4").read_text().count("\n") == 150
 
 
-@pytest.mark.parametrize("module", ["host_bridge.cli", "vs3r_engine.app.cli"])
-def test_ctrl_c_wherever_it_comes_is_answered_and_an_exit_code_is_passed_on(module, capsys):
-    program, app = importlib.import_module(module), typer.Typer()
+def test_a_job_that_another_host_cancels_ends_as_one(vs3r, environment, tmp_path):
+    make_media(tmp_path / "clip.json", step_s=0.1, frames=150)
+    words = [sys.executable, "-m", "host_bridge", "stabilize", "clip.json", "--json"]
+    with subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        job_id = json.loads(running.stdout.readline())["job_id"]
+        vs3r("jobs", "cancel", job_id, check=0)
+        _, messages = running.communicate(timeout=30)
+    assert running.returncode == 130 and f"{job_id} was cancelled" in messages and "Traceback" not in messages
 
-    @app.command()
-    def stop(code: int) -> None:
-        if code == 0:
-            raise KeyboardInterrupt
-        raise typer.Exit(code)
 
-    assert program.run(lambda: app(["0"])) == 130 and capsys.readouterr().err.startswith("Stopped.")
-    assert program.run(lambda: app(["130"])) == 130 and capsys.readouterr().err == "", "another program's, which has told it"
-    assert program.run(lambda: app(["3"])) == 3
+def test_compare_hands_on_what_it_was_asked(monkeypatch):
+    asked = []
+    monkeypatch.setattr(cli, "_engine_program", lambda *words: asked.append(words))
+    cli.compare("-a.mov", "b.mov", "page.html", metrics=False, force=True)
+    cli.compare("a.mov", "b.mov", None, metrics=True, force=False)
+    assert asked == [("compare", "-o", "page.html", "--no-metrics", "-f", "--", "-a.mov", "b.mov"), ("compare", "--", "a.mov", "b.mov")]
 
 
 def test_analyze_reports_what_it_found(vs3r, tmp_path):
