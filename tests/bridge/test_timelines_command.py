@@ -13,6 +13,7 @@ from host_bridge import presets
 from host_bridge.timelines.walk import video_clips
 from tests.bridge.timeline_desk import Desk, needs_adapters, shot, span
 from vs3r_engine.errors import Cancelled, InputError, MediaError, SetupError
+from vs3r_engine.media.urls import path_of_url
 from vs3r_engine.settings import Settings
 from vs3r_engine.timeline import Clip, FrameRange
 
@@ -250,6 +251,17 @@ def test_for_kdenlive_the_original_stays_beside_and_paths_are_bare(desk):
     assert [event["type"] for event in events].index("note") < [event["type"] for event in events].index("progress"), (
         "said before anything runs"
     )
+
+
+@needs_adapters
+@pytest.mark.parametrize(("editor", "name"), [("resolve", "out.otio"), ("kdenlive", "out.otio"), ("premiere", "out.xml")])
+def test_relative_media_is_found_from_a_timeline_in_another_folder(desk, editor, name):
+    (desk.folder / "sub").mkdir()
+    source = desk.write(shot("b%20c.mov", 50, 20, "one"), shot("a.mov", 5, 6, "left alone", first=86400))
+    desk.ok(source, "-o", desk.folder / "sub" / name, "--for", editor, "--clips", "one")
+    for clip in desk.clips(f"sub/{name}"):
+        for reference in clip.media_references().values():
+            assert os.path.isfile(path_of_url(reference.target_url)), reference.target_url
 
 
 @needs_adapters
