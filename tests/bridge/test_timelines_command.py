@@ -13,6 +13,7 @@ from host_bridge import presets
 from host_bridge.timelines.walk import video_clips
 from tests.bridge.timeline_desk import Desk, needs_adapters, shot, span
 from vs3r_engine.errors import Cancelled, InputError, MediaError, SetupError
+from vs3r_engine.job import RenderResult
 from vs3r_engine.media.urls import path_of_url
 from vs3r_engine.settings import Settings
 from vs3r_engine.timeline import Clip, FrameRange
@@ -104,6 +105,13 @@ def test_a_clip_whose_new_result_fails_shows_its_original_not_an_older_result(de
     assert desk.run(desk.folder / "out.otio", "-o", desk.folder / "again.otio", "--set", "path.smoothness=41").exit_code == 4
     (clip,) = desk.clips("again.otio")
     assert list(clip.media_references()) == ["DEFAULT_MEDIA"]
+
+
+def test_a_result_that_holds_other_frames_is_a_failure_and_its_clip_shows_its_original(desk, monkeypatch):
+    monkeypatch.setattr(desk.engine, "submit", lambda job: iter([RenderResult(job.output, "", FrameRange(5, 19), {}, {})]))
+    result = desk.run(desk.write(shot(desk.b, 5, 20)), "-o", desk.folder / "out.otio")
+    assert result.exit_code == 1 and "[wrong-range]" in result.stderr
+    assert list(desk.clips("out.otio")[0].media_references()) == ["DEFAULT_MEDIA"]
 
 
 def test_a_timeline_that_cannot_be_written_leaves_nothing_of_it(desk, monkeypatch):
