@@ -123,9 +123,13 @@ def test_every_layout_loads_into_both_experts_without_a_difference(layout, tmp_p
     models = [trained(seed, alpha=alpha) for seed in (1, 2)]
     write(tmp_path / "lora", models)
     for expert, model in zip(EXPERTS, models, strict=True):
+        adapter, there = lora.read(lora.find(tmp_path / "lora")[expert]), halves(model)
+        assert adapter.layers.keys() == there.keys()
+        for name, layer in adapter.layers.items():
+            assert torch.equal(layer.down, there[name][0]) and torch.equal(layer.up, there[name][1]) and layer.alpha == alpha
         loaded = random_weights.expert(1)
-        lora.put_in(loaded, lora.read(lora.find(tmp_path / "lora")[expert]), "dvdm")
-        assert (velocity(loaded) - velocity(model)).abs().max() == 0.0
+        lora.merge(loaded, adapter)
+        torch.testing.assert_close(velocity(loaded), velocity(model), atol=1e-5, rtol=0)
         assert (velocity(loaded) - velocity(random_weights.expert(1))).abs().max() > 1e-3
 
 
@@ -150,25 +154,38 @@ def test_what_we_save_loads_through_diffusers_itself_without_a_difference(tmp_pa
     assert (velocity(pipeline.transformer_2) - velocity(models[1])).abs().max() == 0.0
 
 
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
 def test_two_adapters_stack_and_merge_into_the_weights(tmp_path):
+    """As diffusers adds them while it computes."""
+    from diffusers import WanImageToVideoPipeline
+
     write_diffusers(tmp_path / "a", [trained(1), trained(2)])
-    write_original(tmp_path / "b", [trained(3), trained(4)], True)
+    write_original(tmp_path / "b", [trained(3, alpha=8), trained(4, alpha=8)], True)
     stacked, merged = random_weights.expert(1), random_weights.expert(1)
-    for model in (stacked, merged):
-        for name in ("a", "b"):
-            lora.put_in(model, lora.read(lora.find(tmp_path / name)[lora.HIGH]), name)
-    stacked.set_adapters(["a", "b"], [1.0, 1.0])
-    lora.merge(merged, ["a", "b"])
+    pipeline = WanImageToVideoPipeline(None, None, random_weights.autoencoder(1), None, transformer=stacked)
+    for name in ("a", "b"):
+        file = lora.find(tmp_path / name)[lora.HIGH]
+        pipeline.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=name)
+        lora.merge(merged, lora.read(file))
+    pipeline.set_adapters(["a", "b"])
     assert not any("lora" in name for name, _ in merged.named_parameters())
     torch.testing.assert_close(velocity(merged), velocity(stacked), atol=1e-5, rtol=0)
     assert (velocity(merged) - velocity(random_weights.expert(1))).abs().max() > 1e-3
 
 
+def test_an_adapter_is_rounded_once_where_the_weights_have_half_precision(tmp_path):
+    files = both(tmp_path)
+    exact, rounded = random_weights.expert(1).bfloat16().float(), random_weights.expert(1).bfloat16()
+    for model in (exact, rounded):
+        lora.merge(model, lora.read(files["high"]))
+    for wanted, got in zip(exact.parameters(), rounded.parameters(), strict=True):
+        assert torch.equal(wanted.bfloat16(), got)
+
+
 def refused(location, code: str) -> InputError:
     with pytest.raises(InputError) as caught:
-        for expert, path in lora.find(location).items():
-            adapter = lora.read(path)
-            lora.put_in(random_weights.expert(1), adapter, expert)
+        for path in lora.find(location).values():
+            lora.merge(random_weights.expert(1), lora.read(path))
     assert caught.value.code == code, caught.value
     return caught.value
 

@@ -10,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
+pytest.importorskip("peft")
 pytest.importorskip("tensorboard")
 
 from vs3r_engine.errors import InputError  # noqa: E402
@@ -76,7 +77,8 @@ def test_the_loss_falls_and_the_saved_adapters_bring_sampling_closer_to_the_targ
     run(tmp_path)
     trained = experts()
     for expert, path in lora.find(tmp_path / "adapters").items():
-        lora.put_in(trained[expert], lora.read(path), "dvdm")
+        lora.merge(trained[expert], lora.read(path))
+        trained[expert].add_adapter(lora.config(), "default")  # what is watched has adapters; this one has no effect
     after = held(1, trained)
     for name in before:
         assert after[name] < 0.9 * before[name], (name, before[name], after[name])

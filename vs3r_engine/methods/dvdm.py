@@ -165,16 +165,13 @@ def _load(settings: Settings, area: int, installed: Installed | None) -> "Wan":
         }
         vae, prompt = wan.load_autoencoder(base), text.load(base)[fill.text_mode]
     trained = where.get(ADAPTERS) if fill.lora == "" else None if fill.lora == UNTRAINED else fill.lora
-    adapters = {
-        name: lora.find(location) for name, location in (("dvdm", trained), ("distilled", where.get(DISTILLED))) if location is not None
-    }
+    adapters = [lora.find(location) for location in (trained, where.get(DISTILLED)) if location is not None]
     experts, announced = {}, []
     # One after the other: each is at its smallest, and where it belongs, before the next is read.
     for name in ("high", "low"):
         experts[name] = make[name]()
-        for adapter, files in adapters.items():
-            lora.put_in(experts[name], lora.read(files[name]), adapter)
-        lora.merge(experts[name], adapters)
+        for files in adapters:
+            lora.merge(experts[name], lora.read(files[name]))
         announced += memory.settle(experts[name], policy, fill.attention, fill.compiled)
     residence = memory.Residence(policy, {**experts, "autoencoder": vae})
     return wan.Wan(policy, residence, prompt.float(), announced=tuple(dict.fromkeys(announced)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LoRA adapters for both experts: found, read from every layout in use, put in, checked, and saved in diffusers' own.
+"""LoRA adapters for both experts: found, read from every layout in use, checked, merged, and saved in diffusers' own.
 
 Nothing here loads without effect: an adapter that touches no layer, or lands in the wrong expert, is an error.
 """
@@ -8,8 +8,7 @@ import filecmp
 import json
 import math
 import re
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -279,25 +278,22 @@ def _declared_alpha(path: Path, metadata: Mapping[str, str]) -> Any:
     return alpha
 
 
-def put_in(model: Any, adapter: Adapter, name: str) -> None:
-    """Add the adapter to an expert under `name`, and check that every layer of it is really there.
+def merge(model: Any, adapter: Adapter) -> None:
+    """Add the adapter's products to the weights they are for, in float32: no cost per step, and ready to be quantized.
 
-    Raises: InputError `lora-mismatch` where a layer is not in the model or of another size, `lora-no-effect` where
-    all of it is zero.
+    Raises: InputError `lora-mismatch` where a layer is not in the model or of another size, `lora-no-effect` where all of it is zero;
+    nothing is changed then.
     """
     import torch
-    from peft import LoraConfig
 
-    linears = {key: module for key, module in model.named_modules() if isinstance(getattr(module, "base_layer", module), torch.nn.Linear)}
-    for module_name, layer in adapter.layers.items():
-        module = linears.get(module_name)
-        module = getattr(module, "base_layer", module)
-        wanted_size = (layer.down.shape[1], layer.up.shape[0])
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    for name, layer in adapter.layers.items():
+        module, wanted_size = linears.get(name), (layer.down.shape[1], layer.up.shape[0])
         if module is None or (module.in_features, module.out_features) != wanted_size:
             sizes = "" if module is None else f" of {wanted_size[0]} to {wanted_size[1]} features"
             raise InputError(
                 "lora-mismatch",
-                f"{adapter.path} is for another model: there is no layer {module_name}{sizes}.",
+                f"{adapter.path} is for another model: there is no layer {name}{sizes}.",
                 "Use an adapter trained on the same base model.",
             )
     if not any(bool(layer.up.any()) and bool(layer.down.any()) for layer in adapter.layers.values()):
@@ -306,45 +302,11 @@ def put_in(model: Any, adapter: Adapter, name: str) -> None:
             f"{adapter.path} is all zeros: it would change nothing.",
             "It was saved before training; take a later one.",
         )
-    ranks = [layer.rank for layer in adapter.layers.values()]
-    common_rank, common_alpha = max(set(ranks), key=ranks.count), next(iter(adapter.layers.values())).alpha
-    wanted = LoraConfig(
-        r=common_rank,
-        lora_alpha=common_alpha,  # type: ignore[arg-type]  # any number scales
-        target_modules=list(adapter.layers),
-        lora_dropout=0.0,
-        init_lora_weights=False,
-        rank_pattern={key: layer.rank for key, layer in adapter.layers.items() if layer.rank != common_rank},
-        alpha_pattern={key: layer.alpha for key, layer in adapter.layers.items() if layer.alpha != common_alpha},  # type: ignore[misc]
-    )
-    with warnings.catch_warnings():
-        # A second adapter on the same model is what we want.
-        warnings.filterwarnings("ignore", "Already found a `peft_config`")
-        model.add_adapter(wanted, adapter_name=name)
-    placed = dict(model.named_modules())
     with torch.no_grad():
-        for module_name, layer in adapter.layers.items():
-            module = placed[module_name]
-            module.lora_A[name].weight.copy_(layer.down)
-            module.lora_B[name].weight.copy_(layer.up)
-            if not math.isclose(module.scaling[name], layer.alpha / layer.rank, rel_tol=1e-6):
-                raise InputError(
-                    "lora-mismatch",
-                    f"{module_name} came out scaled by {module.scaling[name]}, not {layer.alpha / layer.rank}.",
-                )
-
-
-def merge(model: Any, names: Iterable[str]) -> None:
-    """Add the named adapters' products to the weights and forget the adapters:
-
-    no cost per step, and ready to be quantized.
-    """
-    names = list(names)
-    if not names:
-        return
-    model.set_adapters(names, [1.0] * len(names))
-    model.fuse_lora(adapter_names=names)
-    model.unload_lora()
+        for name, layer in adapter.layers.items():
+            weight = linears[name].weight
+            up, down = layer.up.to(weight.device), layer.down.to(weight.device)
+            weight.copy_(weight.float() + layer.alpha / layer.rank * (up @ down))
 
 
 def config(rank: int = RANK, alpha: int = RANK, dropout: float = 0.05) -> Any:
