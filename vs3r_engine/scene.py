@@ -11,14 +11,6 @@ from vs3r_engine.frame import Frame
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SceneWindow:
-    """Consecutive frames given to a reconstructor at once, and the first one's index."""
-
-    first_frame: int
-    frames: tuple[Frame, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Reconstruction:
     """Camera and scene over a run of consecutive frames of one shot, in one arbitrary scale ("scene units").
 

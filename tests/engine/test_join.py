@@ -49,7 +49,7 @@ def cut(shot, window=50, overlap=10, seed=1, scales=(0.3, 3.0), spoil=lambda par
     rng = np.random.default_rng(seed)
     cutter = WindowCutter(frames(len(shot.trajectory)), window, overlap)
     while (piece := cutter.window()) is not None:
-        start, end = piece.first_frame, piece.first_frame + len(piece.frames)
+        start, end = piece[0].frame_index, piece[0].frame_index + len(piece)
         part = Reconstruction(
             shot.trajectory.sliced(start, end),
             shot.depth[start:end].copy(),
@@ -95,8 +95,8 @@ def test_every_frame_is_in_a_window_and_neighbours_share_the_overlap(count, wind
     cutter = WindowCutter(frames(count, first=5), window, overlap)
     spans = []
     while (piece := cutter.window()) is not None:
-        spans.append((piece.first_frame, piece.first_frame + len(piece.frames)))
-        assert [f.frame_index for f in piece.frames] == list(range(*spans[-1]))
+        spans.append((piece[0].frame_index, piece[0].frame_index + len(piece)))
+        assert [f.frame_index for f in piece] == list(range(*spans[-1]))
         cutter.done()
     assert spans[0][0] == 5 and spans[-1][1] == 5 + count
     for (_, end), (start, further) in itertools.pairwise(spans):
@@ -107,13 +107,13 @@ def test_a_shrunk_window_is_done_again_shorter_and_no_frame_is_lost():
     cutter = WindowCutter(frames(60), 20, 5)
     cutter.window()
     cutter.done()
-    assert cutter.window().first_frame == 15
+    assert cutter.window()[0].frame_index == 15
     cutter.shrink()
     again = cutter.window()
-    assert (again.first_frame, len(again.frames)) == (15, 10)
+    assert (again[0].frame_index, len(again)) == (15, 10)
     seen = set()
     while (piece := cutter.window()) is not None:
-        seen |= {f.frame_index for f in piece.frames}
+        seen |= {f.frame_index for f in piece}
         cutter.done()
     assert seen == set(range(15, 60))
 
@@ -126,7 +126,7 @@ def test_a_window_is_shrunk_to_less_than_its_overlap_and_still_goes_on(windows_b
             cutter.shrink()
         if (piece := cutter.window()) is None:
             break
-        seen |= {f.frame_index for f in piece.frames}
+        seen |= {f.frame_index for f in piece}
         cutter.done()
     assert seen == set(range(60))
 

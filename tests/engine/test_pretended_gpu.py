@@ -16,7 +16,7 @@ from vs3r_engine.methods import dvdm, splat, vace  # noqa: E402
 from vs3r_engine.methods.devices import Device  # noqa: E402
 from vs3r_engine.methods.diffusion import memory, random_weights, sampling, wan  # noqa: E402
 from vs3r_engine.methods.vggt4d import reconstructor  # noqa: E402
-from vs3r_engine.scene import SceneWindow, Target, View  # noqa: E402
+from vs3r_engine.scene import Target, View  # noqa: E402
 from vs3r_engine.settings import Settings  # noqa: E402
 
 
@@ -66,7 +66,7 @@ def test_a_window_is_reconstructed_there_as_here(monkeypatch):
         settings = Settings().with_values({"analysis.weights": "random:1:small"})
         method = reconstructor.Vggt4dReconstructor(settings, device, longest_side_px=112)
         network = reconstructor.checkpoint.load("random:1:small", device).network
-        return method.window(network, SceneWindow(0, tuple(clip.frames)), (112, 56))
+        return method.window(network, clip.frames, (112, 56))
 
     here = found("cpu")
     with pretended_gpu():

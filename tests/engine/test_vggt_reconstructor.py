@@ -138,7 +138,7 @@ def test_running_out_of_memory_halves_the_window_once_says_so_then_fails(monkeyp
     right, limit = adapter.Vggt4dReconstructor.window, [4]
 
     def tight(self, network, window, size):
-        if len(window.frames) > limit[0]:
+        if len(window) > limit[0]:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return right(self, network, window, size)
 

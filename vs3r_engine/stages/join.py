@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vs3r_engine.frame import Frame
-from vs3r_engine.scene import Reconstruction, SceneWindow
+from vs3r_engine.scene import Reconstruction
 
 PURE_ROTATION = 1e-3
 """Camera centres that spread by less than this share of the median depth carry no translation to fit."""
@@ -33,15 +33,15 @@ class WindowCutter:
         self.window_frames = window_frames
         self.overlap_frames = min(overlap_frames, window_frames - 1)
 
-    def window(self) -> SceneWindow | None:
-        """The window to do now, the same until `done`; None after the last."""
+    def window(self) -> list[Frame] | None:
+        """The frames of the window to do now, the same until `done`; None after the last."""
         while len(self._held) < self.window_frames:
             frame = next(self._frames, None)
             if frame is None:
                 break
             self._held.append(frame)
         chosen = self._held[: self.window_frames]
-        return SceneWindow(chosen[0].frame_index, tuple(chosen)) if len(chosen) > self._known else None
+        return chosen if len(chosen) > self._known else None
 
     def done(self) -> None:
         """The window has been reconstructed: the next one follows, `overlap_frames` of it known already."""

@@ -4,7 +4,7 @@
 pixels."""
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from fractions import Fraction
 
@@ -20,7 +20,7 @@ from vs3r_engine.methods.vggt4d import checkpoint
 from vs3r_engine.methods.vggt4d.cues import MotionCues
 from vs3r_engine.methods.vggt4d.masking import CueMasker, Masker, WindowEvidence
 from vs3r_engine.methods.vggt4d.network import PATCH_PX, Tokens, Vggt
-from vs3r_engine.scene import Reconstruction, SceneWindow
+from vs3r_engine.scene import Reconstruction
 from vs3r_engine.settings import Settings
 from vs3r_engine.stages.join import WindowCutter, bridged, joined, steady_focal
 
@@ -84,7 +84,7 @@ class Vggt4dReconstructor:
         while (window := cutter.window()) is not None:
             try:
                 with memory_errors(
-                    f"A window of {len(window.frames)} frames",
+                    f"A window of {len(window)} frames",
                     "Set analysis.window_frames lower, or use analysis.method=geometric.",
                 ):
                     found = self.window(loaded.network, window, size)
@@ -93,7 +93,7 @@ class Vggt4dReconstructor:
                     raise
                 was_shrunk = True
                 cutter.shrink()
-                findings["window_note"] = f"out of memory with {len(window.frames)} frames at once, {cutter.window_frames} from there on"
+                findings["window_note"] = f"out of memory with {len(window)} frames at once, {cutter.window_frames} from there on"
                 _release(self._device.name)
                 continue
             cutter.done()
@@ -101,10 +101,9 @@ class Vggt4dReconstructor:
             yield Reconstruction(found.trajectory, found.depth, found.confidence, found.semantic_mask, found.diagnostics, dict(findings))
 
     @torch.inference_mode()
-    def window(self, network: Vggt, window: SceneWindow, size: tuple[int, int]) -> Reconstruction:
+    def window(self, network: Vggt, frames: Sequence[Frame], size: tuple[int, int]) -> Reconstruction:
         """One window by itself, in the network's own gauge and scale. size: (width, height) of the network's
         picture."""
-        frames = window.frames
         images = torch.stack([prepared(frame, size, self._device.name) for frame in frames])
         features, tokens, cue = first_pass(network, images)
         grid = tokens.grid
@@ -123,7 +122,7 @@ class Vggt4dReconstructor:
         clip_K[:, 1] *= height / size[1]
         if self._settings.focal_mm > 0:
             clip_K[:, (0, 1), (0, 1)] = self._settings.focal_mm / 36.0 * max(width, height)
-        path = Trajectory(window.first_frame, width, height, clip_K, world_from_camera.cpu().double().numpy())
+        path = Trajectory(frames[0].frame_index, width, height, clip_K, world_from_camera.cpu().double().numpy())
         found = Reconstruction(path, depth.cpu().numpy(), (1 - 1 / confidence).cpu().numpy(), mask.cpu().numpy())
         return bridged(found, is_bad.cpu().numpy())
 
