@@ -218,6 +218,24 @@ def test_a_whip_pan_is_followed_through_its_blur_further_than_the_first_and_last
     assert np.abs(found_deg - found_deg[0] - yaw_deg + yaw_deg[0]).max() < 1.5
 
 
+def test_sky_that_says_nothing_of_the_camera_is_not_believed_to():
+    # Its gradient and the lens's vignette lie on each other well, and not where the camera has turned to.
+    across = np.linspace(-1, 1, 1500)[None] + 0.1 * np.linspace(-1, 1, 300)[:, None]
+    scene = np.where(across < -0.2, texture(1500, 300, seed=5), 150 - 70 * across).astype(np.uint8)
+    yaw_deg = np.arange(24) * 0.2 - 45
+    yaw_deg[10:14] += [30, 70, 75, 30]
+    vignette = 1 - 0.3 * np.hypot(np.linspace(-1, 1, 300)[:, None], np.linspace(-1, 1, 420)[None]) ** 2
+    noise = np.random.default_rng(4)
+    pictures = [
+        np.clip(view * vignette + noise.normal(0, 2, view.shape), 0, 255).astype(np.uint8)
+        for view in turned_views(scene, np.stack([yaw_deg, np.zeros(24)], axis=1), 420)
+    ]
+    found_deg = yaw_and_roll_deg(checked(analysed(pictures, focal_mm=36 * 378 / 420), 24))
+    expected_deg = np.stack([yaw_deg - yaw_deg[0], np.zeros(24)], axis=1)
+    expected_deg[11:13, 0] = np.interp([11, 12], [10, 13], expected_deg[[10, 13], 0])
+    assert np.abs(found_deg - found_deg[0] - expected_deg).max() < 1.0
+
+
 def test_a_turn_that_no_two_pictures_show_is_reported_where_the_pictures_go_on_and_black_is_none():
     scene = texture(1500, 300, seed=5)
     yaw_deg = np.where(np.arange(30) < 14, -35, 35) + np.arange(30) * 0.2
