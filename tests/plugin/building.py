@@ -34,7 +34,7 @@ def built(sanitizer: str = "") -> Path:
 
 
 def library_in(build: Path) -> Path:
-    return build / "VS3R.ofx.bundle" / "Contents" / "Linux-x86-64" / "VS3R.ofx"
+    return next(build.glob("VS3R.ofx.bundle/Contents/*/VS3R.ofx"))
 
 
 def _content(sanitizer: str) -> str:

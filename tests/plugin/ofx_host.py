@@ -5,6 +5,8 @@ plug-in does wrong in `Host.violations`. Modes: spec (everything), resolve, mlt:
 import ctypes as c
 import itertools
 import json
+import struct
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -530,7 +532,7 @@ class Host:
                 function(i, p, s, c.POINTER(p), c.POINTER(p))(self._param_handle),
                 function(i, p, c.POINTER(p))(lambda *_: FAILED),
                 function(i, p, c.POINTER(p))(lambda *_: FAILED),
-                # Variadic: on this machine's calling convention pointers, integers and doubles arrive where these say.
+                # Variadic: pointers, integers and doubles arrive where these say; on Windows doubles among the integers.
                 function(i, p, p)(self._param_get),
                 *[function(i, p)(lambda *_: FAILED) for _ in range(3)],
                 function(i, p, c.c_int64, d)(self._param_set),
@@ -679,7 +681,7 @@ class Host:
         if threading.current_thread() is not threading.main_thread():
             self._violation(f"{one.name} was set outside the main thread")
         if one.type == "OfxParamTypeDouble":
-            one.value = real
+            one.value = struct.unpack("d", struct.pack("q", whole))[0] if sys.platform == "win32" else real
         elif one.type == "OfxParamTypeString":
             one.value = c.string_at(whole).decode()
         else:

@@ -64,6 +64,17 @@ class Line:
         self.send(json.dumps(head | fields).encode(), *buffers)
 
 
+def bound(directory: Path) -> tuple[socket.socket, str]:
+    """(a socket, its endpoint): a local one where the system has such."""
+    if not hasattr(socket, "AF_UNIX"):
+        port = socket.socket()
+        port.bind(("127.0.0.1", 0))
+        return port, f"tcp://127.0.0.1:{port.getsockname()[1]}"
+    local = socket.socket(socket.AF_UNIX)
+    local.bind(str(directory / "s"))
+    return local, f"ipc://{directory / 's'}"
+
+
 class StubEngine:
     """Runs until the end of the `with`. answer: what becomes of each request; greet: what a connection begins with."""
 
@@ -75,10 +86,8 @@ class StubEngine:
     def __enter__(self) -> "StubEngine":
         self._folder = tempfile.TemporaryDirectory(prefix="vs3r-")  # short: a local socket lies there
         self.directory = Path(self._folder.name)
-        self.listening = socket.socket(socket.AF_UNIX)
-        self.listening.bind(str(self.directory / "s"))
+        self.listening, endpoint = bound(self.directory)
         self.listening.listen(16)
-        endpoint = f"ipc://{self.directory / 's'}"
         facts = {"protocol": "1.0", "engine": "stub", "pid": os.getpid(), "request": endpoint, "control": endpoint, "token": "t"}
         (self.directory / "engine.json").write_text(json.dumps(facts))
         threading.Thread(target=self._accept, daemon=True).start()

@@ -46,8 +46,8 @@ def test_the_generated_settings_are_current():
     assert generate.HEADER.read_text() == generate.header(), "run: python plugin/openfx/generate.py"
 
 
-def test_the_bundle_works_from_any_place(shipped, tmp_path):
-    moved = tmp_path / "some where" / "VS3R.ofx.bundle"
+def test_the_bundle_works_from_any_place(shipped, shipped_library, tmp_path):
+    moved = tmp_path / "some where, Grüße, 日本" / "VS3R.ofx.bundle"
     shutil.copytree(shipped, moved)
     plist = plistlib.loads((moved / "Contents" / "Info.plist").read_bytes())
     assert plist["CFBundleExecutable"] == "VS3R.ofx" and plist["CFBundlePackageType"] == "BNDL" and plist["CFBundleVersion"] == __version__
@@ -58,7 +58,7 @@ def test_the_bundle_works_from_any_place(shipped, tmp_path):
         "print(host.plugin.identifier.decode())"
     )
     said = subprocess.run(
-        [sys.executable, "-c", code, str(moved / "Contents/Linux-x86-64/VS3R.ofx")],
+        [sys.executable, "-c", code, str(moved / shipped_library.relative_to(shipped))],
         capture_output=True,
         text=True,
         check=True,

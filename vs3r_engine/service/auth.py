@@ -13,11 +13,12 @@ from pathlib import Path
 
 import zmq
 import zmq.auth
-from zmq.auth.thread import ThreadAuthenticator
+from zmq.utils import z85
 
 from vs3r_engine.errors import SetupError
 from vs3r_engine.service.protocol import USERNAME
 from vs3r_engine.service.rendezvous import make_private, write_private
+from vs3r_engine.service.zap import Gatekeeper
 
 KEY_NAME = "server"
 ZAP_DOMAIN = "vs3r"
@@ -28,12 +29,11 @@ class TokenAuthority:
 
     def __init__(self) -> None:
         self.token = secrets.token_urlsafe(32)
-        self._handler: ThreadAuthenticator | None = None
+        self._keeper: Gatekeeper | None = None
 
     def start(self, context: zmq.Context) -> None:
-        self._handler = ThreadAuthenticator(context)
-        self._handler.start()
-        self._handler.configure_plain(domain=ZAP_DOMAIN, passwords={USERNAME: self.token})
+        self._keeper = Gatekeeper(context, ZAP_DOMAIN, b"PLAIN", self.user)
+        self._keeper.start()
 
     def guard(self, socket: zmq.Socket) -> None:
         """To be called before `socket` is bound."""
@@ -45,8 +45,13 @@ class TokenAuthority:
         return True
 
     def stop(self) -> None:
-        if self._handler is not None:
-            self._handler.stop()
+        if self._keeper is not None:
+            self._keeper.stop()
+
+    def user(self, credentials: list[bytes]) -> str | None:
+        """Whose name and password these are."""
+        is_user = len(credentials) == 2 and credentials[0] == USERNAME.encode()
+        return USERNAME if is_user and secrets.compare_digest(credentials[1], self.token.encode()) else None
 
 
 class KeyAuthority:
@@ -75,21 +80,16 @@ class KeyAuthority:
         self._clients = directory / "clients"
         self._read_at: list[tuple[str, int, int]] | None = None
         self._allowed: dict[bytes, str] = {}
-        self._handler: ThreadAuthenticator | None = None
+        self._keeper: Gatekeeper | None = None
 
     def start(self, context: zmq.Context) -> None:
-        self._handler = ThreadAuthenticator(context)
-        self._handler.start()
-        self._handler.configure_curve_callback(domain=ZAP_DOMAIN, credentials_provider=self)
+        self._keeper = Gatekeeper(context, ZAP_DOMAIN, b"CURVE", self.user)
+        self._keeper.start()
 
     def guard(self, socket: zmq.Socket) -> None:
         socket.curve_server = True
         socket.curve_secretkey, socket.curve_publickey = self._secret_key, self.public_key
         socket.zap_domain = ZAP_DOMAIN.encode()
-
-    def callback(self, domain: str, key: bytes) -> bool:
-        """pyzmq asks this for every connection."""
-        return key in self._clients_now()
 
     def admits(self, part: zmq.Frame) -> bool:
         try:
@@ -98,8 +98,13 @@ class KeyAuthority:
             return False
 
     def stop(self) -> None:
-        if self._handler is not None:
-            self._handler.stop()
+        if self._keeper is not None:
+            self._keeper.stop()
+
+    def user(self, credentials: list[bytes]) -> str | None:
+        """The peer's public key in Z85, where it is allowed."""
+        key = z85.encode(credentials[0])
+        return key.decode() if key in self._clients_now() else None
 
     def _clients_now(self) -> dict[bytes, str]:
         try:

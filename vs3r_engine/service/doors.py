@@ -13,7 +13,7 @@ from vs3r_engine import __version__
 from vs3r_engine.errors import SetupError
 from vs3r_engine.service import protocol as p
 from vs3r_engine.service.auth import Authority, KeyAuthority
-from vs3r_engine.service.rendezvous import Connection, connection_file, write_private
+from vs3r_engine.service.rendezvous import Connection, connection_file, patiently, write_private
 
 PORTS = (20000, 49000)
 """Ports for loopback TCP: clear of Resolve's 15000 (which is below) and of the ephemeral ones from 49152."""
@@ -77,8 +77,8 @@ class Doors:
         """The connection file no longer names this engine."""
         file = connection_file(self._directory)
         with contextlib.suppress(FileNotFoundError):
-            if self._engine.encode() in file.read_bytes():
-                file.unlink()
+            if self._engine.encode() in patiently(file.read_bytes):
+                patiently(file.unlink)
 
     def close(self) -> None:
         self._authority.stop()

@@ -7,8 +7,9 @@ import os
 import stat
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import psutil
 from msgspec import Meta, Struct
@@ -16,7 +17,9 @@ from msgspec import Meta, Struct
 from vs3r_engine.errors import ProtocolError, SetupError
 from vs3r_engine.service.protocol import USERNAME, VERSION, decode, major
 
-REPLACE_S = 0.5
+BUSY_S = 1.0
+"""How long a file may be in another program's hands on Windows."""
+_T = TypeVar("_T")
 
 
 class Connection(Struct, frozen=True, omit_defaults=True):
@@ -83,7 +86,7 @@ def read_connection(path: Path, *, of_any_protocol: bool = False) -> Connection 
     Raises: ProtocolError `protocol-version`, `connection-file` for one that is none; SetupError `directory-unusable`.
     """
     try:
-        connection = decode(path.read_bytes(), Connection, f"The connection file {path}")
+        connection = decode(patiently(path.read_bytes), Connection, f"The connection file {path}")
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -138,24 +141,23 @@ def write_private(path: Path, data: bytes) -> None:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
-        _replace(temporary, path)
+        patiently(lambda: temporary.replace(path))
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise _unusable(path.parent, error.strerror) from error
 
 
-def _replace(temporary: Path, path: Path) -> None:
-    """Windows refuses while somebody reads the old file, which takes no time: tried again. Raises: OSError."""
-    until_s = time.monotonic() + (REPLACE_S if sys.platform == "win32" else 0)
+def patiently(act: Callable[[], _T]) -> _T:
+    """What `act` returns. On Windows a file cannot be replaced or removed while somebody reads it, nor read while it is replaced."""
+    until_s = time.monotonic() + BUSY_S
     while True:
         try:
-            temporary.replace(path)
-            return
+            return act()
         except PermissionError:
-            if time.monotonic() >= until_s:
+            if sys.platform != "win32" or time.monotonic() > until_s:
                 raise
-            time.sleep(0.01)
+        time.sleep(0.01)
 
 
 def _unusable(directory: Path, why: str | None) -> SetupError:

@@ -2,6 +2,7 @@
 // Messages and files of PROTOCOL.md.
 #include "protocol.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -14,10 +15,12 @@ namespace vs3r::protocol {
 namespace {
 
 #if defined(_WIN32)
-// The narrow functions would lose what the user's code page lacks.
+// The narrow functions would lose what the user's code page lacks, and the C library has a copy of its own, made before the
+// host set anything.
 std::string variable(const char* name) {
-  const wchar_t* value = _wgetenv(wide(name).c_str());
-  return value ? narrow(value) : "";
+  std::wstring value(GetEnvironmentVariableW(wide(name).c_str(), nullptr, 0), L'\0');
+  value.resize(std::min<size_t>(value.size(), GetEnvironmentVariableW(wide(name).c_str(), value.data(), static_cast<DWORD>(value.size()))));
+  return narrow(value);
 }
 std::FILE* opened(const std::string& path) { return _wfopen(wide(path).c_str(), L"rb"); }
 #else

@@ -43,8 +43,15 @@ struct Winsock {
 };
 void start_sockets() { static Winsock winsock; }
 bool make_nonblocking(std::intptr_t s) { u_long on = 1; return ioctlsocket(static_cast<SOCKET>(s), FIONBIO, &on) == 0; }
-int poll_socket(WSAPOLLFD* p, int wait_ms) { return WSAPoll(p, 1, wait_ms); }
-using PollItem = WSAPOLLFD;
+// Not WSAPoll: before 2020's Windows it never told that a connection could not be made.
+bool is_ready(std::intptr_t s, bool to_read, int wait_ms) {
+  fd_set wanted, failed;
+  FD_ZERO(&wanted);
+  FD_SET(static_cast<SOCKET>(s), &wanted);
+  failed = wanted;
+  timeval wait{wait_ms / 1000, wait_ms % 1000 * 1000};
+  return ::select(0, to_read ? &wanted : nullptr, to_read ? nullptr : &wanted, &failed, &wait) > 0;
+}
 #else
 int last_error() { return errno; }
 bool would_block(int error) { return error == EAGAIN || error == EWOULDBLOCK || error == EINPROGRESS || error == EINTR; }
@@ -61,9 +68,18 @@ bool make_nonblocking(std::intptr_t s) {
   int fd = static_cast<int>(s);
   return fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) == 0 && fcntl(fd, F_SETFD, FD_CLOEXEC) == 0;
 }
-int poll_socket(pollfd* p, int wait_ms) { return ::poll(p, 1, wait_ms); }
-using PollItem = pollfd;
+bool is_ready(std::intptr_t s, bool to_read, int wait_ms) {
+  pollfd item{static_cast<int>(s), static_cast<short>(to_read ? POLLIN : POLLOUT), 0};
+  return ::poll(&item, 1, wait_ms) > 0;
+}
 #endif
+
+// Windows says of one that could not connect only that it is not connected, as of one that is still at it.
+bool has_failed(std::intptr_t s) {
+  int error = 0;
+  socklen_t size = sizeof error;
+  return getsockopt(static_cast<Native>(s), SOL_SOCKET, SO_ERROR, reinterpret_cast<char*>(&error), &size) == 0 && error != 0;
+}
 
 // A connecting socket, or -1.
 std::intptr_t connecting_socket(const std::string& endpoint) {
@@ -289,6 +305,8 @@ WireState Dealer::write(const void* data, size_t size, const Deadline& deadline)
       return WireState::kClosed;
     } else if (!wait(false, deadline) || deadline.is_over()) {
       return WireState::kTimedOut;
+    } else if (has_failed(socket_)) {
+      return WireState::kClosed;
     }
   }
   return WireState::kOk;
@@ -296,11 +314,7 @@ WireState Dealer::write(const void* data, size_t size, const Deadline& deadline)
 
 bool Dealer::wait(bool to_read, const Deadline& deadline) {
   while (true) {
-    PollItem item{};
-    item.fd = static_cast<Native>(socket_);
-    item.events = to_read ? POLLIN : POLLOUT;
-    int wait_ms = static_cast<int>(std::min(deadline.left_s(), kPollSlice_s) * 1000 + 0.999);
-    if (poll_socket(&item, wait_ms) > 0) return true;
+    if (is_ready(socket_, to_read, static_cast<int>(std::min(deadline.left_s(), kPollSlice_s) * 1000 + 0.999))) return true;
     if (deadline.is_over()) return false;
   }
 }
