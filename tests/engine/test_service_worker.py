@@ -2,12 +2,14 @@
 """The computing process and the engine around it, without sockets: what must not wait for what, and what outlives what."""
 
 import logging
+import math
 import multiprocessing
 import os
 import queue
 import sys
 import threading
 import time
+from collections import deque
 from contextlib import closing, contextmanager
 from fractions import Fraction
 from types import SimpleNamespace
@@ -319,26 +321,44 @@ def test_files_that_never_answer_hold_up_no_frame_of_another():
     assert answers[-1] == "back" and tasks.empty()
 
 
+def test_a_file_for_which_there_was_no_room_is_looked_at_when_there_is(monkeypatch):
+    monkeypatch.setattr("vs3r_engine.service.glances.AT_ONCE", 1)
+    tasks: queue.SimpleQueue = queue.SimpleQueue()
+    glances, answers = Glances(tasks.put), []
+    for name in ("first", "second", "second"):
+        glances.at(name, lambda name=name: name, math.inf, answers.append, print)
+    for _ in range(2):
+        tasks.get(timeout=5)()
+    assert answers == ["first", "second", "second"]
+
+
 @pytest.mark.parametrize("source_of", [lambda path: p.Source(path=path), lambda path: p.Source(clip=otio_clip(path))])
 def test_the_worker_gets_neither_frame_nor_job_of_a_file_that_never_answers(tmp_path, monkeypatch, source_of):
     share, disk = (make_media(tmp_path / f"{name}.json") for name in ("share", "disk"))
-    is_back, orders, replies = threading.Event(), [], []
+    is_back, orders, replies, tasks = threading.Event(), [], [], deque()
     slow = SimpleNamespace(stat=lambda path: (path != share or is_back.wait(10)) and os.stat(path))
     monkeypatch.setattr("vs3r_engine.service.frames.os", slow)
     worker = {"send": lambda order: not orders.append(order), "is_ready": True}
-    with engine_alone(tmp_path, worker, reply=lambda to, body, *_: replies.append((to, body))) as (engine, _):
+    with engine_alone(tmp_path, worker, reply=lambda to, body, *_: replies.append((to, body)), post=tasks.append) as (engine, _):
+
+        def has(things, count):
+            while tasks:
+                tasks.popleft()()
+            engine.answer_due()
+            return len(things) == count
+
         for path in (share, disk):
             engine.handle("frame", p.FrameRequest(source_of(path), 3, prefetch=0), "s", path, [])
-        wait_until(lambda: engine.answer_due() or len(replies) == 2)
+        wait_until(lambda: has(replies, 2))
         assert [order.source for order in orders] == [source_of(disk)]
         assert {to: body.stage for to, body in replies} == {share: "open", disk: "render"}
         first, second, third = (engine.handle("analyze", p.Analyze(source_of(path)), "s", path, []) for path in (share, share, disk))
-        wait_until(lambda: len(orders) == 2)
+        wait_until(lambda: has(orders, 2))
         assert orders[1].job_id == third.job_id
         assert engine.handle("cancel", p.Cancel(first.job_id), "s", "to", []).state is JobState.CANCELLED
         engine._reported(JobEnded(third.job_id, JobState.DONE))
         is_back.set()
-        wait_until(lambda: len(orders) == 3)
+        wait_until(lambda: has(orders, 3))
         assert orders[2].job_id == second.job_id
 
 

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 AT_ONCE = 256
-"""Files that are looked at at the same time: more than a timeline has on a share that is gone. Past that, one more is not begun."""
+"""Files that are looked at at the same time: more than a timeline has on a share that is gone. Past that, others wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
+    look: Callable[[], str]
     until_s: float
     seen: Callable[[str], None]
     unseen: Callable[[], None]
@@ -31,10 +32,8 @@ class Glances:
 
         Who asks of a `name` that is being looked at is told what that look finds.
         """
-        self._asked.setdefault(name, []).append(_Asked(time.monotonic() + wait_s, seen, unseen))
-        if name not in self._looking and len(self._looking) < AT_ONCE:
-            self._looking.add(name)
-            threading.Thread(target=lambda: self._look(name, look), name="glance", daemon=True).start()
+        self._asked.setdefault(name, []).append(_Asked(look, time.monotonic() + wait_s, seen, unseen))
+        self._begin()
 
     def next_deadline_s(self) -> float | None:
         return min((asked.until_s for waiting in self._asked.values() for asked in waiting), default=None)
@@ -50,6 +49,12 @@ class Glances:
             for asked in late:
                 asked.unseen()
 
+    def _begin(self) -> None:
+        for name, waiting in self._asked.items():
+            if name not in self._looking and len(self._looking) < AT_ONCE:
+                self._looking.add(name)
+                threading.Thread(target=self._look, args=(name, waiting[0].look), name="glance", daemon=True).start()
+
     def _look(self, name: str, look: Callable[[], str]) -> None:
         found = look()
         self._post(lambda: self._seen(name, found))
@@ -58,3 +63,4 @@ class Glances:
         self._looking.discard(name)
         for asked in self._asked.pop(name, []):
             asked.seen(found)
+        self._begin()
