@@ -34,6 +34,10 @@ def test_a_track_counts_where_it_is():
         weight = depth.confidence / (1 - depth.confidence)
         assert np.average(places, axis=0, weights=weight.ravel()) == pytest.approx(point, abs=0.1)
         assert 0 < depth.confidence.max() < 1
+        # The first that is learnt is believed at once; of what was seen a frame ago, nine tenths count.
+        np.testing.assert_allclose(depth.inverse, 0.5, rtol=1e-6)
+        depth.learn(np.array([point] * 3), np.full(3, 0.5), np.ones(3))
+        assert 0.1 * (depth.confidence / (1 - depth.confidence)).sum() == pytest.approx(3 * 1.9, rel=1e-3)
 
 
 def test_the_depth_map_goes_where_a_moved_camera_and_another_focal_length_show_it():
@@ -75,6 +79,7 @@ def test_splines_reproduce_lines_and_sum_to_one():
     place = np.linspace(0, 1, 41)
     weights = _spline(place, 10)
     np.testing.assert_allclose(weights.sum(axis=1), 1)
+    assert weights.min() >= 0
     np.testing.assert_allclose(weights @ (np.arange(10) - 1.0), 7 * place, atol=1e-12)
 
 

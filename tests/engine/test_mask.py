@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.synthetic import make_clip
-from vs3r_engine.camera import Trajectory
+from vs3r_engine.camera import Camera, Trajectory
 from vs3r_engine.frame import Frame, PixelLayout
 from vs3r_engine.methods.dis import DisFlow
 from vs3r_engine.scene import Reconstruction
@@ -17,6 +17,7 @@ from vs3r_engine.stages.mask import (
     explains_better,
     flow_mask,
     masks_of,
+    pixel_centres,
     predicted_flow,
     rigid_flow,
     threshold_of_sensitivity,
@@ -119,17 +120,17 @@ def test_the_published_mask_is_eq_5_from_frame_to_frame_and_nothing_else(crowd):
 
 
 class Asked:
-    """Flow that says nothing moved and remembers between which frames it was asked for."""
+    """Flow that says all moved alike and remembers between which frames it was asked for."""
 
-    def __init__(self):
-        self.pairs = []
+    def __init__(self, moved_px=0.0):
+        self.pairs, self.moved_px = [], moved_px
 
     def prepared(self, frame):
         return frame
 
     def flow(self, frame, next_frame):
         self.pairs.append((frame.frame_index, next_frame.frame_index))
-        return np.zeros((frame.height, frame.width, 2), np.float32)
+        return np.full((frame.height, frame.width, 2), (self.moved_px, 0), np.float32)
 
 
 @pytest.mark.parametrize(
@@ -152,6 +153,20 @@ def test_a_frame_is_compared_with_the_second_one_on_and_at_the_end_of_a_piece_ba
     frames = [Frame(i, (picture,), PixelLayout("gray", 8)) for i in range(count)]
     assert not masks_of(Reconstruction(path, depth, depth), frames, flow, AnalysisSettings(mask=mask)).any()
     assert flow.pairs == pairs
+    if mask == "published":
+        for threshold_px, moves in ((0.6, True), (0.8, False)):
+            chosen = AnalysisSettings(mask=mask, flow_threshold_px=threshold_px)
+            assert (masks_of(Reconstruction(path, depth, depth), frames, Asked(0.7), chosen) == moves).all()
+
+
+def test_a_zoom_is_no_motion_of_the_scene():
+    K = np.array([[30.0, 0, 16], [0, 30, 9], [0, 0, 1]])
+    near, far = (
+        Camera(K * [[zoom], [zoom], [1]] + np.array([[0, 0, 16], [0, 0, 9], [0, 0, 0]]) * (1 - zoom), 32, 18, np.eye(4))
+        for zoom in (1, 1.1)
+    )
+    expected = 0.1 * (pixel_centres(32, 18) - (16, 9))
+    np.testing.assert_allclose(rigid_flow(np.full((18, 32), 3.0), near, far), expected, atol=1e-9)
 
 
 def test_a_residual_path_moves_what_is_predicted_by_its_change_in_pixels_of_the_picture_asked_for():
@@ -185,6 +200,7 @@ def test_what_a_still_scene_would_move_out_of_the_picture_is_not_judged():
     picture = cv2.GaussianBlur(rng.uniform(0, 255, (80, 120)).astype(np.float32), (0, 0), 2).astype(np.uint8)
     picture = cv2.normalize(picture, None, 0, 255, cv2.NORM_MINMAX)
     shown, later = (Frame(i, (np.ascontiguousarray(picture[:60, 10 * i : 10 * i + 100]),), PixelLayout("gray", 8)) for i in range(2))
+    later.planes[0][:, :10] = shown.planes[0][:, :10]  # where the camera no longer looks it cannot tell
     still, invented = np.zeros((2, 60, 100, 2), np.float32)
     still[..., 0] = -10  # the camera turned: everything moves left by ten
     better = explains_better(invented, still, shown, later)
