@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The weight-free reconstructor's maps, fields and rows against formulas: which way, how far, and from where."""
 
+from itertools import pairwise
+
 import cv2
 import numpy as np
 import pytest
 
+from vs3r_engine.methods.geometric.chain import Link
 from vs3r_engine.methods.geometric.depth import DEPTH_COLUMNS, DEPTH_ROWS, DepthMap
+from vs3r_engine.methods.geometric.motion import refitted, rotation_from_vector, turned
 from vs3r_engine.methods.geometric.residual import SmoothField, _spline
-from vs3r_engine.methods.geometric.shutter import _pace_at, skew_at
+from vs3r_engine.methods.geometric.shutter import Shutter, _pace_at, found_readout, skew_at
 from vs3r_engine.methods.geometric.tracks import Tracker
 
 SIZE = np.array([640.0, 360.0])
@@ -122,6 +126,58 @@ def test_pace_is_exact_for_a_cubic_path():
     steps = list(np.diff(path, axis=0))
     for step in (1, 3, 5):
         np.testing.assert_allclose(_pace_at(steps, step), np.stack([velocity, acceleration])[:, step + 1], atol=1e-9)
+
+
+FOCAL_PX, HEIGHT_PX = 500.0, 360.0
+
+
+def rolled_links(readout: float, count: int = 36) -> tuple[list[Link], list[np.ndarray]]:
+    """Links of a shaken camera whose rows are read one after the other, and where each frame's points are at its middle row's moment."""
+    points = np.random.default_rng(1).uniform(-SIZE / 2, SIZE / 2, (150, 2))
+    hertz, late, size = np.array([0.9, 1.1, 0.7]), np.array([0.0, 1.0, 2.0]), np.array([0.02, 0.02, 0.01])
+    turns = [rotation_from_vector(size * np.sin(hertz * t + late)) for t in range(count)]
+    straight = [turned(points, FOCAL_PX, turn, 0.0) for turn in turns]
+    seen = []
+    for t, xy in enumerate(straight):
+        pace = np.zeros((2, 4))
+        pace[:, :3] = size * hertz * np.cos(hertz * t + late), -size * hertz**2 * np.sin(hertz * t + late)
+        seen.append(xy + skew_at(xy, pace, readout, FOCAL_PX, HEIGHT_PX))
+    none, ids, even = np.zeros((0, 2)), np.arange(150), np.full(150, 1 / 150)
+    links = [Link(0, "start", ids[:0], none, none, none[:, 0], none[:, 0], np.eye(3), 0.0, 0.0, 0.0)]
+    for t in range(1, count):
+        to_from, log_zoom = refitted(turns[t] @ turns[t - 1].T, 0.0, seen[t - 1], seen[t], even, FOCAL_PX)
+        links.append(Link(t, "linked", ids, seen[t - 1], seen[t], even, np.ones(150), to_from, log_zoom, 1.0, 0.0))
+    return links, straight
+
+
+def rms_px(error: np.ndarray) -> float:
+    return float(np.sqrt((error**2).sum(axis=-1).mean()))
+
+
+@pytest.mark.parametrize("readout", [0.9, 0.4, 0.0, 0.04])
+def test_the_readout_time_is_found_or_none_is(readout):
+    found = found_readout(rolled_links(readout)[0], FOCAL_PX, HEIGHT_PX)
+    assert found == (pytest.approx(readout, rel=0.08) if readout > 0.1 else 0.0)
+    assert found_readout(rolled_links(0.9, 12)[0], FOCAL_PX, HEIGHT_PX) == 0.0  # eleven links are too few to tell
+
+
+def test_links_become_straight_two_frames_later_in_order_and_all_of_them_before_a_new_start():
+    links, straight = rolled_links(0.6)
+    rolled_px = rms_px(np.stack([link.xy_to - straight[link.frame_index] for link in links[1:]]))
+    again, _ = rolled_links(0.6)
+    shutter, done = Shutter(0.6, FOCAL_PX, HEIGHT_PX), []
+    for number, link in enumerate([*links, *again]):
+        done += shutter.add(link)
+        assert len(done) == (1 + max(0, number - 2) if number < len(links) else len(links) + 1 + max(0, number - len(links) - 2))
+    done += shutter.finish()
+    assert [link.frame_index for link in done] == 2 * list(range(len(links)))
+    for part in (done[: len(links)], done[len(links) :]):
+        left_px = [rms_px(link.xy_from - straight[link.frame_index - 1]) for link in part[1:]]
+        assert max(left_px[3:-3]) < 0.15 * rolled_px and max(left_px) < 0.8 * rolled_px, (left_px, rolled_px)
+        assert rms_px(np.stack([link.xy_to - straight[link.frame_index] for link in part[1:]])) < 0.25 * rolled_px
+        assert np.abs(part[0].pace).max() > 0.001
+        for before, link in pairwise(part[1:]):
+            assert np.abs(before.xy_to - link.xy_from).max() < 1e-9  # the same picture, skewed alike
 
 
 @pytest.mark.parametrize("size", [(640, 360), (320, 180), (96, 54)])
