@@ -175,7 +175,7 @@ def test_links_become_straight_two_frames_later_in_order_and_all_of_them_before_
         left_px = [rms_px(link.xy_from - straight[link.frame_index - 1]) for link in part[1:]]
         assert max(left_px[3:-3]) < 0.15 * rolled_px and max(left_px) < 0.8 * rolled_px, (left_px, rolled_px)
         assert rms_px(np.stack([link.xy_to - straight[link.frame_index] for link in part[1:]])) < 0.25 * rolled_px
-        assert np.abs(part[0].pace).max() > 0.001
+        assert np.abs(part[0].pace).max() > 0.001 and np.array_equal(part[0].pace, done[0].pace)
         for before, link in pairwise(part[1:]):
             assert np.abs(before.xy_to - link.xy_from).max() < 1e-9  # the same picture, skewed alike
 

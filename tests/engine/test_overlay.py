@@ -120,6 +120,32 @@ def test_an_overlay_leaves_a_hole_where_it_moved_to_and_is_put_back_where_it_was
     assert not np.array_equal(restored.planes[0], rendered.frame.planes[0])
 
 
+def test_an_overlay_makes_no_hole_in_what_other_frames_have_filled():
+    at, target = panorama.camera(), Target(0, panorama.camera(2.0), None)
+    mask = np.zeros((45, 80), bool)
+    mask[10:20, 20:60] = True
+    view = replace(panorama.view(panorama.seen(panorama.texture(), at), at), overlay_mask=mask)
+    rendered = WarpRenderer().render(target, view, ())
+    own = rendered.current_mask & (np.arange(320) < 160)
+    freed = without_overlay(replace(rendered, current_mask=own), view)
+    holes = freed.hole_mask & ~rendered.hole_mask
+    assert holes.sum() > 1000 and own[holes].all() and np.array_equal(freed.current_mask, own & ~holes)
+
+
+@pytest.mark.parametrize("size", [(321, 180), (160, 90), (80, 45), (51, 31)])
+def test_an_overlay_is_put_back_evenly_on_all_sides_and_hardly_larger_than_it_is(size):
+    mask = np.zeros((45, 80), bool)
+    mask[15:30, 30:50] = True
+    layout, shape = PixelLayout("gray", 32), size[::-1]
+    white, black = (Frame(0, (np.full(shape, value, np.float32),), layout) for value in (1, 0))
+    view = replace(panorama.view(white, panorama.camera(width=size[0], height=size[1])), overlay_mask=mask)
+    share = with_overlay(black, view).planes[0]
+    np.testing.assert_allclose(share, share[::-1], atol=0.04)
+    np.testing.assert_allclose(share, share[:, ::-1], atol=0.04)
+    area = 15 * 20 * shape[0] * shape[1] / mask.size
+    assert 0.93 < share.sum() / area < 1.07 and share.max() == 1
+
+
 def test_a_frame_seen_from_its_own_camera_keeps_its_overlay_untouched():
     views, _, _ = panorama.shaken(1)
     view = replace(views[0], overlay_mask=np.ones((45, 80), bool))
