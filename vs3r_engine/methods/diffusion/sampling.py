@@ -69,11 +69,6 @@ def scheduler(preset: Preset, steps: int | None = None) -> Any:
     return made
 
 
-def is_high(timestep: float, boundary: float = BOUNDARY) -> bool:
-    """Whether a timestep belongs to the high-noise expert."""
-    return timestep >= boundary * TRAIN_STEPS
-
-
 def noise_for(latent_frames: int, window: int, overlap: int, shape: tuple[int, int, int], seed: int) -> torch.Tensor:
     """[z, latent_frames, rows, columns] float32 from the seed alone, whatever the device.
 
@@ -111,6 +106,10 @@ class Request:
     boundary: float | None = BOUNDARY
     on_step: Callable[[int, int], None] | None = None
 
+    def is_high(self, timestep: float) -> bool:
+        """Whether a timestep belongs to the high-noise expert, or to the only one."""
+        return self.boundary is None or timestep >= self.boundary * TRAIN_STEPS
+
 
 def sample_together(
     noise: torch.Tensor,
@@ -134,7 +133,7 @@ def sample_together(
         reached[begin:end] = True
     for done, timestep in enumerate(timesteps):
         velocity = torch.zeros_like(latents)
-        high = request.boundary is None or is_high(float(timestep), request.boundary)
+        high = request.is_high(float(timestep))
         for (begin, end), weight in zip(windows, weights, strict=True):
             part = predict(high, timestep, latents[:, begin:end], condition[:, begin:end])
             velocity[:, begin:end] += part if len(windows) == 1 else weight * part
@@ -158,7 +157,7 @@ def sample_apart(
     timesteps = begun[0][1]
     solvers, latents = [b[0] for b in begun], [b[2] for b in begun]
     for done, timestep in enumerate(timesteps):
-        high = request.boundary is None or is_high(float(timestep), request.boundary)
+        high = request.is_high(float(timestep))
         for i, solver in enumerate(solvers):
             velocity = predict(high, timestep, latents[i], condition[i])
             latents[i] = solver.step(velocity[None], timestep, latents[i][None], return_dict=False)[0][0]

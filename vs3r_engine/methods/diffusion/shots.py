@@ -70,8 +70,7 @@ class Options:
     """How shots are completed. area_px: pixels of the reduced picture. blending: "per-step" or "cross-fade"
     (published).
 
-    area: "holes" or "full-frame". prior: fills the start of sampling where denoise < 1. spool_directory: None =
-    temporary.
+    area: "holes" or "full-frame". prior: fills the start of sampling where denoise < 1.
     """
 
     request: Request
@@ -82,15 +81,9 @@ class Options:
     area: str = "holes"
     seed: int = 42
     prior: Completer | None = None
-    spool_directory: str | None = None
 
     def __post_init__(self) -> None:
         check_window(self.window_frames, self.overlap_frames)
-
-    @property
-    def reach_frames(self) -> int:
-        """One frame back is asked for to notice cuts; the prior may ask for more."""
-        return max(1, self.prior.reach_frames if self.prior else 0)
 
 
 def complete(rendered: Iterable[Rendered], views: Views, model: ShotModel, options: Options) -> Iterator[Frame]:
@@ -98,7 +91,7 @@ def complete(rendered: Iterable[Rendered], views: Views, model: ShotModel, optio
     frames = _marked(rendered, views, options)
     item = next(frames, None)
     while item is not None:
-        with spool(options.spool_directory) as kept:
+        with spool() as kept:
             while True:
                 one, prior, _ = item
                 size = working_size(one.frame.width, one.frame.height, options.area_px)

@@ -5,7 +5,6 @@ full-size frames and their reduced pictures.
 """
 
 import errno
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,7 +91,7 @@ class Spool:
 
 
 @contextmanager
-def spool(parent: str | os.PathLike[str] | None = None) -> Iterator[Spool]:
-    """An empty spool under `parent` (None: the system's temporary directory), removed at the end."""
-    with tempfile.TemporaryDirectory(prefix="vs3r-shot-", dir=parent) as directory:
+def spool() -> Iterator[Spool]:
+    """An empty spool in the system's temporary directory, removed at the end."""
+    with tempfile.TemporaryDirectory(prefix="vs3r-shot-") as directory:
         yield Spool(Path(directory))

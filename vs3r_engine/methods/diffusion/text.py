@@ -38,14 +38,14 @@ def encode(tokenizer: Any, encoder: Any, prompt: str, mode: str) -> "torch.Tenso
         return_attention_mask=True,
         return_tensors="pt",
     )
-    ids, mask = tokens.input_ids.to(encoder.device), tokens.attention_mask.to(encoder.device)
+    ids, mask = tokens.input_ids, tokens.attention_mask
     with torch.no_grad():
         if mode == "vs3r":
-            return encoder(ids).last_hidden_state[0].cpu()
-        return (encoder(ids, mask).last_hidden_state * mask[..., None].to(encoder.dtype))[0].cpu()
+            return encoder(ids).last_hidden_state[0]
+        return (encoder(ids, mask).last_hidden_state * mask[..., None].to(encoder.dtype))[0]
 
 
-def prepare(directory: Path, tell: Callable[[str], None], device: str = "cpu") -> Path:
+def prepare(directory: Path, tell: Callable[[str], None]) -> Path:
     """Write `directory`/prompt.safetensors: the fixed prompt in both modes, and the negative prompt; returns its path.
 
     directory: an installed Wan model, with `tokenizer` and `text_encoder`. Raises: SetupError `text-encoder`.
@@ -54,7 +54,7 @@ def prepare(directory: Path, tell: Callable[[str], None], device: str = "cpu") -
     from safetensors.torch import save_file
 
     tell("loading the text encoder (11 GB)")
-    tokenizer, encoder = load_encoder(directory, device)
+    tokenizer, encoder = load_encoder(directory)
     state = {"negative": encode(tokenizer, encoder, NEGATIVE, "diffusers")}
     for mode in ("vs3r", "diffusers"):
         tell(f"encoding the prompt as {mode} does")
@@ -66,7 +66,7 @@ def prepare(directory: Path, tell: Callable[[str], None], device: str = "cpu") -
     return directory / FILE_NAME
 
 
-def load_encoder(weights: Path, device: str = "cpu") -> tuple[Any, Any]:
+def load_encoder(weights: Path) -> tuple[Any, Any]:
     """(tokenizer, UMT5 encoder in bf16). Raises: SetupError `text-encoder`."""
     import torch
     from safetensors import SafetensorError
@@ -84,7 +84,7 @@ def load_encoder(weights: Path, device: str = "cpu") -> tuple[Any, Any]:
             f"The text encoder in {weights} cannot be loaded: {error}",
             "`vs3r-engine weights verify` says what is wrong.",
         ) from error
-    return tokenizer, encoder.to(device).eval()
+    return tokenizer, encoder.eval()
 
 
 def require(folder: Path) -> None:
