@@ -57,6 +57,8 @@ def test_running_again_renders_nothing_and_writes_the_same_bytes(desk):
     assert not desk.engine.submitted and (desk.folder / "out2.otio").read_bytes() == once
     desk.ok(desk.folder / "out.otio", "-o", desk.folder / "out3.otio", "--only-changed", "--media-dir", desk.folder / "elsewhere")
     assert not desk.engine.submitted and (desk.folder / "out3.otio").read_bytes() == once
+    desk.ok(source, "-o", desk.folder / "out.otio", "-f")
+    assert len(desk.engine.submitted) == 1, "-f renders again"
 
 
 def test_only_changed_redoes_the_clip_that_was_trimmed(desk):

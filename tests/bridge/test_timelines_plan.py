@@ -154,6 +154,7 @@ def test_a_clips_effect_outranks_the_command_line_which_outranks_the_preset(make
         (Selection(marker="red"), [2]),
         (Selection(marker="stabilize me"), [2]),
         (Selection(marker="GREEN"), [2, 4, 5]),
+        (Selection(marker="point", tracks=("V1",)), [2]),
     ],
 )
 def test_clips_are_chosen_by_track_name_number_and_marker(make, media, selection, chosen):
@@ -163,6 +164,7 @@ def test_clips_are_chosen_by_track_name_number_and_marker(make, media, selection
     )
     timeline = edit([shot(media, 0, 10, "a"), marked], [shot(media, 200, 10, "c"), nested])
     timeline.tracks.markers.append(otio.schema.Marker(name="range", color="GREEN", marked_range=span(15, 16)))  # a and c end at 10
+    timeline.tracks.markers.append(otio.schema.Marker(name="point", color="CYAN", marked_range=span(10, 0)))  # where b and d begin
     assert [each.place.number for each in make(timeline, selection=selection).clips] == chosen
 
 
