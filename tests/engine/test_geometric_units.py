@@ -192,3 +192,21 @@ def test_corners_of_a_mirrored_picture_are_the_mirrored_corners(size):
         found.append(tracker.xy)
     apart = np.linalg.norm(found[0][:, None] - (np.array(size) - found[1]), axis=-1).min(axis=1)
     assert np.mean(apart < 1e-3) > 0.3
+
+
+def test_noise_holds_no_corner_and_a_track_that_something_hides_is_dropped():
+    rng = np.random.default_rng(0)
+    assert Tracker(320, 180).begin((120 + rng.integers(0, 4, (180, 320))).astype(np.uint8)) == 0
+    noise = cv2.GaussianBlur(rng.standard_normal((300, 600)).astype(np.float32), (0, 0), 2)
+    picture = cv2.normalize(noise, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+    later = picture[2:182, 3:323].copy()
+    later[:, 160:] = picture[100:280, 400:560]
+    tracker = Tracker(320, 180)
+    tracker.begin(picture[:180, :320].copy())
+    # Without bars corners are looked for, and followed, up to the picture's edge.
+    still = tracker.follow(picture[:180, :320].copy()).xy_to
+    for xy in (tracker.xy, still):
+        assert xy.min() < 6 and (xy.max(axis=0) > (314, 174)).all()
+    pair = tracker.follow(later)
+    hidden, shown = (pair.xy_from[:, 0] > 175).sum() / (tracker.xy[:, 0] > 175).sum(), (pair.xy_from[:, 0] < 145).sum()
+    assert hidden < 0.4 and shown > 100

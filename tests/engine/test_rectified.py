@@ -8,7 +8,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from vs3r_engine.camera import Camera, Trajectory, inverse
+from vs3r_engine.camera import Camera, Trajectory, inverse, points_of_pixels
+from vs3r_engine.errors import EngineFault
 from vs3r_engine.frame import Frame, PixelLayout
 from vs3r_engine.lens import Lens, pixels_of_points, rays_of_pixels
 from vs3r_engine.methods.rectified import RectifiedReconstructor
@@ -169,9 +170,28 @@ def test_residual_paths_are_carried_through_the_lens(profile):
     assert inside.sum() > 20 and np.abs(own[1] - expected)[inside].max() < 0.04
 
 
-def test_camera_keeps_its_lens_when_resized():
-    camera = Camera(np.eye(3), 10, 10, np.eye(4), OWN)
-    assert camera.resized(20, 20).lens is camera.lens
+def test_a_camera_is_resized_with_its_lens_and_sees_ahead_only():
+    camera = Camera(np.array([[4.0, 0.5, 5], [0, 6, 5], [0, 0, 1]]), 10, 10, np.eye(4), OWN)
+    larger = camera.resized(20, 30)
+    assert larger.lens is camera.lens and (larger.width, larger.height) == (20, 30)
+    assert larger.K.tolist() == [[8, 1, 10], [0, 18, 15], [0, 0, 1]]
+    at = pixels_of_points(np.array([[1.0, 0, 2], [1.0, 0, 0.01], [1.0, 0, -1]]), camera.K, OWN)
+    points = points_of_pixels(at, camera, 3.0)
+    assert points[0] == pytest.approx([1.5, 0, 3], abs=1e-6) and np.isnan(points[1:]).all()
+
+
+def test_a_path_has_no_frames_beyond_its_ends():
+    path = Trajectory(
+        5, 8, 8, np.tile(np.eye(3), (4, 1, 1)), np.tile(np.eye(4), (4, 1, 1)), np.arange(4.0).reshape(4, 1, 1, 1) * np.ones((1, 2, 2, 2))
+    )
+    part = path.sliced(6, 9)
+    assert (part.first_frame, len(part)) == (6, 3) and (path.residual(7) == part.residual(7)).all() and path.residual(7)[0, 0, 0] == 2
+    for start, end in ((4, 6), (6, 10), (7, 7)):
+        with pytest.raises(EngineFault):
+            path.sliced(start, end)
+    for spoiled in ({"world_from_camera": path.world_from_camera[1:]}, {"residual_px": path.residual_px[1:]}):
+        with pytest.raises(EngineFault):
+            dataclasses.replace(path, **spoiled)
 
 
 def test_a_profile_that_was_written_again_is_another_analysis(tmp_path):
