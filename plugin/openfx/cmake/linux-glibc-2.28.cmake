@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # The release for Linux, with zig's compiler (https://ziglang.org; `pip install ziglang`): runs from glibc 2.28 on (Rocky
 # Linux 8). The first build compiles the C++ library, which takes minutes.
-#   cmake -S plugin -B build -DCMAKE_TOOLCHAIN_FILE=plugin/openfx/cmake/linux-glibc-2.28.cmake
+#   cmake -S plugin -B build -DCMAKE_TOOLCHAIN_FILE=openfx/cmake/linux-glibc-2.28.cmake
 set(CMAKE_SYSTEM_NAME Linux)
 set(CMAKE_SYSTEM_PROCESSOR x86_64)
 find_program(VS3R_ZIG NAMES zig python-zig REQUIRED)

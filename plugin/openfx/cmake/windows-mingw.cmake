@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# The plug-in for Windows, built on Linux (Debian: g++-mingw-w64-x86-64-posix). Inspected, never run on Windows.
-#   cmake -S plugin -B build -DCMAKE_TOOLCHAIN_FILE=plugin/openfx/cmake/windows-mingw.cmake
+# The plug-in for Windows, built on Linux (Debian: g++-mingw-w64-x86-64-posix). Run under Wine, never on Windows itself.
+#   cmake -S plugin -B build -DCMAKE_TOOLCHAIN_FILE=openfx/cmake/windows-mingw.cmake
 set(CMAKE_SYSTEM_NAME Windows)
 set(CMAKE_SYSTEM_PROCESSOR x86_64)
 set(CMAKE_CXX_COMPILER x86_64-w64-mingw32-g++-posix)
