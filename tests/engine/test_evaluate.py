@@ -24,6 +24,7 @@ from vs3r_engine.evaluation.evaluation import Asked, Row, evaluate, failure, mea
 from vs3r_engine.evaluation.measure import measure
 from vs3r_engine.evaluation.measurement import Choice
 from vs3r_engine.evaluation.pairs import Pair, Pairing, paired
+from vs3r_engine.evaluation.reading import facts
 from vs3r_engine.evaluation.tables import marked, metric
 
 QUICK = Asked(published=False, every=4)
@@ -167,6 +168,9 @@ def test_files_that_are_no_video_are_errors_of_their_own_row(tmp_path):
         assert row["error"] and row["values"] == {}, name
     row = measured_pair(Pair("x", "", tmp_path / "r" / "text.mp4", good), QUICK)
     assert "unreadable" in row["error"]
+    with pytest.raises(MediaError, match="does not exist") as missing:
+        facts(tmp_path / "nowhere.mov")
+    assert missing.value.code == "media-missing"
 
 
 def test_files_pair_by_relative_path_and_whatever_has_no_partner_is_listed(tmp_path):

@@ -29,7 +29,7 @@ class VideoFacts:
 
 
 def facts(path: Path) -> VideoFacts:
-    """Size, rate and length of the first video stream. Raises: MediaError `unreadable`, `no-video`."""
+    """Size, rate and length of the first video stream. Raises: MediaError `media-missing`, `unreadable`, `no-video`."""
     with _opened(path) as container:
         stream = container.streams.video[0]
         if not stream.width or not stream.height:
@@ -77,6 +77,8 @@ def luma(picture: np.ndarray) -> np.ndarray:
 def _opened(path: Path) -> av.container.InputContainer:
     try:
         container = av.open(os.path.abspath(path))  # absolute: FFmpeg takes "12:30.mp4" for an address
+    except FileNotFoundError as error:
+        raise MediaError("media-missing", f"{path} does not exist.", "Check the path, or reconnect the drive it is on.") from error
     except (av.FFmpegError, OSError, ValueError) as error:
         raise MediaError("unreadable", f"{path} cannot be read: {error}", "Check that it is a complete video file.") from error
     if not container.streams.video:
