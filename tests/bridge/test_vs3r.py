@@ -227,7 +227,7 @@ def test_an_engine_of_another_version_is_announced(engine, environment, tmp_path
 def test_compare_and_doctor_say_their_own_options(vs3r):
     assert "--no-metrics" in vs3r("compare", "--help", check=0).stdout and "--json" in vs3r("doctor", "--help", check=0).stdout
     said = vs3r("compare", "--no-metrics", "--", "-a.mp4", "-b.mp4", check=4).stderr
-    assert "-a.mp4 cannot be read" in said
+    assert "-a.mp4 does not exist" in said
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,7 @@ def test_a_cancelled_job_stops_soon_keeps_its_chunks_and_goes_on_when_submitted_
 
 def test_a_waiting_job_is_cancelled_at_once_and_the_queue_has_an_end(client, tmp_path):
     client.submit(job(tmp_path, "running", step_s=0.05, job_id="q0"))
+    wait_until(lambda: client.status("q0").job.state == "running")
     for i in range(1, 4):
         assert client.submit(job(tmp_path, f"w{i}", job_id=f"q{i}")).state == "queued"
     with pytest.raises(ResourceError, match="queue-full"):
