@@ -68,7 +68,7 @@ class Launcher:
     ) -> None:
         self._file = endpoint_file or connection_file(directory)
         self._is_ours = endpoint_file is None
-        self._command = list(command or [sys.executable, "-m", "vs3r_engine.app.cli", "serve"])
+        self._command = list(command or [sys.executable, "-P", "-m", "vs3r_engine.app.cli", "serve"])
         self._name = name
         self.state = EngineState.ABSENT
 
@@ -248,8 +248,8 @@ def _remove_errors(file: Path) -> None:
 
 
 def write_launch_file() -> None:
-    """Other hosts know how to start an engine. Written only where it would change."""
-    content = p.encode(Launch([sys.executable, "-m", "host_bridge", "engine", "start"]))
+    """Other hosts know how to start an engine, whatever lies in the folder they run in. Written only where it would change."""
+    content = p.encode(Launch([sys.executable, "-P", "-m", "host_bridge", "engine", "start"]))
     file = launch_file()
     if not file.exists() or file.read_bytes() != content:
         write_private(file, content)

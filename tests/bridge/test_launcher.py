@@ -229,10 +229,12 @@ def test_an_engine_outlives_its_launcher(directory):
     assert is_running(int(launched.stdout))
 
 
-def test_the_launch_file_tells_other_hosts_how_to_start_an_engine():
+def test_the_launch_file_tells_other_hosts_how_to_start_an_engine_from_any_folder(tmp_path):
     write_launch_file()
     launch = p.decode(launch_file().read_bytes(), Launch, "launch")
-    assert launch.program == [sys.executable, "-m", "host_bridge", "engine", "start"]
+    assert launch.program == [sys.executable, "-P", "-m", "host_bridge", "engine", "start"]
+    (tmp_path / "queue.py").write_text("raise SystemExit('not the queue that was meant')")
+    subprocess.run([*launch.program[:-2], "--help"], cwd=tmp_path, check=True, capture_output=True)
     assert launch_file().stat().st_mode & 0o777 == 0o600
 
 
