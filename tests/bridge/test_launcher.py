@@ -233,7 +233,7 @@ def test_the_launch_file_tells_other_hosts_how_to_start_an_engine_from_any_folde
     write_launch_file()
     launch = p.decode(launch_file().read_bytes(), Launch, "launch")
     assert launch.program == [sys.executable, "-P", "-m", "host_bridge", "engine", "start"]
-    (tmp_path / "queue.py").write_text("raise SystemExit('not the queue that was meant')")
+    (tmp_path / "typer.py").write_text("raise SystemExit(9)")
     subprocess.run([*launch.program[:-2], "--help"], cwd=tmp_path, check=True, capture_output=True)
     assert launch_file().stat().st_mode & 0o777 == 0o600
 
