@@ -412,6 +412,17 @@ def test_a_synthetic_clip_that_was_stabilized_perfectly_beats_its_shaky_self(tmp
     assert found["calm"].values["cropping"] > 0.97
 
 
+def test_a_look_at_the_speed_prints_it_and_leaves_the_page_as_it_is(tmp_path, capsys, monkeypatch):
+    from vs3r_engine.evaluation import bench
+
+    make_clip("regular", frames=2, width=64, height=36).write(tmp_path / "a.mp4")
+    page = tmp_path / "BENCHMARKS.md"
+    page.write_text("what took hours")
+    monkeypatch.setattr(bench, "speed", lambda *_: {"skipped": "no time for it"})
+    assert bench.main([str(tmp_path), "--report", str(page), "--speed-only"]) == 0
+    assert "no time for it" in capsys.readouterr().out and page.read_text() == "what took hours"
+
+
 @pytest.mark.release
 def test_one_command_writes_the_benchmark_page_and_a_second_run_reuses_the_baselines(tmp_path, capsys):
     from vs3r_engine.evaluation import bench

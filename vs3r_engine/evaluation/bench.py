@@ -53,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             outcome["speed"] = speed(clips, chosen, keep, options.repeat)
         keep.mkdir(parents=True, exist_ok=True)
         (keep / "outcome.json").write_text(json.dumps(outcome, indent=1))
+        if "clips" not in outcome:  # the page's measurements of clips are not to be lost for a look at the speed
+            print(report(outcome, None))
+            return 0
         from vs3r_engine.evaluation.bench_plot import plot
 
         page.write_text(placed(report(outcome, plot(outcome, page.with_suffix(".svg"))), page, MAKER), encoding="utf-8")
@@ -85,7 +88,9 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         default="none",
         help="with --keep: take what an earlier run left instead of running it again; all goes on after an interruption",
     )
-    parser.add_argument("--speed-only", action="store_true")
+    parser.add_argument(
+        "--speed-only", action="store_true", help="no clips are compared; where --keep has no comparison either, speed is only printed"
+    )
     parser.add_argument("--no-speed", action="store_true")
     return parser.parse_args(arguments)
 
