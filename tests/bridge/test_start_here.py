@@ -53,7 +53,7 @@ def test_exit_codes_and_output_are_the_programs():
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
     """A copy of what the set-up looks at; pip's calls are recorded and do nothing."""
-    for name in ("pyproject.toml", "hatch_build.py", "vs3r_engine/native/kernels.c"):
+    for name in ("pyproject.toml", "hatch_build.py", "vs3r_engine/native/kernels.h"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes((vs3r.ROOT / name).read_bytes())
     calls, created = [], []

@@ -122,7 +122,7 @@ def align(
     vertices: [rows + 2, columns + 2, 2] where geometry expects the cells and a ring around them in the anchor's small
     picture. at_cells [n, 2], weight [n], picture [planes, n], occupied, starts: as in Template; template: its levels [3, n].
     anchor: its levels [h, w]; small: [h, w, planes], 1 or 3 of them. bounds: left, top, right, bottom of its usable indices.
-    pools: [levels, 3]. tuning: see kernels.c.
+    pools: [levels, 3]. tuning: see align.c.
     """
     rows, columns, planes = vertices.shape[0] - 2, vertices.shape[1] - 2, len(picture)
     vertices, bounds = (np.ascontiguousarray(a, np.float32) for a in (vertices, bounds))

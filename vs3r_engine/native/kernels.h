@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What every file of kernels needs: one pass over the pixels each, no allocation that outlives a call, no state. Portable
-// C11, with AVX2 and AVX-512 where the processor has them.
+// What every file here needs. They are the loops that numpy and OpenCV cannot run fast enough: one pass over the pixels each,
+// no allocation that outlives a call, no state; __init__.py has their signatures, shapes and units. Compiled by hatch_build.py,
+// portable C11, with AVX2 and AVX-512 where the processor has them.
 
 #pragma once
 
