@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
 PYTHON = str(ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
-TEST_EXTRAS = "test,deep,diffusion,timelines"
+TEST_EXTRAS = "test,deep,training,timelines"
 
 
 def ensure_installed(extras: str) -> None:
