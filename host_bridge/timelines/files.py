@@ -167,7 +167,7 @@ def _read_fcpxml(path: str) -> Root:
     if retimed := sum(1 for _ in xml.iter("timeMap")):
         raise InputError(
             "fcpxml-speed",
-            f"{path} has {retimed} clips with a speed change, which cannot be read from FCPXML.",
+            f"{path} has speed changes ({retimed}), which cannot be read from FCPXML.",
             "Export an .otio file, or take the speed changes out and put them back afterwards.",
         )
     for asset in xml.iter("asset"):

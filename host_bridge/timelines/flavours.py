@@ -260,7 +260,7 @@ def _exact_time(time: RationalTime | None) -> RationalTime | None:
 def _kdenlive_losses(root: Root) -> Iterator[str]:
     retimed = sum(any(isinstance(effect, otio.schema.TimeEffect) for effect in place.clip.effects) for place in video_clips(root))
     if retimed:
-        yield f"Kdenlive ignores the speed of {retimed} retimed clips."
+        yield f"Kdenlive ignores changed speeds: {retimed} here."
     nested = sum(
         not isinstance(place.clip.parent(), otio.schema.Track)
         or not isinstance(place.clip.parent().parent(), otio.schema.Stack)
@@ -268,7 +268,7 @@ def _kdenlive_losses(root: Root) -> Iterator[str]:
         for place in video_clips(root)
     )
     if nested:
-        yield f"Kdenlive leaves out {nested} clips in nested stacks."
+        yield f"Kdenlive leaves out clips in nested stacks: {nested} here."
     if any(isinstance(place.clip.media_reference, otio.schema.ImageSequenceReference) for place in video_clips(root)):
         yield "Kdenlive leaves out image sequences."
     yield "Kdenlive ignores effects and shows every transition as a dissolve."

@@ -169,9 +169,9 @@ def plan(root: Root, options: Options, search: MediaSearch, probe: Probe, finger
         job = jobs.setdefault(draft.digest, _job(draft, options))
         planned.append(PlannedClip(draft.place, draft.media, draft.key, job, draft.digest, _state(draft, job, options, search.base_dir)))
     if ramps := sum(draft.place.clip.source_range is not None and speed_of(draft.place.clip) is None for draft in drafts):
-        notes.append(f"{ramps} clips have speed ramps, which may show anything: all of their media is stabilized.")
+        notes.append(f"Clips with speed ramps, which may show anything: {ramps}. All of their media is stabilized.")
     if shared := len(planned) - len(jobs):
-        notes.append(f"{shared} clips show the same frames as others and share their media.")
+        notes.append(f"Clips that show the same frames as another and share its media: {shared}.")
     return Plan(tuple(planned), tuple(skipped), tuple(dict.fromkeys(notes)))
 
 
