@@ -257,7 +257,7 @@ def test_for_kdenlive_the_original_stays_beside_and_paths_are_bare(desk):
     (clip,) = desk.clips("out.otio")
     assert sorted(clip.media_references()) == ["DEFAULT_MEDIA", "VS3R"] and clip.source_range == span(0, 20)
     assert all(os.path.isabs(reference.target_url) for reference in clip.media_references().values())
-    assert any("ignores the speed of 1" in event["message"] for event in events if event["type"] == "note")
+    assert any("ignores changed speeds: 1 here" in event["message"] for event in events if event["type"] == "note")
     assert [event["type"] for event in events].index("note") < [event["type"] for event in events].index("progress"), (
         "said before anything runs"
     )

@@ -131,7 +131,9 @@ def test_a_clip_with_fcp7_time_remapping_gets_all_of_its_media(desk):
     remap = otio.schema.Effect(name="Time Remap", metadata={"fcp_xml": {"effectid": "timeremap", "parameter": []}})
     events = desk.ok(desk.write(shot(desk.b, 100, 10, effects=[remap])), "-o", desk.folder / "out.otio")
     assert [str(job.render_range) for job in desk.engine.submitted] == ["0..1000"]
-    assert any("Clips with speed ramps, which may show anything: 1." in event.get("message", "") for event in events), "said before so much is rendered"
+    assert any("Clips with speed ramps, which may show anything: 1." in event.get("message", "") for event in events), (
+        "said before so much is rendered"
+    )
 
 
 REMAP = """<filter><effect><name>Time Remap</name><effectid>timeremap</effectid><mediatype>video</mediatype>
