@@ -181,7 +181,7 @@ def test_from_four_threads(resolve_host, clip, monkeypatch):
         for at in frames:
             status, pixels = instance.render(Arguments(at, source_frame=at))
             if status != OK or psnr_db(pixels[..., :3], clip.stabilized[at]) < 60:
-                wrong.append(at)
+                wrong.append((at, status, psnr_db(pixels[..., :3], clip.stabilized[at]), list(instance.messages)))
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, (range(i, FRAMES, 4) for i in range(4))))
