@@ -90,16 +90,23 @@ class StubEngine:
         self.listening.listen(16)
         facts = {"protocol": "1.0", "engine": "stub", "pid": os.getpid(), "request": endpoint, "control": endpoint, "token": "t"}
         (self.directory / "engine.json").write_text(json.dumps(facts))
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         (self.directory / "engine.json").unlink(missing_ok=True)
-        for each in (self.listening, *(line.socket for line in self.lines)):
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
+        self._close(self.listening)
+        self._accepting.join(5)  # who was let in at the last moment is among the lines
+        for line in self.lines:
+            self._close(line.socket)
         self._folder.cleanup()
+
+    @staticmethod
+    def _close(one: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            one.shutdown(socket.SHUT_RDWR)
+        one.close()
 
     def _connections(self) -> Iterator[socket.socket]:
         with contextlib.suppress(OSError):
