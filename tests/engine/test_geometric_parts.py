@@ -11,13 +11,13 @@ import pytest
 from tests.synthetic import make_clip
 from vs3r_engine.frame import Frame, PixelLayout
 from vs3r_engine.methods.geometric import GeometricReconstructor
+from vs3r_engine.methods.geometric.begin import begun
 from vs3r_engine.methods.geometric.bundle import (
     ROTATION,
     ROTATION_TRANSLATION,
     Sightings,
     Window,
     adjusted,
-    begun,
     rotations_from_vectors,
 )
 from vs3r_engine.methods.geometric.chain import Chain
@@ -321,6 +321,17 @@ def test_the_tracker_measures_a_shift_to_a_twentieth_of_a_pixel():
     assert np.abs(np.median(pair.xy_to - pair.xy_from, axis=0) - [-3.3, 1.6]).max() < 0.05
 
 
+@pytest.mark.parametrize("size", [(640, 360), (320, 180), (854 // 2, 241), (333, 97), (64, 48)])
+def test_corners_are_looked_for_up_to_the_edges(size):
+    width, height = size
+    tracker = Tracker(width, height)
+    tracker.begin(texture(width, height, seed=4))
+    low, high = tracker.xy.min(axis=0), tracker.xy.max(axis=0)
+    assert (low < 10).all() and (high > (width - 10, height - 10)).all()
+    cells = tracker._cell_of(tracker.xy)
+    assert len(np.unique(cells)) == len(cells)
+
+
 def test_bars_hold_no_track_still():
     pictures = shifted(2, 2, 3)
     for picture in pictures:
@@ -359,20 +370,23 @@ def test_the_residual_field_is_exact_for_affine_motion_and_not_pulled_by_moving_
     assert np.abs(field.fit(points, flow, np.ones(260), 2.0) - expected).max() < 0.25
 
 
-def bundle_truth(seed: int = 5) -> tuple[Window, Sightings, Window]:
-    """(a window to begin from, what it sees, the truth): a swaying camera before points from 3 to 12 units away."""
+def bundle_truth(
+    seed: int = 5, walk: tuple[float, float, float] = (0, 0, 0), near: tuple[float, float] = (3, 12), near_share: float = 1.0
+) -> tuple[Window, Sightings, Window]:
+    """(a window to begin from, what it sees, the truth): a swaying camera, carried by `walk` in all, before points `near` units
+    away, the rest of them 12 to 30."""
     rng = np.random.default_rng(seed)
     frames, tracks, focal = 14, 80, 500.0
     time = np.linspace(0, 1, frames)[:, None]
     vectors = 0.02 * np.sin(2 * np.pi * time * [1.0, 1.7, 0.6] + [0, 1, 2])
     centre = 0.12 * np.sin(2 * np.pi * time * [0.9, 1.3, 0.5] + [1, 0, 2])
-    centre -= centre[0]
+    centre += time * walk - centre[0]
     rotation = rotations_from_vectors(vectors)
     rotation = rotation @ rotation[0].T
     translation = -np.einsum("fij,fj->fi", rotation, centre)
     direction = np.concatenate([rng.uniform([-0.5, -0.3], [0.5, 0.3], (tracks, 2)), np.ones((tracks, 1))], axis=1)
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
-    inverse_depth = 1 / rng.uniform(3, 12, tracks)
+    inverse_depth = 1 / np.where(np.arange(tracks) < near_share * tracks, rng.uniform(*near, tracks), rng.uniform(12, 30, tracks))
     points = np.einsum("fij,mj->fmi", rotation, direction) + translation[:, None] * inverse_depth[:, None]
     xy = focal * points[..., :2] / points[..., 2:] + rng.normal(0, 0.05, (frames, tracks, 2))
     seen = np.ones((frames, tracks))
@@ -398,6 +412,17 @@ def test_bundle_adjustment_finds_cameras_and_depths_up_to_scale_from_nothing():
     ratio = solved.inverse_depth / truth.inverse_depth
     assert np.std(np.log(ratio)) < 0.05
     assert np.abs(solved.translation * np.median(ratio) - truth.translation).max() < 0.01
+
+
+@pytest.mark.parametrize("walk", [(2.0, 0.0, 0.3), (0.0, 0.0, 1.5)])
+@pytest.mark.parametrize("tracks", [80, 36])
+def test_a_window_begins_right_on_a_walk_past_few_near_things(walk, tracks):
+    start, sightings, truth = bundle_truth(1, walk, near=(2, 4), near_share=0.3)
+    some = slice(None, None, 80 // tracks)
+    part = replace(start, direction=start.direction[some], inverse_depth=start.inverse_depth[some], depth_weight=start.depth_weight[some])
+    solved, error = begun(part, Sightings(sightings.xy[:, some], sightings.seen[:, some]))
+    assert np.median(error) < 0.1
+    assert np.std(np.log(solved.inverse_depth / truth.inverse_depth[some])) < 0.05
 
 
 def test_bundle_adjustment_leaves_settled_cameras_and_moving_objects_alone():

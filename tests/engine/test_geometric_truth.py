@@ -38,13 +38,13 @@ class Found:
 
 
 @cache
-def clip_of(category: str, rolling_shutter: float) -> SyntheticClip:
-    return make_clip(category, frames=54, width=320, height=180, seed=1, rolling_shutter=rolling_shutter)
+def clip_of(category: str, rolling_shutter: float, seed: int = 1) -> SyntheticClip:
+    return make_clip(category, frames=54, width=320, height=180, seed=seed, rolling_shutter=rolling_shutter)
 
 
 @cache
-def found(category: str, readout: float = 0.0, **settings) -> Found:
-    clip = clip_of(category, readout)
+def found(category: str, readout: float = 0.0, seed: int = 1, **settings) -> Found:
+    clip = clip_of(category, readout, seed)
     pieces = tuple(GeometricReconstructor(AnalysisSettings(**settings)).reconstruct(iter(clip.frames), clip.rate))
     paths = [piece.trajectory for piece in pieces]
     path = Trajectory(
@@ -117,6 +117,13 @@ def test_turns_are_measured_without_knowing_the_lens(category, limit_deg):
 @pytest.mark.parametrize(("category", "factor"), [("rotation", 15), ("crowd", 15), ("regular", 15), ("zooming", 15), ("parallax", 6)])
 def test_static_points_stand_still_after_stabilization(category, factor):
     assert steadiness(found(category)) > factor
+
+
+@pytest.mark.parametrize(("seed", "factor"), [(7, 12), (8, 15), (10, 15)])
+def test_walkers_are_not_taken_for_near_things(seed, factor):
+    result = found("crowd", seed=seed)
+    assert turn_error_deg(result.path, result.clip.trajectory) < 0.05
+    assert steadiness(result) > factor
 
 
 @pytest.mark.parametrize("category", ["rotation", "crowd", "parallax", "zooming", "regular"])

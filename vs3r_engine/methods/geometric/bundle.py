@@ -12,8 +12,6 @@ import numpy as np
 
 ROTATION, ROTATION_ZOOM, ROTATION_TRANSLATION = "rotation", "rotation+zoom", "rotation+translation"
 
-_GOOD_SHARE_LOST = 0.06
-
 _CAMERA_COLUMNS = {ROTATION: [0, 1, 2], ROTATION_ZOOM: [0, 1, 2, 6], ROTATION_TRANSLATION: [0, 1, 2, 3, 4, 5]}
 
 
@@ -78,78 +76,6 @@ def adjusted(
         else:
             damping = min(damping * 20.0, 1e3)
     return window, np.sqrt(view.squared)
-
-
-def begun(window: Window, sightings: Sightings, is_quick: bool = False) -> tuple[Window, np.ndarray]:
-    """The window with translations and depths found from nothing, as `adjusted` returns it.
-
-    The right answer lies among wrong ones: relief turned inside out, a long window's far motion or a short one's little
-    motion mistaken. So (unless is_quick) ways to begin are tried until one explains nearly everything, and the best is
-    taken: growing from a third of the window, all at once with a strict and with a lenient loss, and the best turned
-    inside out.
-    """
-    best = _grown(window, sightings)
-    for begin in () if is_quick else (_at_once_strictly, _at_once_leniently, _inside_out):
-        if _share_lost(best[1], sightings) < _GOOD_SHARE_LOST:
-            break
-        other = begin(window, best[0], sightings)
-        best = min(best, other, key=lambda found: _share_lost(found[1], sightings))
-    return best
-
-
-def _at_once_strictly(window: Window, best: Window, sightings: Sightings) -> tuple[Window, np.ndarray]:
-    return adjusted(window, sightings, ROTATION_TRANSLATION, 14, first_scale_px=2.0)
-
-
-def _at_once_leniently(window: Window, best: Window, sightings: Sightings) -> tuple[Window, np.ndarray]:
-    return adjusted(window, sightings, ROTATION_TRANSLATION, 14, first_scale_px=16.0)
-
-
-def _inside_out(window: Window, best: Window, sightings: Sightings) -> tuple[Window, np.ndarray]:
-    usual = float(np.median(best.inverse_depth))
-    turned = np.maximum(2 * usual - best.inverse_depth, 0.1 * usual)
-    mirrored = replace(best, translation=2 * best.translation[:1] - best.translation, inverse_depth=turned)
-    return adjusted(mirrored, sightings, ROTATION_TRANSLATION, 12, first_scale_px=4.0)
-
-
-def _share_lost(error: np.ndarray, sightings: Sightings) -> float:
-    """Share of the sightings that a Geman-McClure loss of one pixel gives up."""
-    return float((sightings.seen * (1.0 - 1.0 / (1.0 + error**2))).sum() / max(sightings.seen.sum(), 1e-9))
-
-
-def _grown(window: Window, sightings: Sightings) -> tuple[Window, np.ndarray]:
-    frames = len(window.rotation)
-    known = int(window.is_fixed.sum())
-    for share, steps in ((1 / 3, 8), (2 / 3, 6), (1.0, 6)):
-        count = max(round(share * frames), min(frames, 4))
-        if known >= 2:
-            # On with the velocity so far, in the axes of each camera.
-            centre = -np.matmul(window.rotation[:known].transpose(0, 2, 1), window.translation[:known, :, None])[..., 0]
-            velocity = (centre[-1] - centre[max(known - 6, 0)]) / (known - 1 - max(known - 6, 0))
-            ahead = centre[-1] + np.arange(1, count - known + 1)[:, None] * velocity
-            translation = window.translation.copy()
-            translation[known:count] = -np.matmul(window.rotation[known:count], ahead[..., None])[..., 0]
-            window = replace(window, translation=translation)
-        part = replace(
-            window,
-            rotation=window.rotation[:count],
-            translation=window.translation[:count],
-            focal_px=window.focal_px[:count],
-            is_fixed=window.is_fixed[:count],
-        )
-        seen = Sightings(sightings.xy[:count], sightings.seen[:count])
-        part, error = adjusted(part, seen, ROTATION_TRANSLATION, steps, first_scale_px=4.0)
-        # The cameras still to come keep their turns relative to the last one found.
-        turn = np.matmul(window.rotation[count:], window.rotation[count - 1].T)
-        window = replace(
-            window,
-            rotation=np.concatenate([part.rotation, np.matmul(turn, part.rotation[-1])]),
-            translation=np.concatenate([part.translation, window.translation[count:]]),
-            direction=part.direction,
-            inverse_depth=part.inverse_depth,
-        )
-        known = count
-    return window, error
 
 
 @dataclass(frozen=True, slots=True, eq=False)

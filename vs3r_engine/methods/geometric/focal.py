@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vs3r_engine.methods.geometric.begin import begun
 from vs3r_engine.methods.geometric.bundle import (
     ROTATION,
     ROTATION_TRANSLATION,
     Sightings,
     Window,
     adjusted,
-    begun,
     rotations_from_vectors,
 )
 from vs3r_engine.methods.geometric.chain import Link
@@ -201,7 +201,7 @@ class _Scan:
             window, error = adjusted(window, self._sightings, ROTATION_TRANSLATION, steps, 1.0, first_scale_px)
             is_usual = abs(log_focal - self._assumed) < _USUAL
             if not is_near and is_usual and self._cost(error, log_focal) > _WELL_EXPLAINED:
-                fresh, fresh_error = begun(start, self._sightings, is_quick=True)
+                fresh, fresh_error = begun(start, self._sightings)
                 if self._cost(fresh_error, log_focal) < self._cost(error, log_focal):
                     window, error = fresh, fresh_error
         self._moved[log_focal] = window, self._cost(error, log_focal)

@@ -141,19 +141,17 @@ class Tracker:
             else cv2.resize(self._picture, (self._width // half, self._height // half), interpolation=cv2.INTER_AREA)
         )
         strength = cv2.cornerMinEigenVal(small, 3)
-        cell_h, cell_w = small.shape[0] // self._rows, small.shape[1] // self._columns
-        if cell_h < 1 or cell_w < 1:
-            return
         rim, per_px = 2, np.array([small.shape[1] / self._width, small.shape[0] / self._height])
         low, high = (np.ceil(side * per_px).astype(int) for side in _without_bars(self._picture))
         strength[: low[1] + rim], strength[max(high[1] - rim, 0) :] = 0, 0
         strength[:, : low[0] + rim], strength[:, max(high[0] - rim, 0) :] = 0, 0
-        used = strength[: cell_h * self._rows, : cell_w * self._columns]
-        blocks = used.reshape(self._rows, cell_h, self._columns, cell_w).swapaxes(1, 2).reshape(self._rows * self._columns, -1)
+        (y_of, is_y), (x_of, is_x) = (_by_cell(size, count) for size, count in zip(small.shape, (self._rows, self._columns), strict=True))
+        blocks = strength[y_of.reshape(-1, 1), x_of.reshape(1, -1)] * (is_y.reshape(-1, 1) & is_x.reshape(1, -1))
+        blocks = blocks.reshape(*y_of.shape, *x_of.shape).swapaxes(1, 2).reshape(self._rows * self._columns, -1)
         best = blocks.argmax(axis=1)
         cell = np.arange(len(best))
-        y = cell // self._columns * cell_h + best // cell_w
-        x = cell % self._columns * cell_w + best % cell_w
+        y = y_of[cell // self._columns, best // x_of.shape[1]]
+        x = x_of[cell % self._columns, best % x_of.shape[1]]
         xy = np.stack(
             [(x + 0.5) * (self._width / small.shape[1]) - 0.5, (y + 0.5) * (self._height / small.shape[0]) - 0.5],
             axis=1,
@@ -166,6 +164,14 @@ class Tracker:
         self._xy = np.concatenate([self._xy, xy[wanted].astype(np.float32)])
         self._ids = np.concatenate([self._ids, np.arange(self._next_id, self._next_id + count)])
         self._next_id += count
+
+
+def _by_cell(size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """([count, most in one], [count, most in one] bool): the indices of the `size` pixels whose middles lie in each of `count` cells,
+    and which of them do; the others belong to the next cell."""
+    edges = np.ceil(np.arange(count + 1) * (size / count) - 0.5).astype(np.int64)
+    index = edges[:-1, None] + np.arange(max(int(np.diff(edges).max()), 1))
+    return np.minimum(index, size - 1), index < edges[1:, None]
 
 
 def _in_one_light(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from vs3r_engine.methods.geometric.begin import begun
 from vs3r_engine.methods.geometric.bundle import (
     ROTATION,
     ROTATION_TRANSLATION,
@@ -13,7 +14,6 @@ from vs3r_engine.methods.geometric.bundle import (
     Sightings,
     Window,
     adjusted,
-    begun,
 )
 from vs3r_engine.methods.geometric.chain import Link
 from vs3r_engine.methods.geometric.motion import nearest_rotation
@@ -26,8 +26,6 @@ BEHIND_FRAMES, AHEAD_FRAMES = 10, 8
 _COARSE_STEP, _DEPTH_STEP = 3, 2
 """Every how manieth frame of a window tells the cameras' model, and the depth of all tracks."""
 _TRACKS = 130
-_PATIENT_EVERY = 4
-"""Of the windows that follow one without parallax, every how manieth is searched for it with all patience."""
 _FEWEST_SIGHTINGS = 6
 _FEWEST_FRAMES = 8
 _NOISE_PX = 0.35
@@ -37,6 +35,11 @@ _SIGHTINGS_PER_TRACK = 6
 """Independent sightings that a track is worth."""
 _DEPTH_SPREAD = 0.2
 """Standard deviation of log depth under which a translation is not told apart from a rotation."""
+_NEARNESS_OF_WALKERS, _MOST_PERCENT = 3.0, 60
+"""Who walks along with the camera's shift looks near. What is so many times nearer than most does not tell the cameras, lest they
+explain walkers; whether it stands still is seen from the cameras that the rest gives."""
+_STRICTNESS = 0.5
+"""Times its nearness, by which such a track's error counts: on exact clips near things erred by 0.15 pixels, walkers by 0.6."""
 _WORST_COST = 5.4
 _STAYING = 0.85
 """What a model's criterion is worth where the window before has it already: each change of model bends the path."""
@@ -77,7 +80,6 @@ class Windows:
         self._rotation, self._centre, self._log_zoom = np.eye(3), np.zeros(3), 0.0
         self._point_ids, self._points = np.zeros(0, np.int64), np.zeros((0, 4))
         self._usual_inverse_depth = 1.0
-        self._vain_attempts = 0
         self._last_model = ROTATION
 
     def add(self, link: Link) -> list[Node]:
@@ -197,34 +199,39 @@ class Windows:
         A Bayesian information criterion over tracks: parameters have to pay for themselves in robust cost, where a
         track counts as a few independent sightings of known noise. zoom: [f] by the chain.
         """
-        frames, tracks = sightings.seen.shape
+        frames = len(sightings.seen)
         coarse = np.unique(np.append(np.arange(0, frames, _COARSE_STEP), frames - 1))
         sight = Sightings(sightings.xy[coarse], sightings.seen[coarse])
         turning = replace(window, is_fixed=np.arange(frames) == 0)
         zooming = replace(turning, focal_px=window.focal_px * zoom)
         is_begun = bool((window.translation[window.is_fixed] != 0).any())
         start = {ROTATION: turning, ROTATION_ZOOM: zooming, ROTATION_TRANSLATION: window}
-        price = 0.5 * np.log(_SIGHTINGS_PER_TRACK * tracks)
-        found, criterion = {}, {}
+        small = _part_of(window, coarse, slice(None))
+        moved, error = adjusted(small, sight, ROTATION_TRANSLATION, 7, first_scale_px=4.0) if is_begun else begun(small, sight)
+        tells = _nearness(moved.inverse_depth) <= _NEARNESS_OF_WALKERS
+        if not tells.all():
+            sight, sightings = (Sightings(s.xy, s.seen * tells) for s in (sight, sightings))
+            moved, error = adjusted(moved, sight, ROTATION_TRANSLATION, 7, first_scale_px=4.0)
+        told = int(tells.sum())
+        price = 0.5 * np.log(_SIGHTINGS_PER_TRACK * told)
+        found, criterion = {ROTATION_TRANSLATION: moved}, {}
         for model in (ROTATION_TRANSLATION, ROTATION_ZOOM, ROTATION):
-            # The poorer models only have to say how badly they do: every other track tells.
-            part = slice(None) if model == ROTATION_TRANSLATION else slice(None, None, 2)
-            seen = Sightings(sight.xy[:, part], sight.seen[:, part])
-            small = _part_of(start[model], coarse, part)
-            if model == ROTATION_TRANSLATION and not is_begun:
-                self._vain_attempts += 1
-                is_quick = self._vain_attempts % _PATIENT_EVERY != 1
-                found[model], error = begun(small, seen, is_quick)
-            else:
-                found[model], error = adjusted(small, seen, model, 7, first_scale_px=4.0)
-            cost = float(robust_cost(error, seen.seen).mean())
-            parameters = _PER_FRAME[model] * len(coarse) + _PER_TRACK[model] * tracks
-            criterion[model] = _SIGHTINGS_PER_TRACK * tracks * cost + price * parameters
+            seen = sight.seen
+            if model != ROTATION_TRANSLATION:
+                # The poorer models only have to say how badly they do: every other track tells.
+                part = slice(None, None, 2)
+                seen = sight.seen[:, part]
+                found[model], error = adjusted(
+                    _part_of(start[model], coarse, part), Sightings(sight.xy[:, part], seen), model, 7, first_scale_px=4.0
+                )
+            cost = float(robust_cost(error, seen)[seen.any(axis=0)].mean())
+            parameters = _PER_FRAME[model] * len(coarse) + _PER_TRACK[model] * told
+            criterion[model] = _SIGHTINGS_PER_TRACK * told * cost + price * parameters
             if model == self._last_model:
                 criterion[model] *= _STAYING
             if model == ROTATION_ZOOM:
                 criterion[model] *= _RELUCTANCE_TO_ZOOM
-            if model == ROTATION_TRANSLATION and (cost > _WORST_COST or depth_spread(found[model].inverse_depth) < _DEPTH_SPREAD):
+            if model == ROTATION_TRANSLATION and (cost > _WORST_COST or depth_spread(moved.inverse_depth[tells]) < _DEPTH_SPREAD):
                 criterion[model] = np.inf
             if model == ROTATION_ZOOM and criterion[ROTATION_TRANSLATION] < criterion[ROTATION_ZOOM]:
                 break
@@ -233,8 +240,6 @@ class Windows:
                 break
             refined = self._refined(start[model], sightings, found[model], coarse, model, is_begun)
             if turned_apart_rad(refined.rotation, window.rotation) < _MOST_TURNED_APART_RAD:
-                if model == ROTATION_TRANSLATION:
-                    self._vain_attempts = 0
                 return model, refined
         return ROTATION, window
 
@@ -290,7 +295,9 @@ class Windows:
         sight = Sightings(xy[some], seen[some])
         chosen, error = adjusted(_part_of(window, some, every), sight, ROTATION_TRANSLATION, 5, first_scale_px=6.0, hold="cameras")
         track_error = np.sqrt((np.minimum(error, 6.0) ** 2 * sight.seen).sum(axis=0) / sight.seen.sum(axis=0))
-        agreement = 1.0 / (1.0 + track_error**2) ** 2
+        nearness = _nearness(chosen.inverse_depth)
+        strictness = np.where(nearness > _NEARNESS_OF_WALKERS, _STRICTNESS * nearness, 1.0)
+        agreement = 1.0 / (1.0 + (strictness * track_error) ** 2) ** 2
         good = agreement > 0.25
         self._point_ids, self._points = ids[good], _world_points(chosen, rotation0, centre0)[good]
         z = np.matmul(window.rotation[:, 2], chosen.direction.T) + window.translation[:, 2:] * chosen.inverse_depth
@@ -368,6 +375,11 @@ def _part_of(window: Window, frames: np.ndarray, tracks: slice) -> Window:
         window.depth_weight[tracks],
         window.is_fixed[frames],
     )
+
+
+def _nearness(inverse_depth: np.ndarray) -> np.ndarray:
+    """[m] inverse depth as a multiple of what most stay under."""
+    return inverse_depth / max(float(np.percentile(inverse_depth, _MOST_PERCENT)), 1e-9)
 
 
 def turned_apart_rad(rotation: np.ndarray, other: np.ndarray) -> float:
