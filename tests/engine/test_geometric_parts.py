@@ -425,6 +425,21 @@ def test_a_window_begins_right_on_a_walk_past_few_near_things(walk, tracks):
     assert np.std(np.log(solved.inverse_depth / truth.inverse_depth[some])) < 0.05
 
 
+@pytest.mark.parametrize("seen_as", ["still", "one line", "one point", "noise", "roll"])
+def test_a_window_begins_finitely_where_two_pictures_tell_nothing(seen_as):
+    start, sightings, _ = bundle_truth()
+    time, first = np.arange(14)[:, None, None], sightings.xy[0]
+    xy = {
+        "still": first + 0 * time,
+        "one line": first * [1, 0] + time * [0, 1],
+        "one point": 0 * first + time,
+        "noise": np.random.default_rng(1).uniform(-200, 200, sightings.xy.shape),
+        "roll": np.stack([first @ rotation_from_vector(np.array([0, 0, 0.05 * k]))[:2, :2] for k in range(14)]),
+    }[seen_as]
+    solved, error = begun(start, Sightings(xy, sightings.seen))
+    assert all(np.isfinite(part).all() for part in (solved.rotation, solved.translation, solved.direction, solved.inverse_depth, error))
+
+
 def test_bundle_adjustment_leaves_settled_cameras_and_moving_objects_alone():
     _, sightings, truth = bundle_truth(6)
     sightings.xy[:, :20, 0] += np.linspace(0, 40, 14)[:, None]
