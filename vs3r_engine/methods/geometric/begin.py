@@ -31,7 +31,8 @@ def begun(window: Window, sightings: Sightings) -> tuple[Window, np.ndarray]:
 
 
 def _from_two_views(window: Window, sightings: Sightings) -> tuple[Window, np.ndarray] | None:
-    """From the first picture and the last one that shares enough tracks with it, or one halfway; None if they tell nothing."""
+    """From the first picture, whose camera is the reference, and the last one that shares enough tracks with it, or one halfway;
+    None if they tell nothing."""
     shared = (sightings.seen[0] > 0) & (sightings.seen > 0)
     far = int(np.flatnonzero(shared.sum(axis=1) >= _FEWEST_SHARED).max(initial=0))
     trials = [_by_essential_matrix(window, sightings, other, np.flatnonzero(shared[other])) for other in {far, far // 2} - {0}]
