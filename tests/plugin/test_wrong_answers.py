@@ -159,18 +159,30 @@ def test_an_engine_that_ends_while_it_is_greeted_has_not_refused(spec_host, stub
     assert instance.render(Arguments(3))[0] == FAILED and "not installed" in instance.messages[-1]
 
 
-def test_no_engine_is_started_for_uploads_that_ended_with_theirs(stub, film_clip):
+@pytest.mark.parametrize("ends_while_asked", [False, True])
+def test_no_engine_is_started_for_uploads_that_ended_with_theirs(stub, film_clip, ends_while_asked):
     started = stub.directory / "started"
     program = [sys.executable, "-c", f"open({str(started)!r}, 'a').write('x')"]
     (stub.directory / "launch.json").write_text(json.dumps({"program": program}))
-    stub.answer = lambda line, request: (
-        line.reply(request, {"job": {"state": "done"}}) if request["type"] == "status" else answer(line, request)
-    )
+
+    def alive(line, request):
+        if request["type"] != "status":
+            answer(line, request)
+        elif not ends_while_asked or stub.asked.count("status") < 3:
+            line.reply(request, {"job": {"state": "done"}})
+        else:
+            (stub.directory / "engine.json").unlink()
+            line.socket.close()
+            raise ConnectionError
+
+    stub.answer = alive
     film_clip.edit("analyze")
     wait_until(lambda: stub.asked.count("status") > 2, 10)
-    (stub.directory / "engine.json").unlink()
-    for line in stub.lines:
-        line.socket.close()
+    if not ends_while_asked:
+        time.sleep(0.5)  # it was answered, too
+        (stub.directory / "engine.json").unlink()
+        for line in stub.lines:
+            line.socket.close()
     time.sleep(4)
     assert not started.exists()
 

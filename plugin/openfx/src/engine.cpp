@@ -30,6 +30,13 @@ bool is_running(const std::string& run) {
 
 Answer Engine::ask(const std::string& type, const Json& body, const std::vector<PartView>& buffers, const Deadline& deadline,
                    double transfer_s) {
+  Answer answer = ask_running(type, body, buffers, deadline, transfer_s);
+  want_engine(answer.in_the_way);
+  return answer;
+}
+
+Answer Engine::ask_running(const std::string& type, const Json& body, const std::vector<PartView>& buffers, const Deadline& deadline,
+                           double transfer_s) {
   std::unique_ptr<Dealer> dealer;
   while (true) {
     {
@@ -41,8 +48,10 @@ Answer Engine::ask(const std::string& type, const Json& body, const std::vector<
     if (dealer->is_alive(deadline)) break;
     dealer.reset();
   }
-  if (!dealer) dealer = connected(false, deadline);
-  if (!dealer) return {deadline.is_aborted() ? Answer::Kind::kAborted : Answer::Kind::kNoEngine, {}, {}};
+  Answer none;
+  if (!dealer) dealer = connected(false, deadline, &none.in_the_way);
+  if (!dealer && deadline.is_aborted()) none.kind = Answer::Kind::kAborted;
+  if (!dealer) return none;
   return ask_over(std::move(dealer), type, body, buffers, deadline, transfer_s, true);
 }
 
@@ -82,30 +91,32 @@ Answer Engine::ask_over(std::unique_ptr<Dealer> dealer, const std::string& type,
     answer.kind = Answer::Kind::kTimedOut;
   } else {
     answer.kind = Answer::Kind::kNoEngine;
-    want_engine(EngineState::kStarting);
+    answer.in_the_way = EngineState::kStarting;
   }
   return answer;
 }
 
 Answer Engine::cancel(const std::string& job_id) {
   Deadline deadline = Deadline::in(protocol::kReply_s);
-  std::unique_ptr<Dealer> dealer = connected(true, deadline);
-  if (!dealer) return {};
-  return ask_over(std::move(dealer), "cancel", protocol::job(job_id), {}, deadline, 2.0, false);
+  Answer answer;
+  std::unique_ptr<Dealer> dealer = connected(true, deadline, &answer.in_the_way);
+  if (dealer) answer = ask_over(std::move(dealer), "cancel", protocol::job(job_id), {}, deadline, 2.0, false);
+  want_engine(answer.in_the_way);
+  return answer;
 }
 
-std::unique_ptr<Dealer> Engine::connected(bool to_control, const Deadline& deadline) {
+std::unique_ptr<Dealer> Engine::connected(bool to_control, const Deadline& deadline, EngineState* in_the_way) {
   protocol::Connection connection;
   if (!read_connection(&connection)) {
-    want_engine(EngineState::kStarting);
+    *in_the_way = EngineState::kStarting;
     return nullptr;
   }
   if (!protocol::same_major(connection.protocol)) {
-    want_engine(EngineState::kOtherVersion);
+    *in_the_way = EngineState::kOtherVersion;
     return nullptr;
   }
   if (!may_be_running(connection.pid)) {
-    want_engine(EngineState::kStarting);
+    *in_the_way = EngineState::kStarting;
     return nullptr;
   }
   auto dealer = std::make_unique<Dealer>();
@@ -120,7 +131,7 @@ std::unique_ptr<Dealer> Engine::connected(bool to_control, const Deadline& deadl
   if (state == WireState::kTimedOut && deadline.is_over()) return nullptr;
   // One that is just ending hangs up as well.
   const bool is_refused = state == WireState::kRefused && is_running(connection.engine);
-  want_engine(is_refused ? EngineState::kRefused : EngineState::kStarting);
+  *in_the_way = is_refused ? EngineState::kRefused : EngineState::kStarting;
   return nullptr;
 }
 
@@ -191,6 +202,7 @@ void Engine::hold_uploads(const std::string& run) {
 }
 
 void Engine::want_engine(EngineState because) {
+  if (because == EngineState::kUnknown) return;
   if (because == EngineState::kStarting) {
     EngineState now = state_;
     // A failure stays visible while the next attempt is made.
@@ -313,7 +325,7 @@ void Engine::poll_jobs() {
 
 void Engine::ping(const std::string& run) {
   if (is_running(run)) {
-    ask("status", protocol::job(""), {}, Deadline::in(protocol::kReply_s, [this] { return stopping_.load(); }));
+    ask_running("status", protocol::job(""), {}, Deadline::in(protocol::kReply_s, [this] { return stopping_.load(); }), 2.0);
     return;
   }
   // The uploads ended with it, and nobody needs an engine for them.

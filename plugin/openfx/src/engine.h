@@ -33,6 +33,7 @@ struct Answer {
   Kind kind = Kind::kNoEngine;
   protocol::Reply reply;      // with kOk and kError
   std::vector<Part> buffers;  // with kOk
+  EngineState in_the_way = EngineState::kUnknown;  // with kNoEngine, if that is known
 };
 
 struct MediaShape {
@@ -93,7 +94,10 @@ class Engine {
   void stop();
 
  private:
-  std::unique_ptr<Dealer> connected(bool to_control, const Deadline& deadline);
+  // The same, but where no engine can be reached, none is started.
+  Answer ask_running(const std::string& type, const Json& body, const std::vector<PartView>& buffers, const Deadline& deadline,
+                     double transfer_s);
+  std::unique_ptr<Dealer> connected(bool to_control, const Deadline& deadline, EngineState* in_the_way);
   Answer ask_over(std::unique_ptr<Dealer> dealer, const std::string& type, const Json& body, const std::vector<PartView>& buffers,
                   const Deadline& deadline, double transfer_s, bool is_pooled);
   void want_engine(EngineState because);
