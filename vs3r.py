@@ -4,7 +4,7 @@
 
 python3 vs3r.py demo [CLIP]           stabilize a clip (without a name, one that the program renders itself) into out/,
                                       and end with the paths of the result and of its compare page
-python3 vs3r.py test                  install what the tests need and run them all
+python3 vs3r.py test                  install what the tests need and run them all, on up to four cores
 python3 vs3r.py VERB ...              anything else `vs3r` can do
 """
 
@@ -20,7 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
 PYTHON = str(ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
-TEST_EXTRAS = "test,deep,training,timelines"
+TEST_EXTRAS = "dev,deep,training,timelines"
+ALL_TESTS = ["--numprocesses=logical", "--maxprocesses=4", "--dist=loadfile"]
 
 
 def ensure_installed(extras: str) -> None:
@@ -104,7 +105,7 @@ def main() -> int:
         return 130
     if verb == "test":
         os.chdir(ROOT)
-        return finished(PYTHON, "-m", "pytest", *rest)[0]
+        return finished(PYTHON, "-m", "pytest", *(rest or ALL_TESTS))[0]
     return finished(PYTHON, "-m", "host_bridge", verb, *rest)[0]
 
 
