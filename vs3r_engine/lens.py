@@ -179,11 +179,14 @@ def output_lens(name: str, K: np.ndarray, width: int, height: int) -> tuple[np.n
 def read_profile(path: str) -> tuple[np.ndarray, Lens | None, int, int]:
     """(K, lens, width, height) of a lens profile: JSON with "model", "width", "height", "fx", "fy", "cx", "cy" in
     corner-origin pixels of that size, and "parameters" by name (missing ones are 0); optional "largest_angle_deg".
+    Or one of Gyroflow's lens profiles, whose lens is an OpenCV fisheye.
 
     Raises: InputError `bad-lens-profile`.
     """
     try:
         profile = json.loads(Path(path).read_text(encoding="utf-8"))
+        if "fisheye_params" in profile:
+            profile = _of_gyroflow(profile)
         model, size = profile["model"], (int(profile["width"]), int(profile["height"]))
         K = np.array(
             [
@@ -205,8 +208,24 @@ def read_profile(path: str) -> tuple[np.ndarray, Lens | None, int, int]:
         raise InputError(
             "bad-lens-profile",
             f"{path} is not a lens profile: {error}.",
-            f"It needs model ({', '.join(PARAMETERS)} or perspective), width, height, fx, fy, cx, cy and parameters.",
+            f"It needs model ({', '.join(PARAMETERS)} or perspective), width, height, fx, fy, cx, cy and parameters, "
+            "or to be one of Gyroflow's for a fisheye lens.",
         ) from error
+
+
+def _of_gyroflow(profile: dict[str, Any]) -> dict[str, Any]:
+    """A Gyroflow profile in our words: "camera_matrix" and "distortion_coeffs" [k1..k4] of pictures of "calib_dimension"."""
+    model, digital = profile.get("distortion_model") or "opencv_fisheye", profile.get("digital_lens")
+    stretched = any(float(profile.get(f"input_{axis}_stretch") or 1) != 1 for axis in ("horizontal", "vertical"))
+    if model != "opencv_fisheye" or digital or stretched:
+        lens = f"{model}{f', then {digital}' if digital else ''}{', stretched' if stretched else ''}"
+        raise ValueError(f"of Gyroflow's only those for a plain opencv_fisheye are read, and this is for {lens}")
+    (fx, _, cx), (_, fy, cy), _ = profile["fisheye_params"]["camera_matrix"]
+    size = profile["calib_dimension"]
+    parameters = dict(zip(PARAMETERS["fisheye"][:4], profile["fisheye_params"]["distortion_coeffs"], strict=True))
+    # OpenCV's pixels have their origin in the middle of the first one.
+    intrinsics = {"fx": fx, "fy": fy, "cx": cx + 0.5, "cy": cy + 0.5}
+    return {"model": "fisheye", "width": size["w"], "height": size["h"], **intrinsics, "parameters": parameters}
 
 
 def growing_angle(lens: Lens) -> float:

@@ -4,6 +4,7 @@
 import json
 import math
 
+import cv2
 import numpy as np
 import pytest
 
@@ -155,6 +156,42 @@ def test_a_lens_profile_is_read_with_its_terms_and_its_domain(tmp_path):
     points = rays(math.degrees(lens.largest_angle_rad) * 0.98)
     pixels = pixels_of_points(points, K_in, lens)
     assert np.abs(pixels_of_points(rays_of_pixels(pixels, K_in, lens), K_in, lens) - pixels).max() < 1e-5
+
+
+GYROFLOW = {
+    "name": "GoPro_HERO10 Black_Wide_4k_16by9",
+    "calib_dimension": {"w": 3840, "h": 2160},
+    "orig_dimension": {"w": 3840, "h": 2160},
+    "input_horizontal_stretch": 1.0,
+    "fisheye_params": {
+        "RMS_error": 0.9,
+        "camera_matrix": [[1790.5, 0.0, 1919.5], [0.0, 1791.5, 1079.5], [0.0, 0.0, 1.0]],
+        "distortion_coeffs": [0.04, 0.02, -0.01, 0.003],
+    },
+}
+
+
+def test_a_gyroflow_profile_is_opencvs_fisheye(tmp_path):
+    path = tmp_path / "gyroflow.json"
+    path.write_text(json.dumps(GYROFLOW))
+    K_in, lens, width, height = read_profile(str(path))
+    assert (width, height) == (3840, 2160)
+    points = rays(60) * 3
+    matrix, coefficients = (np.array(GYROFLOW["fisheye_params"][name]) for name in ("camera_matrix", "distortion_coeffs"))
+    theirs, _ = cv2.fisheye.projectPoints(points[None], np.zeros(3), np.zeros(3), matrix, coefficients)
+    assert np.abs(pixels_of_points(points, K_in, lens) - (theirs[0] + 0.5)).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [{"distortion_model": "ptlens"}, {"digital_lens": "gopro_superview"}, {"input_horizontal_stretch": 1.33}, {"calib_dimension": None}],
+)
+def test_a_gyroflow_profile_of_another_lens_is_refused(tmp_path, spoil):
+    path = tmp_path / "gyroflow.json"
+    path.write_text(json.dumps(GYROFLOW | spoil))
+    with pytest.raises(InputError) as error:
+        read_profile(str(path))
+    assert error.value.code == "bad-lens-profile"
 
 
 @pytest.mark.parametrize("spoil", [{"model": "magic"}, {"parameters": {"k9": 1}}, {"fx": "wide"}, {"width": None}])

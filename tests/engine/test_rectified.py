@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vs3r_engine.camera import Camera, Trajectory, inverse, points_of_pixels
-from vs3r_engine.errors import EngineFault
+from vs3r_engine.errors import EngineFault, InputError
 from vs3r_engine.frame import Frame, PixelLayout
 from vs3r_engine.lens import Lens, pixels_of_points, rays_of_pixels
 from vs3r_engine.methods.rectified import RectifiedReconstructor
@@ -133,6 +133,14 @@ def test_the_straight_picture_reaches_every_side_but_of_very_wide_lenses(tmp_pat
         assert reached.min() == pytest.approx(1) and reached.max() >= 1
     else:
         assert angles.min() == pytest.approx(np.radians(60))
+
+
+def test_a_profile_for_pictures_of_another_shape_is_refused(profile, tmp_path):
+    file = tmp_path / "four_by_three.json"
+    file.write_text(json.dumps(PROFILE | {"width": 240}))
+    with pytest.raises(InputError) as error:
+        reconstructed(str(file), fisheye_frames(1))
+    assert error.value.code == "bad-lens-profile" and "240 x 180" in error.value.message and "160 x 90" in error.value.message
 
 
 def test_rigid_flow_through_the_lens_is_where_the_points_go(profile):

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from vs3r_engine.camera import Trajectory
+from vs3r_engine.errors import InputError
 from vs3r_engine.frame import Frame
 from vs3r_engine.lens import pixels_of_points, rays_of_pixels, read_profile
 from vs3r_engine.methods.planes import read_planes
@@ -21,6 +22,8 @@ from vs3r_engine.stages.reconstruct import Reconstructor
 
 WIDEST_HALF_ANGLE_RAD = math.radians(60)
 """A straight picture of a wider lens would stretch its border more than four times."""
+_SAME_SHAPE = 0.01
+"""Log ratio of a clip's and its profile's aspect ratios that rounding explains."""
 
 
 class RectifiedReconstructor:
@@ -42,13 +45,14 @@ class RectifiedReconstructor:
         self._inner = inner(settings.with_values({"analysis.focal_mm": focal_mm, "analysis.input_lens": "perspective"}))
 
     def reconstruct(self, frames: Iterable[Frame], rate: Fraction) -> Iterator[Reconstruction]:
-        """See `Reconstructor.reconstruct`."""
+        """See `Reconstructor.reconstruct`. Raises: InputError `bad-lens-profile` where the profile is for pictures of another shape."""
         straight_from_own: np.ndarray | None = None
 
         def straight() -> Iterator[Frame]:
             nonlocal straight_from_own
             for frame in frames:
                 if straight_from_own is None:
+                    self._refuse_other_shape(frame.width, frame.height)
                     straight_from_own = self._own_positions(frame.width, frame.height)
                 yield replace(frame, planes=read_planes(frame, straight_from_own))
 
@@ -64,6 +68,14 @@ class RectifiedReconstructor:
             angle = float(np.arccos(ray[2] / np.linalg.norm(ray))) if np.isfinite(ray).all() else math.pi
             shares.append(half / math.tan(min(angle, WIDEST_HALF_ANGLE_RAD)))
         return min(shares) / self._width
+
+    def _refuse_other_shape(self, width: int, height: int) -> None:
+        if abs(math.log(width * self._height / (height * self._width))) > _SAME_SHAPE:
+            raise InputError(
+                "bad-lens-profile",
+                f"The lens profile is for pictures of {self._width} x {self._height}, and the clip's are {width} x {height}.",
+                "Choose the profile of the camera's mode with the clip's shape.",
+            )
 
     def _own_K(self, width: int, height: int) -> np.ndarray:
         return self._K * np.array([[width / self._width], [height / self._height], [1]])
