@@ -302,7 +302,7 @@ def test_cells_fit_the_picture_and_a_small_picture_is_its_mean():
         Frame(0, tuple(np.full(layout.plane_shape(i, *size), 100, np.uint8) for i in range(3)), layout)
         for layout, size in ((LAYOUTS["yuv420p"], (1080, 1920)), (LAYOUTS["yuv411p"], (1441, 805)))
     )
-    assert [(c.small_px, c.rows, c.columns) for c in (Cells.of(portrait), Cells.of(wide))] == [(8, 60, 34), (8, 26, 46)]
+    assert [(c.small_px, c.rows, c.columns) for c in (Cells.of(portrait), Cells.of(wide))] == [(4, 60, 34), (4, 26, 46)]
     assert Cells.of(wide).small_px % 4 == 0 and (Cells.of(wide).small_picture(wide) == 100).all()
     luma = np.random.default_rng(0).integers(0, 256, (64, 128)).astype(np.uint8)
     small = Cells(128, 64, 4).small_picture(Frame(0, (luma,), PixelLayout("gray", 8)))[..., 0]
@@ -316,7 +316,7 @@ def test_what_moves_is_kept_away_from_alike_on_every_side(per_small):
     mask[40:64, 96:160] = True
     at_size = cv2.resize(mask.astype(np.uint8), (int(64 * per_small), int(32 * per_small)), interpolation=cv2.INTER_NEAREST) > 0
     moving = 1 - cells.still(at_size)
-    assert (moving[9:17, 23:41] > 0.8).all() and (moving[8:18, 22:42] > 0.4).all() and not moving[:6].any() and not moving[:, 45:].any()
+    assert (moving[8:18, 22:42] > 0.8).all() and (moving[6:20, 20:44] > 0.3).all() and not moving[:3].any() and not moving[:, 48:].any()
     np.testing.assert_allclose(np.average(np.indices(moving.shape), axis=(1, 2), weights=np.stack([moving] * 2)), (12.5, 31.5), atol=1e-3)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one grid that completion thinks on: cells of a picture, four small pixels across and down each."""
+"""The one grid that completion thinks on: cells of a picture, eight small pixels across and down each."""
 
 from dataclasses import dataclass
 
@@ -8,16 +8,16 @@ import numpy as np
 
 from vs3r_engine.frame import Frame, PixelLayout
 
-SMALL_PER_CELL = 4
-SMALL_WIDTH_PX = 240
-"""Longer side of a small picture, where the frame is at least four times that; smaller frames are a quarter in size."""
+SMALL_PER_CELL = 8
+SMALL_WIDTH_PX = 480
+"""Longer side of a small picture, where the frame is at least twice that; smaller frames are halved."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cells:
     """A picture of width x height in rows x columns of square cells, the last of which may reach beyond it.
 
-    small_px: pixels per small pixel; a small picture is all cells: [4 rows, 4 columns].
+    small_px: pixels per small pixel; a small picture is all cells: [8 rows, 8 columns].
     """
 
     width: int
@@ -28,7 +28,7 @@ class Cells:
     def of(cls, frame: Frame, small_width_px: int = SMALL_WIDTH_PX) -> "Cells":
         multiple = max(2, 1 << frame.layout.chroma_shift_x, 1 << frame.layout.chroma_shift_y)
         wanted = max(frame.width, frame.height) / small_width_px
-        return cls(frame.width, frame.height, max(4, multiple * round(wanted / multiple)))
+        return cls(frame.width, frame.height, multiple * max(1, round(wanted / multiple)))
 
     @property
     def cell_px(self) -> int:
@@ -84,10 +84,13 @@ class Cells:
             borderMode=cv2.BORDER_REPLICATE,
         )
         # A mask ends where its method thinks the object does; shadow, blur and the mask's own lag reach further.
-        return 1.0 - cv2.blur(cv2.dilate(moving, np.ones((5, 5), np.uint8)), (3, 3))
+        return 1.0 - cv2.blur(cv2.dilate(moving, np.ones((9, 9), np.uint8)), (5, 5))
 
 
 def blurred(image: np.ndarray) -> tuple[np.ndarray, ...]:
     """The image as ever closer looks see it: two blurs, over about 4 and 2 pixels, and then the image itself."""
-    soft = cv2.GaussianBlur(image, (0, 0), 2.0)
-    return cv2.blur(cv2.blur(soft, (7, 7)), (5, 5)), soft, image
+    height, width = image.shape
+    half = cv2.resize(image, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+    soft = cv2.GaussianBlur(half, (0, 0), 1.0)
+    coarse = cv2.GaussianBlur(soft, (0, 0), 1.7)
+    return *(cv2.resize(level, (width, height), interpolation=cv2.INTER_LINEAR) for level in (coarse, soft)), image

@@ -22,20 +22,18 @@ from vs3r_engine.settings import FillSettings
 from vs3r_engine.stages.complete import Views
 
 ANCHORS_PER_SECOND = 6
-QUARTER_S = 1 / 6
+QUARTER_S = Fraction(1, 10)
 """An anchor this much further away counts a quarter."""
 LEAST_SHARE = 0.5
 """Of what the anchor that counts most for a place counts: those that would count for less count for nothing, so that
 few are warped and blended. The others lose as much, so that nothing jumps when one crosses the line."""
-MOST_ANCHORS = 6
+MOST_ANCHORS = 4
 AT_RIM, MOVING = np.float32(1e-3), np.float32(1e-8)
 """What an anchor counts for at its own rim, and where it shows something that moves: there it is the last resort, better only
 than a picture that is made up. Where it shows an overlay it counts for nothing."""
 NEGLIGIBLE = 1e-3
 COARSE_PER_CELL = 2
 """Samples a cell, across and down, that what nothing has shown is continued at: it is smooth anyway."""
-BAND_SMALL_PX = 10
-"""How far beside a hole pictures are compared."""
 ALPHA_MATCH = np.array([1, 0], np.float32)[:, None, None]
 """Gain and bias of a plane that is not picture."""
 TOLERATED_LEVELS = 10.0
@@ -65,7 +63,7 @@ class TemporalCompleter:
     def __init__(self, settings: FillSettings, rate: Fraction) -> None:
         self.reach_frames = round(settings.radius_s * rate)
         self._step_frames = max(1, round(rate / ANCHORS_PER_SECOND))
-        self._quarter_frames = max(1, round(rate * Fraction(QUARTER_S)))
+        self._quarter_frames = max(1, round(rate * QUARTER_S))
         self._small_width_px = SMALL_WIDTH_PX // 2 if settings.quality == "draft" else SMALL_WIDTH_PX
 
     def keeps(self, frame_index: int) -> bool:
@@ -101,7 +99,7 @@ class TemporalCompleter:
         layers: list[Layer] = []
         if candidates:
             holes = cells_of(hole_mask, cells.small_px)
-            template = template_of(small, holes, _still_from(item.target, current, cells), BAND_SMALL_PX, cells)
+            template = template_of(small, holes, _still_from(item.target, current, cells), cells)
             layers = _layers(item, candidates, template, tiles, cells)
         seam = np.minimum(near * np.float32(2 / 255), 1)
         return _composed(item.frame, layers, tiles, hole, seam, small, cells)
