@@ -188,6 +188,8 @@ def read_profile(path: str) -> tuple[np.ndarray, Lens | None, int, int]:
         if "fisheye_params" in profile:
             profile = _of_gyroflow(profile)
         model, size = profile["model"], (int(profile["width"]), int(profile["height"]))
+        if min(size) < 1:
+            raise ValueError(f"its pictures are {size[0]} x {size[1]}")
         K = np.array(
             [
                 [float(profile["fx"]), 0, float(profile["cx"])],

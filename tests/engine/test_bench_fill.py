@@ -31,8 +31,10 @@ def test_each_corner_is_hidden_in_turn():
     assert len({tuple(np.packbits(rim)) for rim in rims}) == 4 and {int(rim.sum()) for rim in rims} == {90 * 10 + 70 * 10 - 10 * 10}
 
 
-def test_it_needs_a_folder(monkeypatch, capsys, tmp_path):
+def test_it_needs_a_folder_of_videos(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("sys.argv", ["bench-fill"])
     assert bench_fill.main() == 2
     monkeypatch.setattr("sys.argv", ["bench-fill", str(tmp_path / "none")])
     assert bench_fill.main() == 1 and "[no-folder]" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["bench-fill", str(tmp_path)])
+    assert bench_fill.main() == 1 and "[no-videos]" in capsys.readouterr().err

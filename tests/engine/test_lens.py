@@ -194,7 +194,7 @@ def test_a_gyroflow_profile_of_another_lens_is_refused(tmp_path, spoil):
     assert error.value.code == "bad-lens-profile"
 
 
-@pytest.mark.parametrize("spoil", [{"model": "magic"}, {"parameters": {"k9": 1}}, {"fx": "wide"}, {"width": None}])
+@pytest.mark.parametrize("spoil", [{"model": "magic"}, {"parameters": {"k9": 1}}, {"fx": "wide"}, {"width": None}, {"height": 0}])
 def test_a_broken_profile_is_refused_in_words(tmp_path, spoil):
     profile = {"model": "fisheye", "width": 10, "height": 10, "fx": 5, "fy": 5, "cx": 5, "cy": 5} | spoil
     path = tmp_path / "camera.json"

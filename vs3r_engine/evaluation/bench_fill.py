@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vs3r_engine.errors import VS3RError
+from vs3r_engine.errors import InputError, VS3RError
 from vs3r_engine.evaluation import metrics
 from vs3r_engine.evaluation.pairs import videos
 from vs3r_engine.frame import Frame
@@ -52,7 +52,7 @@ def measured(path: Path) -> HiddenRim:
     chosen = range(start, start + len(frames), EVERY)
     outputs = TemporalCompleter(FillSettings(), clip.rate).complete((_hidden(views[i]) for i in chosen), _Held(views))
     values = [_compared(output, views[output.frame_index]) for output in outputs]
-    return HiddenRim(*(float(value) for value in np.mean(values, axis=0)))
+    return HiddenRim(*(float(value) for value in np.nanmean(values, axis=0)))
 
 
 class _Held:
@@ -99,9 +99,12 @@ def _compared(filled: Frame, view: View) -> tuple[float, float]:
 
 
 def _rows(folder: Path) -> Iterator[str]:
+    clips = videos(folder)
+    if not clips:
+        raise InputError("no-videos", f"{folder} holds no video.", "Give a folder of videos.")
     yield "| clip | PSNR, dB | SSIM |\n|---|---:|---:|"
     found = []
-    for name, path in videos(folder).items():
+    for name, path in clips.items():
         rim = measured(path)
         found.append((rim.psnr_db, rim.ssim))
         yield f"| {name} | {rim.psnr_db:.2f} | {rim.ssim:.4f} |"

@@ -325,7 +325,7 @@ void Engine::poll_jobs() {
 
 void Engine::ping(const std::string& run) {
   if (is_running(run)) {
-    ask_running("status", protocol::job(""), {}, Deadline::in(protocol::kReply_s, [this] { return stopping_.load(); }), 2.0);
+    ask_running("status", protocol::job(""), {}, Deadline::in(protocol::kReply_s, [this] { return stopping_.load(); }));
     return;
   }
   // The uploads ended with it, and nobody needs an engine for them.

@@ -96,7 +96,7 @@ class Engine {
  private:
   // The same, but where no engine can be reached, none is started.
   Answer ask_running(const std::string& type, const Json& body, const std::vector<PartView>& buffers, const Deadline& deadline,
-                     double transfer_s);
+                     double transfer_s = 2.0);
   std::unique_ptr<Dealer> connected(bool to_control, const Deadline& deadline, EngineState* in_the_way);
   Answer ask_over(std::unique_ptr<Dealer> dealer, const std::string& type, const Json& body, const std::vector<PartView>& buffers,
                   const Deadline& deadline, double transfer_s, bool is_pooled);
