@@ -7,12 +7,14 @@ import cv2
 import numpy as np
 import pytest
 
+from vs3r_engine.methods.geometric.bundle import ROTATION_TRANSLATION
 from vs3r_engine.methods.geometric.chain import Link
 from vs3r_engine.methods.geometric.depth import DEPTH_COLUMNS, DEPTH_ROWS, DepthMap
 from vs3r_engine.methods.geometric.motion import refitted, rotation_from_vector, turned
 from vs3r_engine.methods.geometric.residual import SmoothField, _spline
 from vs3r_engine.methods.geometric.shutter import Shutter, _pace_at, found_readout, skew_at
 from vs3r_engine.methods.geometric.tracks import Tracker
+from vs3r_engine.methods.geometric.windows import Windows
 
 SIZE = np.array([640.0, 360.0])
 
@@ -208,3 +210,29 @@ def test_noise_holds_no_corner_and_a_track_that_something_hides_is_dropped():
     pair = tracker.follow(later)
     hidden, shown = (pair.xy_from[:, 0] > 175).sum() / (tracker.xy[:, 0] > 175).sum(), (pair.xy_from[:, 0] < 145).sum()
     assert hidden < 0.4 and shown > 100
+
+
+def test_rotations_stay_rotations_however_many_windows_a_walk_has():
+    """A camera that sways along a long row of trees: 600 frames of exact tracks."""
+    rng = np.random.default_rng(2)
+    count, width, height = 600, 320.0, 180.0
+    trees = np.stack([rng.uniform(-3, 23, 4000), rng.uniform(-3, 3, 4000), rng.uniform(3, 9, 4000)], -1)
+    none = np.zeros((0, 2))
+    links = [Link(0, "start", np.zeros(0, np.int64), none, none, none[:, 0], none[:, 0], np.eye(3), 0.0, 0.0, 0.0)]
+    before = None
+    for t in range(count):
+        rotation = rotation_from_vector(np.radians([0.8 * np.sin(0.9 * t), 0.5 * np.sin(0.6 * t), 0.4 * np.sin(0.7 * t)]))
+        seen = (trees - [t / 30, 0.05 * np.sin(0.5 * t), 0.0]) @ rotation
+        xy = FOCAL_PX / 2 * seen[:, :2] / seen[:, 2:]
+        shown = (np.abs(xy) < [width / 2, height / 2]).all(axis=1)
+        if before is not None:
+            ids = np.flatnonzero(shown & before[1])[:160]
+            even = np.full(len(ids), 1 / len(ids))
+            to_from = rotation.T @ before[2]
+            links.append(Link(t, "linked", ids, before[0][ids], xy[ids], even, np.ones(len(ids)), to_from, 0.0, 1.0, 0.0))
+        before = xy, shown, rotation
+    windows = Windows(FOCAL_PX / 2)
+    nodes = [node for link in links for node in windows.add(link)] + windows.finish()
+    rotations = np.array([node.rotation for node in nodes])
+    assert all(node.model == ROTATION_TRANSLATION for node in nodes)
+    np.testing.assert_allclose(np.matmul(rotations, rotations.transpose(0, 2, 1)), np.broadcast_to(np.eye(3), (count, 3, 3)), atol=1e-12)

@@ -157,6 +157,24 @@ def test_a_camera_thrown_around_just_after_a_cut_does_not_cut_again(scenes):
     assert starts(cut_together(a[:12], thrown)) == [0, 12]
 
 
+def slow_pan(scene: list[Frame], repeats: int) -> list[Frame]:
+    """From one side to the other of a scene, in steps of an eighth of what is shown, every picture `repeats` times."""
+    side = scene[0].width // 2
+    crops = (scene[0].to_rgb()[:, x : x + side] for x in range(0, side, side // 8))
+    return [scene[0].with_rgb(np.ascontiguousarray(crop.repeat(2, axis=1))) for crop in crops for _ in range(repeats)]
+
+
+@pytest.mark.parametrize("repeats", [3, 4, 12])
+def test_every_picture_of_a_slower_camera_repeated_does_not_cut_but_cuts_do(scenes, repeats):
+    a, b, *_ = scenes
+    moving = slow_pan(a, repeats)[repeats - 1 :]
+    assert starts(cut_together(moving, slow_pan(b, repeats))) == [0, len(moving)]
+
+
+def test_slides_are_shots(scenes):
+    assert starts(cut_together(*([scene[0]] * 14 for scene in scenes))) == [0, 14, 28, 42]
+
+
 def test_frames_are_read_only_a_handful_ahead(two_scenes):
     read = []
 

@@ -41,6 +41,9 @@ _JUMP_RATIO = 3.0
 """The least share of such a jump in those of the calm frames around it: PySceneDetect's own."""
 _CALM_FRAMES = 3
 """How many of the frames around a jump are calm at least."""
+_REPEATS = 12
+"""How often each picture of a slower camera may be repeated: 5 pictures a second in a clip of 60. Between repeats, every motion looks
+like a cut."""
 
 
 def shots(frames: Iterable[Frame]) -> Iterator[Iterator[Frame]]:
@@ -81,10 +84,11 @@ def _marked(frames: Iterable[Frame]) -> Iterator[tuple[Frame, bool]]:
     jumps: deque[float] = deque(maxlen=_AFTER_FRAMES)  # up to the first that waits
     cuts: set[int] = set()
     last_cut = back = 0  # the last one's position; that of the first frame after the last flash
+    last_motion = -_REPEATS, 0.0  # the last frame's that was no repeat, and its jump
     number = -1
 
     def released() -> tuple[Frame, bool]:
-        nonlocal last_cut, back
+        nonlocal last_cut, back, last_motion
         position, frame, picture = waiting.popleft()
         later = [picture, *(coming for _, _, coming in waiting)]
         is_cut = False
@@ -92,9 +96,14 @@ def _marked(frames: Iterable[Frame]) -> Iterator[tuple[Frame, bool]]:
             jump, after = _jump(earlier[-1], picture), [_jump(a, b) for a, b in pairwise(later)]
             if position in cuts and position - last_cut >= _FAR_FRAMES:
                 is_cut = not _is_relit(earlier[-1], picture)
+                is_near = position - last_motion[0] <= _REPEATS
+                if is_cut and _is_step(jump, [*jumps, *after], last_motion[1] * is_near):
+                    is_cut = _is_another_scene(earlier[-1], picture)
             else:
                 is_cut = _stands_out(jump, [*jumps, *after]) and _is_another_scene(earlier[-1], picture)
             jumps.append(jump)
+            if jump > _STILL:
+                last_motion = position, jump
         if is_cut and (frames_away := _comes_back(list(earlier), later)) is not None:
             back = max(back, position + frames_away)
         if is_cut := is_cut and position > back:
@@ -172,6 +181,11 @@ def _jump(before: np.ndarray, after: np.ndarray) -> float:
 def _stands_out(jump: float, around: list[float]) -> bool:
     """Whether a jump is one against the calmest of those between the frames around it, of which some may be cuts too."""
     return jump >= _LEAST_JUMP and len(around) >= _CALM_FRAMES and jump >= _JUMP_RATIO * sorted(around)[_CALM_FRAMES - 1]
+
+
+def _is_step(jump: float, around: list[float], last_motion: float) -> bool:
+    """Whether a jump between repeated pictures may be one step of a motion: steps near it are about as large."""
+    return min(around, default=jump) <= _STILL and jump < _JUMP_RATIO * max([last_motion, *around])
 
 
 def _band(picture: np.ndarray) -> np.ndarray:

@@ -57,7 +57,7 @@ def vector_from_rotation(rotation: np.ndarray) -> np.ndarray:
 
 
 def nearest_rotation(nearly: np.ndarray) -> np.ndarray:
-    """[3, 3] what a product of rotations, [3, 3], was before rounding."""
+    """[..., 3, 3] what products of rotations, [..., 3, 3], were before rounding."""
     u, _, vt = np.linalg.svd(nearly)
     return u @ vt
 

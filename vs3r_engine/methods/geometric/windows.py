@@ -129,7 +129,7 @@ class Windows:
             turn = rotation[joint] @ solved.rotation[joint]
             zoomed = np.log(solved.focal_px / solved.focal_px[joint]) + self._log_zoom
             free = slice(joint + 1, None)
-            rotation[free] = np.matmul(turn, solved.rotation[free].transpose(0, 2, 1))
+            rotation[free] = nearest_rotation(np.matmul(turn, solved.rotation[free].transpose(0, 2, 1)))
             log_zoom[free] = zoomed[free]
         else:
             log_zoom[:] = self._log_zoom
@@ -283,7 +283,8 @@ class Windows:
         xy: np.ndarray,
         seen: np.ndarray,
     ) -> list[Node]:
-        rotation = np.matmul(rotation0, solved.rotation.transpose(0, 2, 1))
+        # A window measures from the last one's cameras and back: rounding would triple with each, and bend a shot of 20 seconds.
+        rotation = nearest_rotation(np.matmul(rotation0, solved.rotation.transpose(0, 2, 1)))
         centre = centre0 - np.matmul(rotation, solved.translation[..., None])[..., 0]
         self._point_ids, self._points = solved_ids, _world_points(solved, rotation0, centre0)
         self._usual_inverse_depth = float(np.median(solved.inverse_depth))
