@@ -108,6 +108,25 @@ def test_variable_times_come_out_exactly(tmp_path, output):
     assert [after.time_s(i) * 1000 for i in range(20)] == [time - TIMES_MS[13] for time in TIMES_MS[13:33]]
 
 
+def test_a_picture_with_the_time_of_the_next_is_shown_and_the_times_of_all_others_stand(tmp_path):
+    path = make_clip(tmp_path / "in.mp4", count=COUNT, options={"bf": "2"})
+    times = [probe(str(path)).time_s(i) for i in range(COUNT)]
+    with av.open(str(path)) as source, av.open(str(tmp_path / "repeating.mp4"), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.pts is None:
+                continue
+            if packet.pts * packet.time_base == times[6]:
+                packet.pts = round(times[7] / packet.time_base)
+            packet.stream = stream
+            target.mux(packet)
+    repeating = probe(str(tmp_path / "repeating.mp4"))
+    assert repeating.is_variable_rate
+    assert numbers_in(tmp_path / "repeating.mp4") == list(range(COUNT))
+    moved = [*times[:6], times[7], (times[7] + times[8]) / 2, *times[8:]]
+    assert [float(repeating.time_s(i)) for i in range(COUNT)] == pytest.approx([float(time) for time in moved], abs=1e-4)
+
+
 def test_a_picture_that_starts_after_the_sound_still_does(tmp_path):
     path = make_clip(tmp_path / "in.mkv", times_ms=[200 + 40 * i for i in range(10)], sounds=[{}])
     pass_through(path, tmp_path / "out.mov")

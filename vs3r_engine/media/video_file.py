@@ -23,6 +23,8 @@ _INTERLACED_FIELD_ORDERS = (2, 3, 4, 5)
 _DECODER_THREADS = 4
 """Each thread of a codec that predicts from other pictures holds some of them: 36 MB at 3840x2160 in 10 bits, 735 MB with
 16 threads, 317 MB with four, which decode several times faster than frames are rendered."""
+_MOST_REPEATED_SHARE = 0.1
+"""Of a recording's frames, how many may have the time of the one before where times are believed at all."""
 _SETTLING_KEY_FRAMES = (0, 1, 4)
 """How many key frames earlier decoding starts when a frame does not come out after the nearest one."""
 
@@ -31,7 +33,8 @@ _SETTLING_KEY_FRAMES = (0, 1, 4)
 class PacketIndex:
     """Where a stream's frames are: per frame in display order its time, and per key frame its time and where to seek.
 
-    `counts_frames` is set where packets carry no presentation times: frames are then counted from the first one.
+    `counts_frames` is set where times do not tell frames apart: they are then counted from the first one. Without `has_times` nothing
+    says when they are shown but the stated rate.
     """
 
     pts: np.ndarray
@@ -39,6 +42,7 @@ class PacketIndex:
     key_pts: np.ndarray
     key_seek: np.ndarray
     counts_frames: bool
+    has_times: bool
 
     def seek_target(self, pts: int, earlier: int) -> int | None:
         """Where to seek for the frame shown at `pts`, `earlier` key frames before the nearest; None = the beginning."""
@@ -308,7 +312,7 @@ def _stated_index(container: av.container.InputContainer, stream: av.VideoStream
     length = pts[-1] - pts[-2] if len(pts) > 1 else 1
     if stream.duration and stream.start_time is not None:
         length = max(length if len(pts) == 1 else 1, stream.start_time + stream.duration - int(pts[-1]))
-    return PacketIndex(pts, int(pts[-1] + length), pts, pts, False)
+    return PacketIndex(pts, int(pts[-1] + length), pts, pts, False, True)
 
 
 def _counted_index(container: av.container.InputContainer, stream: av.VideoStream, path: str) -> PacketIndex:
@@ -320,6 +324,7 @@ def _counted_index(container: av.container.InputContainer, stream: av.VideoStrea
     keys: list[tuple[int, int]] = []
     ends = -(1 << 62)
     no_pts, has_order, packets, damaged_end = False, False, 0, 0
+    last_dts, is_one_recording = -(1 << 62), True
     try:
         for packet in container.demux(stream):
             if packet.size == 0:
@@ -330,6 +335,8 @@ def _counted_index(container: av.container.InputContainer, stream: av.VideoStrea
                 no_pts = True
                 pts = packet.dts if packet.dts is not None else len(shown)
             has_order |= pts != packet.dts
+            is_one_recording &= packet.dts is not None and packet.dts >= last_dts
+            last_dts = packet.dts if packet.dts is not None else last_dts
             if packet.is_keyframe:
                 if not keys:
                     shown.clear()  # see `_pictures`
@@ -350,10 +357,7 @@ def _counted_index(container: av.container.InputContainer, stream: av.VideoStrea
     # A whole MP4 may state a last box that is too long; what it states about its frames then still holds.
     if metadata.is_cut_short(path) and not 0 < stream.frames <= packets:
         raise _cut_short(path, len(shown), stream.frames)
-    pts_array = np.unique(np.array(shown, np.int64))
-    if len(pts_array) != len(shown):
-        no_pts = True
-        pts_array = np.sort(np.array(shown, np.int64))
+    pts_array = np.sort(np.array(shown, np.int64))
     if ends <= pts_array[-1]:
         step = int(np.median(np.diff(pts_array))) if len(pts_array) > 1 else 0
         ends = int(pts_array[-1]) + step
@@ -361,8 +365,24 @@ def _counted_index(container: av.container.InputContainer, stream: av.VideoStrea
     # pictures are wrong.
     no_pts |= container.format.name == "avi" and len(keys) < packets
     no_pts |= container.format.name == "mxf" and not has_order and stream.codec_context.reorder_depth > 0
+    has_times = not no_pts
+    if is_repeating := bool((np.diff(pts_array) == 0).any()):
+        spread = _spread(pts_array, int(ends)) if has_times and is_one_recording else None
+        has_times = spread is not None
+        pts_array = pts_array if spread is None else spread
     keys.sort()
-    return PacketIndex(pts_array, int(ends), np.array([k[0] for k in keys], np.int64), np.array([k[1] for k in keys], np.int64), no_pts)
+    key_pts, key_seek = np.array([k[0] for k in keys], np.int64), np.array([k[1] for k in keys], np.int64)
+    return PacketIndex(pts_array, int(ends), key_pts, key_seek, no_pts or is_repeating, has_times)
+
+
+def _spread(pts: np.ndarray, end_pts: int) -> np.ndarray | None:
+    """[n] ascending times, of which a few repeat the one before, with these moved between their neighbours; None where many do."""
+    count = len(pts)
+    own = np.flatnonzero(np.diff(pts, prepend=pts[0] - 1))
+    if count - len(own) > _MOST_REPEATED_SHARE * count:
+        return None
+    spread = np.interp(np.arange(count), [*own, count], [*pts[own], end_pts]).astype(np.int64)
+    return spread if (np.diff(spread) > 0).all() else None
 
 
 def _cut_short(path: str, frames_read: int, frames_stated: int) -> MediaError:
@@ -391,7 +411,7 @@ def _describe(
     time_base = stream.time_base or Fraction(1, av.time_base)
     stated = [Fraction(rate) for rate in (stream.guessed_rate, stream.average_rate, stream.base_rate) if rate]
     rate, is_variable = fit_rate(index.pts, index.end_pts, time_base, stated)
-    if index.counts_frames and stated:
+    if not index.has_times and stated:
         rate, is_variable = stated[0], False
     timecode, reel_name = metadata.timecode_and_reel(container, stream)
     matrix = metadata.display_matrix(first)
