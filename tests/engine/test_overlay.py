@@ -62,6 +62,18 @@ def test_a_clock_that_counts_is_found():
     assert mask is not None and mask[np.any(inks, axis=0)].mean() > 0.9
 
 
+@pytest.mark.parametrize(("levels", "is_overlay"), [(9, False), (60, True)])
+def test_a_line_over_a_plain_road_is_an_overlay_where_it_can_hardly_be_seen_through(levels, is_overlay):
+    clip = make_clip("regular", frames=40, width=256, height=144, seed=4)
+    frames = []
+    for frame in clip.frames:
+        luma = np.rint(90 + 0.05 * (frame.planes[0].astype(np.float32) - 128)).astype(np.uint8)
+        luma[100:102, 20:236:2] += np.uint8(levels)
+        luma[100:101, 20:236] += np.uint8(levels // 2)
+        frames.append(replace(frame, planes=(luma, *frame.planes[1:])))
+    assert (found(clip, frames) is not None) == is_overlay
+
+
 @pytest.mark.parametrize(("sway_px", "is_overlay"), [(0.0, True), (3.0, False)])
 def test_a_bonnet_is_found_and_a_face_that_the_camera_is_held_before_is_not(sway_px, is_overlay):
     clip = make_clip("regular", frames=40, width=256, height=144, seed=4)

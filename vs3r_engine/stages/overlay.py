@@ -23,7 +23,8 @@ agreement, (for - against) / (for + against). Logos reach 1; a walker whom the c
 _KEPT_EVERY_FRAMES, _KEPT, _FEWEST_KEPT = 6, 4, 2
 """A face that the camera is held before stands as still as a logo for two frames; it has moved after 12 to 24."""
 _ALIKE, _LEAST_ALIKE_SHARE = 0.8, 0.7
-_LEAST_TEXTURE_LEVELS = 3.0
+_LEAST_TEXTURE_LEVELS = 6.0
+"""What stands out less from its surroundings is a scratch on a windscreen: seen through, and better moved along than cut out."""
 _LEAST_SURE_PX = 12
 _LEAST_SURE_SHARE = 0.2
 """Of an area that is likely an overlay, what must be sure. On hand-held footage without logos nothing is."""
