@@ -35,7 +35,7 @@ from vs3r_engine.scene import Reconstruction, Rendered, Target
 from vs3r_engine.settings import GROUPS, Settings
 from vs3r_engine.stages.bounds import BoundsObserver, between_bars, blackened, look_every_frames, with_bars
 from vs3r_engine.stages.framing import framed
-from vs3r_engine.stages.mask import masks_of
+from vs3r_engine.stages.mask import moving_of
 from vs3r_engine.stages.overlay import OverlayObserver, bounds_and_overlay, with_overlay, without_overlay
 from vs3r_engine.stages.shots import shots
 from vs3r_engine.stages.smooth import smooth
@@ -227,9 +227,9 @@ def _write_analysis(job: Job, methods: Methods, source: VideoSource, directory: 
         for starts_shot, piece in coming:
             first = piece.trajectory.first_frame
             frames = [small.pop(first + i) for i in range(len(piece.trajectory))]
-            dynamic = masks_of(piece, frames, methods.flow, job.settings.analysis)
+            moving = moving_of(piece, frames, methods.flow, job.settings.analysis)
             overlays.look(piece, frames)
-            writer.add(piece, dynamic, starts_shot)
+            writer.add(piece, moving, starts_shot)
             done = first + len(frames) - job.analysis_range.start
             yield Progress("analyze", done, total, ANALYSIS_SHARE * done / total, writer.findings)
     writer.finish(*bounds_and_overlay(observer, overlays, job.clip.width))

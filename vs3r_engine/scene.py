@@ -3,6 +3,7 @@
 (Target) and what came out (Rendered)."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,13 +39,25 @@ class PictureBounds:
     bars_px: tuple[int, int, int, int] = (0, 0, 0, 0)
 
 
+class Moving(NamedTuple):
+    """What of n frames moves by itself.
+
+    mask: [n, h, w] bool. own_motion: [n, rows, columns] float32, cells that span the picture: how far what the mask marks there moves
+    against the scene, in widths of the picture a frame; 0 where it marks nothing, or nobody measured.
+    """
+
+    mask: np.ndarray
+    own_motion: np.ndarray
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
     """One source frame and all that is known of it. depth and the masks are of any size that spans the picture.
 
-    dynamic_mask: True on what moves against the scene. overlay_mask: True on what of it stands still in the frame, as a logo
-    does; None where nothing does. inset_px: lines at (left, top, right, bottom) of the frame that hold no picture. is_bad: black,
-    white, blurred or without texture, so that its camera is only guessed from the frames around it.
+    dynamic_mask: True on what moves against the scene. own_motion: how far what it marks moves a frame, as in `Moving`; None where nobody
+    measured it. overlay_mask: True on what of it stands still in the frame, as a logo does; None where nothing does. inset_px: lines at
+    (left, top, right, bottom) of the frame that hold no picture. is_bad: black, white, blurred or without texture, so that its camera is
+    only guessed from the frames around it.
     """
 
     frame: Frame
@@ -55,6 +68,7 @@ class View:
     inset_px: tuple[int, int, int, int] = (0, 0, 0, 0)
     is_bad: bool = False
     overlay_mask: np.ndarray | None = None
+    own_motion: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,7 +17,7 @@ from vs3r_engine.job import Job
 from vs3r_engine.lens import Lens
 from vs3r_engine.media.analysis import Analysis, AnalysisWriter, source_key
 from vs3r_engine.media.source import VideoSource
-from vs3r_engine.scene import PictureBounds, Reconstruction, Rendered
+from vs3r_engine.scene import Moving, PictureBounds, Reconstruction, Rendered
 from vs3r_engine.settings import Settings
 from vs3r_engine.timeline import Clip, FrameRange
 
@@ -50,14 +50,19 @@ def mask_of(start: int, count: int) -> np.ndarray:
     return mask
 
 
+def moving_of(start: int, count: int) -> Moving:
+    mask = mask_of(start, count)
+    return Moving(mask, mask[:, ::2, ::4] * np.float32(0.25))
+
+
 @pytest.fixture
 def analysis(tmp_path) -> Analysis:
     """Frames 100..112 in pieces of 5, 3 and 4; a cut at 108; an overlay at the right."""
     writer = AnalysisWriter(tmp_path, {"method": "by hand"})
     for start, count, starts_shot in ((100, 5, True), (105, 3, False), (108, 4, True)):
-        writer.add(piece(start, count), mask_of(start, count), starts_shot)
+        writer.add(piece(start, count), moving_of(start, count), starts_shot)
     with pytest.raises(EngineFault):
-        writer.add(piece(113, 2), mask_of(113, 2), False)
+        writer.add(piece(113, 2), moving_of(113, 2), False)
     overlay = np.zeros(SMALL, bool)
     overlay[9:, 15:] = True
     writer.finish(BOUNDS, overlay)
@@ -69,7 +74,7 @@ def test_a_shot_ends_where_nothing_shows_how_the_camera_moved(tmp_path):
     for start, count, starts_shot in ((100, 5, True), (105, 3, False), (108, 4, True)):
         whole = piece(start, count)
         whole.diagnostics["is_apart"] = np.isin(np.arange(start, start + count), (103, 105))
-        writer.add(whole, mask_of(start, count), starts_shot)
+        writer.add(whole, moving_of(start, count), starts_shot)
     writer.finish()
     assert [(shot.start, shot.end_exclusive) for shot in Analysis(tmp_path).shots] == [(100, 103), (103, 105), (105, 108), (108, 112)]
 
@@ -92,6 +97,7 @@ def test_everything_comes_back_from_disk_with_its_frame(analysis):
     for i in range(12):
         np.testing.assert_array_equal(analysis.depth(FIRST + i), whole.depth[i])
         np.testing.assert_array_equal(analysis.dynamic_mask(FIRST + i), mask_of(FIRST, 12)[i] | overlay)
+        np.testing.assert_array_equal(analysis.own_motion(FIRST + i), moving_of(FIRST, 12).own_motion[i])
 
 
 class Grey(VideoSource):

@@ -152,13 +152,13 @@ def test_an_analysis_remembers_the_clips_lens(tmp_path):
     from vs3r_engine.camera import Trajectory
     from vs3r_engine.lens import Lens
     from vs3r_engine.media.analysis import Analysis, AnalysisWriter
-    from vs3r_engine.scene import Reconstruction
+    from vs3r_engine.scene import Moving, Reconstruction
 
     lens = Lens("fisheye", tuple(0.01 * i for i in range(12)), 1.2)
     path = Trajectory(0, 32, 18, np.tile(np.eye(3), (2, 1, 1)), np.tile(np.eye(4), (2, 1, 1)), lens=lens)
     depth = np.ones((2, 9, 16), np.float32)
     writer = AnalysisWriter(tmp_path, {})
-    writer.add(Reconstruction(path, depth, depth), np.zeros((2, 9, 16), bool), True)
+    writer.add(Reconstruction(path, depth, depth), Moving(np.zeros((2, 9, 16), bool), np.zeros((2, 9, 16), np.float32)), True)
     writer.finish()
     assert Analysis(tmp_path).trajectory.lens == lens and Analysis(tmp_path).trajectory.camera(1).lens == lens
 
@@ -169,7 +169,7 @@ def test_the_papers_path_runs_on_random_weights(category):
     from fractions import Fraction
 
     from vs3r_engine.scene import Target, View
-    from vs3r_engine.stages.mask import masks_of
+    from vs3r_engine.stages.mask import moving_of
     from vs3r_engine.stages.smooth import smooth
     from vs3r_engine.timeline import FrameRange
 
@@ -185,7 +185,7 @@ def test_the_papers_path_runs_on_random_weights(category):
         path = piece.trajectory
         first = path.first_frame
         seen = [frames[first + i] for i in range(len(path))]
-        masks = masks_of(piece, [flow.prepared(f) for f in seen], flow, chosen.analysis)
+        masks = moving_of(piece, [flow.prepared(f) for f in seen], flow, chosen.analysis).mask
         calm = smooth(path, [FrameRange(first, len(path))], Fraction(30), chosen.path)
         views = [View(f, path.camera(f.frame_index), None, piece.depth[i], masks[i]) for i, f in enumerate(seen)]
         rendered = choice.choose_renderer(chosen).part.render(Target(first, calm.camera(first), None), views[0], views[1:2])

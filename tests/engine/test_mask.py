@@ -16,7 +16,7 @@ from vs3r_engine.stages.mask import (
     dynamic_mask,
     explains_better,
     flow_mask,
-    masks_of,
+    moving_of,
     pixel_centres,
     predicted_flow,
     rigid_flow,
@@ -64,7 +64,7 @@ def test_flow_that_disagrees_by_more_than_tau_moves_and_unknown_flow_does_not():
 
 def test_the_masks_of_people_walking_overlap_the_truth(crowd):
     flow = DisFlow()
-    masks = masks_of(reconstruction_of(crowd), [flow.prepared(frame) for frame in crowd.frames], flow, AnalysisSettings())
+    masks = moving_of(reconstruction_of(crowd), [flow.prepared(frame) for frame in crowd.frames], flow, AnalysisSettings()).mask
     truth = np.stack([crowd.truth(i)[1] for i in range(len(crowd))])
     assert truth.mean() > 0.03
     assert (masks & truth).sum() / (masks | truth).sum() >= 0.6
@@ -73,7 +73,7 @@ def test_the_masks_of_people_walking_overlap_the_truth(crowd):
 def test_a_still_scene_does_not_move():
     clip = make_clip("parallax", frames=8, width=256, height=144, seed=2)
     flow = DisFlow()
-    masks = masks_of(reconstruction_of(clip), [flow.prepared(frame) for frame in clip.frames], flow, AnalysisSettings())
+    masks = moving_of(reconstruction_of(clip), [flow.prepared(frame) for frame in clip.frames], flow, AnalysisSettings()).mask
     assert masks.mean() < 0.02
 
 
@@ -98,11 +98,11 @@ def test_the_hybrid_mask_is_the_union_and_semantic_alone_is_the_network_s(crowd)
     semantic[:, :9, :16] = True
     piece, flow = reconstruction_of(crowd, semantic), DisFlow()
     frames = [flow.prepared(frame) for frame in crowd.frames]
-    alone = masks_of(piece, frames, flow, AnalysisSettings(mask="semantic"))
+    alone = moving_of(piece, frames, flow, AnalysisSettings(mask="semantic")).mask
     assert alone[:, :36, :64].all() and not alone[:, 36:].any()
     hybrid, by_flow = (
-        masks_of(piece, frames, flow, AnalysisSettings()),
-        masks_of(reconstruction_of(crowd), frames, flow, AnalysisSettings()),
+        moving_of(piece, frames, flow, AnalysisSettings()).mask,
+        moving_of(reconstruction_of(crowd), frames, flow, AnalysisSettings()).mask,
     )
     assert np.array_equal(hybrid, alone | by_flow)
     assert np.array_equal(dynamic_mask(None, by_flow[0]), by_flow[0])
@@ -113,7 +113,7 @@ def test_the_published_mask_is_eq_5_from_frame_to_frame_and_nothing_else(crowd):
     semantic[:, :20, :20] = True
     flow, piece = DisFlow(), reconstruction_of(crowd, semantic)
     frames = [flow.prepared(frame) for frame in crowd.frames]
-    masks = masks_of(piece, frames, flow, AnalysisSettings(mask="published", flow_threshold_px=0.5))
+    masks = moving_of(piece, frames, flow, AnalysisSettings(mask="published", flow_threshold_px=0.5)).mask
     for i, j in ((0, 1), (4, 5), (9, 8)):
         predicted = predicted_flow(piece, i, j, 256, 144)
         assert np.array_equal(masks[i], semantic[i] | flow_mask(flow.flow(frames[i], frames[j]), predicted, 0.5))
@@ -151,12 +151,33 @@ def test_a_frame_is_compared_with_the_second_one_on_and_at_the_end_of_a_piece_ba
     )
     depth, flow = np.ones((count, 9, 16), np.float32), Asked()
     frames = [Frame(i, (picture,), PixelLayout("gray", 8)) for i in range(count)]
-    assert not masks_of(Reconstruction(path, depth, depth), frames, flow, AnalysisSettings(mask=mask)).any()
+    assert not moving_of(Reconstruction(path, depth, depth), frames, flow, AnalysisSettings(mask=mask)).mask.any()
     assert flow.pairs == pairs
     if mask == "published":
         for threshold_px, moves in ((0.6, True), (0.8, False)):
             chosen = AnalysisSettings(mask=mask, flow_threshold_px=threshold_px)
-            assert (masks_of(Reconstruction(path, depth, depth), frames, Asked(0.7), chosen) == moves).all()
+            moving = moving_of(Reconstruction(path, depth, depth), frames, Asked(0.7), chosen)
+            assert (moving.mask == moves).all()
+            np.testing.assert_allclose(moving.own_motion, 0.7 / 32 * moves, rtol=1e-5)
+
+
+def test_own_motion_is_that_of_what_is_marked_a_frame_in_widths_of_the_picture(crowd):
+    """At the end of a piece, too, where the motion is seen backwards; and not where nothing is marked."""
+    flow = DisFlow()
+    frames = [flow.prepared(frame) for frame in crowd.frames]
+    mask, own_motion = moving_of(reconstruction_of(crowd), frames, flow, AnalysisSettings())
+    rows, columns = own_motion.shape[1:]
+    share = np.stack([cv2.resize(m.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA) for m in mask])
+    assert (own_motion[share == 0] == 0).all() and (own_motion[share == 1] > 0.001).all()
+    for i, j in ((3, 5), (len(frames) - 1, len(frames) - 3)):
+        found = np.linalg.norm(flow.flow(frames[i], frames[j]) - predicted_flow(reconstruction_of(crowd), i, j, 256, 144), axis=-1)
+        assert np.average(own_motion[i], weights=share[i]) == pytest.approx(found[mask[i]].mean() / 2 / 256, rel=1e-3)
+
+
+def test_own_motion_is_zero_where_only_the_network_looked(crowd):
+    semantic = np.ones((len(crowd), 36, 64), bool)
+    moving = moving_of(reconstruction_of(crowd, semantic), crowd.frames, DisFlow(), AnalysisSettings(mask="semantic"))
+    assert moving.mask.all() and not moving.own_motion.any()
 
 
 def test_a_zoom_is_no_motion_of_the_scene():

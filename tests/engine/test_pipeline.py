@@ -167,7 +167,7 @@ def test_an_analysis_that_fails_is_not_kept_and_leaves_no_thread(shaky_clip, sto
     job = pipeline.plan(str(shaky_clip), str(tmp_path / "out.mp4"), Settings())
     threads = threading.active_count()
     with monkeypatch.context() as broken:
-        broken.setattr(pipeline, "masks_of", full)
+        broken.setattr(pipeline, "moving_of", full)
         with pytest.raises(DiskFull) as failed:
             run(job, store)
     # The traceback still holds what was under way: it was closed, not only let go of.

@@ -203,6 +203,34 @@ def test_what_every_frame_takes_for_moving_is_better_than_a_smear(hand_held):
     assert np.mean(quality) > 24
 
 
+def test_a_copy_of_what_has_moved_on_since_is_worse_than_a_smear():
+    """In every frame that others are filled from, and in no other, something striped hides the rim."""
+    views, targets, _ = panorama.shaken(24)
+    mask = np.zeros((45, 80), bool)
+    mask[:, :24] = mask[:, -24:] = True
+
+    def stripes_filled_in(widths_a_frame: float | None) -> float:
+        motion = None if widths_a_frame is None else np.where(mask[::5, ::5], np.float16(widths_a_frame), np.float16(0))
+        marked = dict(views)
+        for i in (*range(0, 24, 5), 23):
+            luma = views[i].frame.planes[0].copy()
+            striped = np.where(np.arange(len(luma)) % 8 < 4, 0, 255).astype(np.uint8)[:, None]
+            luma[:, : luma.shape[1] // 4] = luma[:, -(luma.shape[1] // 4) :] = striped
+            frame = replace(views[i].frame, planes=(luma, *views[i].frame.planes[1:]))
+            marked[i] = replace(views[i], frame=frame, dynamic_mask=mask, own_motion=motion)
+        steps = []
+        for output, item in zip(*run(marked, targets, (7, 8, 12, 13, 17)), strict=True):
+            both = item.hole_mask[1:] & item.hole_mask[:-1]
+            both[:, both.shape[1] // 8 : -both.shape[1] // 8] = False
+            steps += np.abs(np.diff(output.planes[0].astype(float), axis=0))[both].tolist()
+        assert len(steps) > 5000
+        return float(np.mean(steps))
+
+    copied = stripes_filled_in(None)
+    assert stripes_filled_in(0.0) == copied == stripes_filled_in(0.002) and copied > 20
+    assert stripes_filled_in(0.1) < 5
+
+
 def test_the_filling_does_not_flicker(hand_held):
     views, targets, truths = hand_held
     outputs, rendered = run(views, targets, range(6, 24))

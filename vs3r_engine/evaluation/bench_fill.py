@@ -18,7 +18,7 @@ from vs3r_engine.methods.geometric import GeometricReconstructor
 from vs3r_engine.methods.temporal import TemporalCompleter
 from vs3r_engine.scene import Rendered, Target, View
 from vs3r_engine.settings import AnalysisSettings, FillSettings
-from vs3r_engine.stages.mask import masks_of
+from vs3r_engine.stages.mask import moving_of
 from vs3r_engine.timeline import FrameRange
 
 FRAMES, EVERY = 72, 6
@@ -46,9 +46,9 @@ def measured(path: Path) -> HiddenRim:
     for piece in GeometricReconstructor(settings).reconstruct(iter(frames), clip.rate):
         trajectory = piece.trajectory
         seen = frames[trajectory.first_frame - start :][: len(trajectory)]
-        masks = masks_of(piece, [flow.prepared(frame) for frame in seen], flow, settings)
-        for i, (frame, depth, mask) in enumerate(zip(seen, piece.depth, masks, strict=True), trajectory.first_frame):
-            views[i] = View(frame, trajectory.camera(i), trajectory.residual(i), depth, mask)
+        moving = moving_of(piece, [flow.prepared(frame) for frame in seen], flow, settings)
+        for i, (frame, depth, mask, own_motion) in enumerate(zip(seen, piece.depth, *moving, strict=True), trajectory.first_frame):
+            views[i] = View(frame, trajectory.camera(i), trajectory.residual(i), depth, mask, own_motion=own_motion)
     chosen = range(start, start + len(frames), EVERY)
     outputs = TemporalCompleter(FillSettings(), clip.rate).complete((_hidden(views[i]) for i in chosen), _Held(views))
     values = [_compared(output, views[output.frame_index]) for output in outputs]

@@ -15,10 +15,10 @@ from vs3r_engine.camera import Trajectory
 from vs3r_engine.errors import EngineFault, MediaError
 from vs3r_engine.lens import Lens
 from vs3r_engine.media import sequence
-from vs3r_engine.scene import PictureBounds, Reconstruction
+from vs3r_engine.scene import Moving, PictureBounds, Reconstruction
 from vs3r_engine.timeline import FrameRange
 
-SCHEMA = 15
+SCHEMA = 16
 """Part of every analysis key: raise it whenever a method's results change, and old analyses are made again."""
 
 _OVERLAY = "overlay.npy"
@@ -70,8 +70,8 @@ class AnalysisWriter:
         self._longest_frames = self._bridged = self._breaks = 0
         self._moving_frames: list[float] = []
 
-    def add(self, piece: Reconstruction, dynamic_mask: np.ndarray, starts_shot: bool) -> None:
-        """Append one piece. dynamic_mask: [n, h, w] bool, True = moves."""
+    def add(self, piece: Reconstruction, moving: Moving, starts_shot: bool) -> None:
+        """Append one piece."""
         path = piece.trajectory
         if self._starts and path.first_frame != self._end:
             raise EngineFault("analysis-gap", f"A piece starts at frame {path.first_frame}; {self._end} was next.")
@@ -80,8 +80,9 @@ class AnalysisWriter:
             "world_from_camera": path.world_from_camera,
             "confidence": piece.confidence.astype(np.float16),
             "depth": piece.depth.astype(np.float32),
-            "mask_bits": np.packbits(dynamic_mask, axis=-1),
-            "mask_width": np.array(dynamic_mask.shape[-1]),
+            "mask_bits": np.packbits(moving.mask, axis=-1),
+            "mask_width": np.array(moving.mask.shape[-1]),
+            "own_motion": moving.own_motion.astype(np.float16),
         }
         if path.residual_px is not None:
             arrays["residual_px"] = path.residual_px.astype(np.float32)
@@ -93,7 +94,7 @@ class AnalysisWriter:
         self._end = path.first_frame + len(path)
         self._breaks += int(np.count_nonzero(piece.diagnostics.get("is_apart", ())))
         self._bridged += int(np.count_nonzero(piece.diagnostics.get("is_bridged", ())))
-        self._moving_frames.append(float(dynamic_mask.mean()) * len(path))
+        self._moving_frames.append(float(moving.mask.mean()) * len(path))
         if (shot_frames := self._end - self._shot_starts[-1]) >= self._longest_frames:
             # Of shots by different cameras the longest speaks for the clip.
             self._longest_frames = shot_frames
@@ -190,6 +191,10 @@ class Analysis:
         """[h, w] bool, True = moves against the scene: by itself, or with the frame as overlays do."""
         moving = self._of_piece("dynamic_mask", frame_index)
         return moving if self.overlay_mask is None else moving | self.overlay_mask
+
+    def own_motion(self, frame_index: int) -> np.ndarray:
+        """See `Moving`; float16."""
+        return self._of_piece("own_motion", frame_index)
 
     def _of_piece(self, name: str, frame_index: int) -> np.ndarray:
         number = int(np.searchsorted(self._starts, frame_index, side="right")) - 1

@@ -71,4 +71,5 @@ class SourceViews:
             analysis.bounds.inset_px,
             bool(analysis.is_bad[frame_index - analysis.frame_range.start]),
             analysis.overlay_mask,
+            analysis.own_motion(frame_index),
         )

@@ -11,12 +11,16 @@ import numpy as np
 from vs3r_engine.camera import Camera, inverse, points_of_pixels
 from vs3r_engine.frame import Frame
 from vs3r_engine.lens import pixels_of_points
-from vs3r_engine.scene import Reconstruction
+from vs3r_engine.scene import Moving, Reconstruction
 from vs3r_engine.settings import AnalysisSettings
 
 STEP_FRAMES = 2
 LEAST_ADVANTAGE_LEVELS = 3.0
 """8-bit luma levels; coding noise moves the difference of two errors by about one."""
+
+
+OWN_MOTION_COLUMNS = 48
+"""How finely own motion is kept: what moves is larger than a 48th of the picture, or matters little."""
 
 
 class FlowEstimator(Protocol):
@@ -86,29 +90,41 @@ def dynamic_mask(semantic_mask: np.ndarray | None, flow_says: np.ndarray) -> np.
     return semantic_mask | flow_says
 
 
-def masks_of(piece: Reconstruction, frames: Sequence[Frame], flow: FlowEstimator, settings: AnalysisSettings) -> np.ndarray:
-    """[n, h, w] bool, True = moves: the dynamic masks of a reconstructed piece, at the size of the prepared `frames` given.
+def moving_of(piece: Reconstruction, frames: Sequence[Frame], flow: FlowEstimator, settings: AnalysisSettings) -> Moving:
+    """The dynamic masks of a reconstructed piece, at the size of the prepared `frames` given, and how fast what they mark moves.
 
     Each frame is compared with the one STEP_FRAMES on (eq. 4-5 over two frames, so that slow walkers are seen), with `published`
     the next one; the last ones of a piece with the one as far back, which sees the same motion backwards. A piece of one frame has
     no flow mask.
     """
     n, height, width = len(frames), frames[0].height, frames[0].width
-    says_moving = np.zeros((n, height, width), bool)
-    if settings.mask != "semantic" and n > 1:
-        threshold_px = settings.flow_threshold_px or threshold_of_sensitivity(settings.moving_sensitivity, width)
-        is_published = settings.mask == "published"
-        step = 1 if is_published else min(STEP_FRAMES, n - 1)
-        for i in range(n):
+    columns = min(width, OWN_MOTION_COLUMNS)
+    own_motion = np.zeros((n, max(1, round(height * columns / width)), columns), np.float32)
+    semantic, masks = piece.semantic_mask, np.zeros((n, height, width), bool)
+    says_moving = np.zeros((height, width), bool)
+    threshold_px = settings.flow_threshold_px or threshold_of_sensitivity(settings.moving_sensitivity, width)
+    is_published = settings.mask == "published"
+    step = 1 if is_published else min(STEP_FRAMES, n - 1)
+    for i in range(n):
+        differs = None
+        if settings.mask != "semantic" and n > 1:
             j = i + step if i + step < n else i - step if i >= step else n - 1
             predicted, observed = predicted_flow(piece, i, j, width, height), flow.flow(frames[i], frames[j])
-            disagrees = flow_mask(observed, predicted, threshold_px)
-            if is_published:
-                says_moving[i] = disagrees
-            elif disagrees.any():
-                says_moving[i] = cleaned(disagrees & explains_better(observed, predicted, frames[i], frames[j]))
-    semantic = piece.semantic_mask
-    return np.stack([dynamic_mask(None if semantic is None else semantic[i], says_moving[i]) for i in range(n)])
+            says_moving = flow_mask(observed, predicted, threshold_px)
+            if not is_published and says_moving.any():
+                says_moving = cleaned(says_moving & explains_better(observed, predicted, frames[i], frames[j]))
+            differs = np.hypot(*np.moveaxis(observed - predicted, -1, 0)) / (width * abs(j - i))
+        masks[i] = dynamic_mask(None if semantic is None else semantic[i], says_moving)
+        if differs is not None and masks[i].any():
+            own_motion[i] = meaned(np.nan_to_num(differs), masks[i], own_motion[i].shape)
+    return Moving(masks, own_motion)
+
+
+def meaned(values: np.ndarray, mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """[rows, columns] float32 of this shape: the mean of values [h, w] where the mask is True, 0 in cells where it is nowhere."""
+    here = mask.astype(np.float32)
+    total, share = (cv2.resize(terms, shape[::-1], interpolation=cv2.INTER_AREA) for terms in (values * here, here))
+    return np.asarray(total / np.maximum(share, 1e-6), np.float32)
 
 
 def explains_better(observed: np.ndarray, predicted: np.ndarray, frame: Frame, later: Frame) -> np.ndarray:

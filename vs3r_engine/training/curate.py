@@ -23,7 +23,7 @@ from vs3r_engine.frame import Frame
 from vs3r_engine.scene import Reconstruction, View
 from vs3r_engine.settings import AnalysisSettings
 from vs3r_engine.stages.composite import check_window, reduced, working_size
-from vs3r_engine.stages.mask import FlowEstimator, masks_of
+from vs3r_engine.stages.mask import FlowEstimator, moving_of
 from vs3r_engine.stages.reconstruct import Reconstructor
 from vs3r_engine.stages.render import Renderer
 from vs3r_engine.stages.shots import shots
@@ -143,7 +143,7 @@ def _views(piece: Reconstruction, held: dict[int, Frame], parts: Parts) -> list[
     frames = [held.pop(path.first_frame + i) for i in range(len(path))]
     width = min(frames[0].width, MASK_WIDTH_PX)
     small = [frame.resized(width, max(1, round(frame.height * width / frame.width))) for frame in frames]
-    masks = masks_of(piece, small, parts.flow, parts.analysis)
+    masks = moving_of(piece, small, parts.flow, parts.analysis).mask
     return [
         View(frame, path.camera(frame.frame_index), path.residual(frame.frame_index), piece.depth[i], masks[i])
         for i, frame in enumerate(frames)

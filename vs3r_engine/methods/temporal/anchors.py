@@ -4,6 +4,7 @@ frames draw on the same ones, and how much each counts changes smoothly with tim
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from vs3r_engine.methods.temporal.cells import Cells, blurred
@@ -18,7 +19,8 @@ class Anchor:
     """A source frame and what is asked of it again and again.
 
     small: [h, w, planes] its small picture. levels: its first plane, as in `blurred`. still: [h, w] small, 0 on and
-    close to what moves against the scene, or None where nothing does. scene: the same of what lies over the scene.
+    close to what moves against the scene, or None where nothing does. own_motion: see `Moving`, reaching as far; None where it is not
+    known. scene: as still, of what lies over the scene.
     bounds: `picture_bounds`. surface: its depth.
     """
 
@@ -26,6 +28,7 @@ class Anchor:
     small: np.ndarray
     levels: tuple[np.ndarray, ...]
     still: np.ndarray | None
+    own_motion: np.ndarray | None
     scene: np.ndarray | None
     bounds: np.ndarray
     surface: Surface
@@ -83,7 +86,10 @@ def _made(view: View, cells: Cells) -> Anchor:
     small = cells.small_picture(view.frame)
     levels = blurred(np.ascontiguousarray(small[..., 0]))
     scene = None if view.overlay_mask is None else cells.still(view.overlay_mask)
-    return Anchor(view, small, levels, cells.still(view.dynamic_mask), scene, picture_bounds(view), Surface.of(view))
+    still = cells.still(view.dynamic_mask)
+    known = None if still is None or view.own_motion is None else view.own_motion.astype(np.float32)
+    own_motion = None if known is None else cv2.dilate(known, np.ones((3, 3), np.uint8))
+    return Anchor(view, small, levels, still, own_motion, scene, picture_bounds(view), Surface.of(view))
 
 
 def prior_weight(distance_frames: np.ndarray, quarter_frames: int, reach_frames: int) -> np.ndarray:

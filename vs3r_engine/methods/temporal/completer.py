@@ -31,9 +31,14 @@ MOST_ANCHORS = 4
 AT_RIM, MOVING = np.float32(1e-3), np.float32(1e-8)
 """What an anchor counts for at its own rim, and where it shows something that moves: there it is the last resort, better only
 than a picture that is made up. Where it shows an overlay it counts for nothing."""
+STRAYED_WIDTHS = 0.03
+"""How far, in widths of the picture, what moves may have gone since an anchor showed it. Twice as far away it fills nothing: a copy of
+somebody who is elsewhere by now is worse than a smooth continuation. At 0.02 a forest that parallax has taken for moving is smooth at
+its rim for 30 frames of 240, at 0.03 for 21 and at 0.04 for 15, where a walking tiger grows a second head."""
 NEGLIGIBLE = 1e-3
 COARSE_PER_CELL = 2
 """Samples a cell, across and down, that what nothing has shown is continued at: it is smooth anyway."""
+_NEAR = np.ones((3, 3), np.uint8)
 ALPHA_MATCH = np.array([1, 0], np.float32)[:, None, None]
 """Gain and bias of a plane that is not picture."""
 TOLERATED_LEVELS = 10.0
@@ -143,18 +148,16 @@ def _layers(
     positions = [at + _ringed(shift) * cells.small_px for at, shift in zip(expected, fit.shift_small_px, strict=True)]
     seam = np.float32(seam_px(cells.width))
     margins = [margins_px(at, anchor.bounds).astype(np.float32) / seam for anchor, at in zip(anchors, positions, strict=True)]
-    shares = _shares(
-        np.stack(
-            [
-                count * _dependable(margin, mismatch, anchor, at, cells)
-                for (anchor, count), margin, mismatch, at in zip(candidates, margins, fit.mismatch, positions, strict=True)
-            ]
-        )
-    )
+    weights, lasting = [], []
+    for (anchor, count), margin, mismatch, at in zip(candidates, margins, fit.mismatch, positions, strict=True):
+        lasts = _lasting(anchor, at, abs(anchor.frame_index - item.target.frame_index), cells)
+        weights.append(count * lasts * _dependable(margin, mismatch, anchor, at, cells))
+        lasting.append(np.where(weights[-1] > 0, lasts, 0))
+    shares = _shares(np.stack(weights)) * np.max(lasting, axis=0)
     layers = []
     for i, (anchor, at, share) in enumerate(zip(anchors, positions, shares, strict=True)):
         # A cell's pixels lie between its own vertex and the next ones.
-        given = cv2.dilate((share > 0).view(np.uint8), np.ones((3, 3), np.uint8))[1:-1, 1:-1]
+        given = cv2.dilate((share > 0).view(np.uint8), _NEAR)[1:-1, 1:-1]
         chosen = np.flatnonzero(given[tiles.rows, tiles.columns])
         if len(chosen):
             gain, bias = (_ringed(m[i]).transpose(2, 0, 1) for m in (fit.gain, fit.bias))
@@ -169,15 +172,31 @@ def _dependable(margin: np.ndarray, mismatch: np.ndarray, anchor: Anchor, positi
 
     margin: to the anchor's border, in seam widths.
     """
-    near = np.ones((3, 3), np.uint8)
-    safe = np.clip(cv2.erode(margin, near), 0, 1)
-    partly = (cv2.dilate(margin, near) > 0) * AT_RIM
+    safe = np.clip(cv2.erode(margin, _NEAR), 0, 1)
+    partly = (cv2.dilate(margin, _NEAR) > 0) * AT_RIM
     dependable = np.maximum(safe, partly) / (1 + np.square(np.square(_ringed(mismatch) / TOLERATED_LEVELS)))
     for share, least in ((anchor.still, MOVING), (anchor.scene, 0)):
         if share is not None:
-            at = (positions / cells.small_px - 0.5).astype(np.float32)
-            dependable *= np.maximum(cv2.erode(remapped(share, at, cv2.INTER_LINEAR), near), least)
+            dependable *= np.maximum(_least_near(share, positions, cells), least)
     return dependable
+
+
+def _lasting(anchor: Anchor, positions: np.ndarray, away_frames: int, cells: Cells) -> np.ndarray | np.float32:
+    """[rows, columns] in [0, 1]: how far what an anchor shows at each vertex may be shown so many frames away: what stands still, and
+    what moves as long as it has not strayed."""
+    if anchor.own_motion is None or anchor.still is None:
+        return np.float32(1)
+    rows, columns = anchor.own_motion.shape
+    at = (positions * (columns / cells.width, rows / cells.height) - 0.5).astype(np.float32)
+    widths = cv2.dilate(remapped(anchor.own_motion, at, cv2.INTER_LINEAR), _NEAR) * np.float32(away_frames)
+    # What is still for the better part is no mover's.
+    still = np.minimum(4 * _least_near(anchor.still, positions, cells), 1)
+    return np.maximum(np.clip(2 - widths / np.float32(STRAYED_WIDTHS), 0, 1), still)
+
+
+def _least_near(share: np.ndarray, positions: np.ndarray, cells: Cells) -> np.ndarray:
+    """[rows, columns]: the least of a small image of an anchor at each vertex and those around it."""
+    return cv2.erode(remapped(share, (positions / cells.small_px - 0.5).astype(np.float32), cv2.INTER_LINEAR), _NEAR)
 
 
 def _shares(weights: np.ndarray) -> np.ndarray:
