@@ -106,24 +106,27 @@ def moving_of(piece: Reconstruction, frames: Sequence[Frame], flow: FlowEstimato
     is_published = settings.mask == "published"
     step = 1 if is_published else min(STEP_FRAMES, n - 1)
     for i in range(n):
-        differs = None
+        difference_px, frame_count = None, 1
         if settings.mask != "semantic" and n > 1:
             j = i + step if i + step < n else i - step if i >= step else n - 1
             predicted, observed = predicted_flow(piece, i, j, width, height), flow.flow(frames[i], frames[j])
             says_moving = flow_mask(observed, predicted, threshold_px)
             if not is_published and says_moving.any():
                 says_moving = cleaned(says_moving & explains_better(observed, predicted, frames[i], frames[j]))
-            differs = np.hypot(*np.moveaxis(observed - predicted, -1, 0)) / (width * abs(j - i))
+            difference_px, frame_count = observed - predicted, abs(j - i)
         masks[i] = dynamic_mask(None if semantic is None else semantic[i], says_moving)
-        if differs is not None and masks[i].any():
-            own_motion[i] = meaned(np.nan_to_num(differs), masks[i], own_motion[i].shape)
+        if difference_px is not None and masks[i].any():
+            own_motion[i] = mean_lengths(difference_px, masks[i], own_motion[i].shape) / (width * frame_count)
     return Moving(masks, own_motion)
 
 
-def meaned(values: np.ndarray, mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """[rows, columns] float32 of this shape: the mean of values [h, w] where the mask is True, 0 in cells where it is nowhere."""
+def mean_lengths(vectors: np.ndarray, mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """[rows, columns] float32 of this shape: the mean length of vectors [h, w, 2] where the mask is True (NaN: 0), 0 in cells where it is
+    nowhere."""
     here = mask.astype(np.float32)
-    total, share = (cv2.resize(terms, shape[::-1], interpolation=cv2.INTER_AREA) for terms in (values * here, here))
+    lengths = cv2.magnitude(*cv2.split(vectors.astype(np.float32, copy=False))) * here
+    cv2.patchNaNs(lengths, 0.0)
+    total, share = (cv2.resize(terms, shape[::-1], interpolation=cv2.INTER_AREA) for terms in (lengths, here))
     return np.asarray(total / np.maximum(share, 1e-6), np.float32)
 
 
