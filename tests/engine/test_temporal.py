@@ -209,10 +209,10 @@ def test_a_copy_of_what_has_moved_on_since_is_worse_than_a_smear():
     mask = np.zeros((45, 80), bool)
     mask[:, :24] = mask[:, -24:] = True
 
-    def stripes_filled_in(widths_a_frame: float | None) -> float:
+    def stripes_filled_in(widths_a_frame: float | None, striped_from: int = 0) -> float:
         motion = None if widths_a_frame is None else np.where(mask[::5, ::5], np.float16(widths_a_frame), np.float16(0))
         marked = dict(views)
-        for i in (*range(0, 24, 5), 23):
+        for i in (*range(striped_from, 24, 5), 23):
             luma = views[i].frame.planes[0].copy()
             striped = np.where(np.arange(len(luma)) % 8 < 4, 0, 255).astype(np.uint8)[:, None]
             luma[:, : luma.shape[1] // 4] = luma[:, -(luma.shape[1] // 4) :] = striped
@@ -227,8 +227,11 @@ def test_a_copy_of_what_has_moved_on_since_is_worse_than_a_smear():
         return float(np.mean(steps))
 
     copied = stripes_filled_in(None)
-    assert stripes_filled_in(0.0) == copied == stripes_filled_in(0.002) and copied > 20
+    assert copied > 20 and stripes_filled_in(0.0) == copied and stripes_filled_in(0.015) > 20
     assert stripes_filled_in(0.1) < 5
+    # Where others show what is behind, what has stayed in its place counts as if it stood still, and the rest for nothing.
+    seen_through = stripes_filled_in(None, striped_from=10)
+    assert stripes_filled_in(0.0, striped_from=10) > 1.3 * seen_through > 1.3 * stripes_filled_in(0.1, striped_from=10)
 
 
 def test_the_filling_does_not_flicker(hand_held):

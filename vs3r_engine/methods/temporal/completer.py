@@ -31,10 +31,13 @@ MOST_ANCHORS = 4
 AT_RIM, MOVING = np.float32(1e-3), np.float32(1e-8)
 """What an anchor counts for at its own rim, and where it shows something that moves: there it is the last resort, better only
 than a picture that is made up. Where it shows an overlay it counts for nothing."""
+STAYED_WIDTHS = 0.01
+"""How far, in widths of the picture, what moves may have gone since an anchor showed it to count for anything but a last resort. Much that
+masks call moving hardly moves: parallax, leaves, people who stand (`make bench-fill`: 30.92 instead of 30.54 dB)."""
 STRAYED_WIDTHS = 0.03
-"""How far, in widths of the picture, what moves may have gone since an anchor showed it. Twice as far away it fills nothing: a copy of
-somebody who is elsewhere by now is worse than a smooth continuation. At 0.02 a forest that parallax has taken for moving is smooth at
-its rim for 30 frames of 240, at 0.03 for 21 and at 0.04 for 15, where a walking tiger grows a second head."""
+"""How far it may have gone to be a last resort. Twice as far away it fills nothing: a copy of somebody who is elsewhere by now is worse
+than a smooth continuation. At 0.02 a forest that parallax has taken for moving is smooth at its rim for 30 frames of 240, at 0.03 for 21
+and at 0.04 for 15, where a walking tiger grows a second head."""
 NEGLIGIBLE = 1e-3
 COARSE_PER_CELL = 2
 """Samples a cell, across and down, that what nothing has shown is continued at: it is smooth anyway."""
@@ -150,8 +153,8 @@ def _layers(
     margins = [margins_px(at, anchor.bounds).astype(np.float32) / seam for anchor, at in zip(anchors, positions, strict=True)]
     weights, lasting = [], []
     for (anchor, count), margin, mismatch, at in zip(candidates, margins, fit.mismatch, positions, strict=True):
-        lasts = _lasting(anchor, at, abs(anchor.frame_index - item.target.frame_index), cells)
-        weights.append(count * lasts * _dependable(margin, mismatch, anchor, at, cells))
+        stays, lasts = _staying(anchor, at, abs(anchor.frame_index - item.target.frame_index), cells)
+        weights.append(count * stays * lasts * _dependable(margin, mismatch, anchor, at, cells))
         lasting.append(np.where(weights[-1] > 0, lasts, 0))
     shares = _shares(np.stack(weights)) * np.max(lasting, axis=0)
     layers = []
@@ -168,30 +171,33 @@ def _layers(
 
 
 def _dependable(margin: np.ndarray, mismatch: np.ndarray, anchor: Anchor, positions: np.ndarray, cells: Cells) -> np.ndarray:
-    """[rows, columns]: what an anchor can be trusted with at each vertex: covered all around, still, and matching.
+    """[rows, columns]: what an anchor can be trusted with at each vertex: covered all around, matching, and not under an overlay.
 
     margin: to the anchor's border, in seam widths.
     """
     safe = np.clip(cv2.erode(margin, _NEAR), 0, 1)
     partly = (cv2.dilate(margin, _NEAR) > 0) * AT_RIM
     dependable = np.maximum(safe, partly) / (1 + np.square(np.square(_ringed(mismatch) / TOLERATED_LEVELS)))
-    for share, least in ((anchor.still, MOVING), (anchor.scene, 0)):
-        if share is not None:
-            dependable *= np.maximum(_least_near(share, positions, cells), least)
-    return dependable
+    return dependable if anchor.scene is None else dependable * _least_near(anchor.scene, positions, cells)
 
 
-def _lasting(anchor: Anchor, positions: np.ndarray, away_frames: int, cells: Cells) -> np.ndarray | np.float32:
-    """[rows, columns] in [0, 1]: how far what an anchor shows at each vertex may be shown so many frames away: what stands still, and
-    what moves as long as it has not strayed."""
-    if anchor.own_motion is None or anchor.still is None:
-        return np.float32(1)
+def _staying(
+    anchor: Anchor, positions: np.ndarray, away_frames: int, cells: Cells
+) -> tuple[np.ndarray | np.float32, np.ndarray | np.float32]:
+    """Of what an anchor shows at each vertex, [rows, columns]: what it counts for so many frames away, by how likely it has stayed in
+    its place; and in [0, 1] how far it may be shown at all, though nothing else be known. Both are 1 where nothing moves."""
+    if anchor.still is None:
+        return np.float32(1), np.float32(1)
+    still = _least_near(anchor.still, positions, cells)
+    if anchor.own_motion is None:
+        return np.maximum(still, MOVING), np.float32(1)
     rows, columns = anchor.own_motion.shape
     at = (positions * (columns / cells.width, rows / cells.height) - 0.5).astype(np.float32)
-    widths = cv2.dilate(remapped(anchor.own_motion, at, cv2.INTER_LINEAR), _NEAR) * np.float32(away_frames)
+    gone_widths = cv2.dilate(remapped(anchor.own_motion, at, cv2.INTER_LINEAR), _NEAR) * np.float32(away_frames)
+    stays = np.clip(1 - gone_widths / np.float32(STAYED_WIDTHS), MOVING, 1)
+    lasts = np.clip(2 - gone_widths / np.float32(STRAYED_WIDTHS), 0, 1)
     # What is still for the better part is no mover's.
-    still = np.minimum(4 * _least_near(anchor.still, positions, cells), 1)
-    return np.maximum(np.clip(2 - widths / np.float32(STRAYED_WIDTHS), 0, 1), still)
+    return np.maximum(still, stays), np.maximum(np.minimum(4 * still, 1), lasts)
 
 
 def _least_near(share: np.ndarray, positions: np.ndarray, cells: Cells) -> np.ndarray:
