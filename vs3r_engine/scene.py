@@ -43,11 +43,11 @@ class Moving(NamedTuple):
     """What of n frames moves by itself.
 
     mask: [n, h, w] bool. own_motion: [n, rows, columns] float32, cells that span the picture: how far what the mask marks there moves
-    against the scene, in widths of the picture a frame; 0 where it marks nothing, or nobody measured.
+    against the scene, in widths of the picture a frame; 0 where it marks nothing. None where nobody measured it.
     """
 
     mask: np.ndarray
-    own_motion: np.ndarray
+    own_motion: np.ndarray | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -52,7 +52,7 @@ def mask_of(start: int, count: int) -> np.ndarray:
 
 def moving_of(start: int, count: int) -> Moving:
     mask = mask_of(start, count)
-    return Moving(mask, mask[:, ::2, ::4] * np.float32(0.25))
+    return Moving(mask, None if start == 108 else mask[:, ::2, ::4] * np.float32(0.25))
 
 
 @pytest.fixture
@@ -97,7 +97,8 @@ def test_everything_comes_back_from_disk_with_its_frame(analysis):
     for i in range(12):
         np.testing.assert_array_equal(analysis.depth(FIRST + i), whole.depth[i])
         np.testing.assert_array_equal(analysis.dynamic_mask(FIRST + i), mask_of(FIRST, 12)[i] | overlay)
-        np.testing.assert_array_equal(analysis.own_motion(FIRST + i), moving_of(FIRST, 12).own_motion[i])
+        expected = None if FIRST + i >= 108 else moving_of(FIRST, 12).own_motion[i]
+        np.testing.assert_array_equal(analysis.own_motion(FIRST + i), expected)
 
 
 class Grey(VideoSource):

@@ -47,7 +47,8 @@ def measured(path: Path) -> HiddenRim:
         trajectory = piece.trajectory
         seen = frames[trajectory.first_frame - start :][: len(trajectory)]
         moving = moving_of(piece, [flow.prepared(frame) for frame in seen], flow, settings)
-        for i, (frame, depth, mask, own_motion) in enumerate(zip(seen, piece.depth, *moving, strict=True), trajectory.first_frame):
+        for k, (frame, depth, mask) in enumerate(zip(seen, piece.depth, moving.mask, strict=True)):
+            i, own_motion = trajectory.first_frame + k, None if moving.own_motion is None else moving.own_motion[k]
             views[i] = View(frame, trajectory.camera(i), trajectory.residual(i), depth, mask, own_motion=own_motion)
     chosen = range(start, start + len(frames), EVERY)
     outputs = TemporalCompleter(FillSettings(), clip.rate).complete((_hidden(views[i]) for i in chosen), _Held(views))

@@ -18,7 +18,7 @@ from vs3r_engine.media import sequence
 from vs3r_engine.scene import Moving, PictureBounds, Reconstruction
 from vs3r_engine.timeline import FrameRange
 
-SCHEMA = 16
+SCHEMA = 17
 """Part of every analysis key: raise it whenever a method's results change, and old analyses are made again."""
 
 _OVERLAY = "overlay.npy"
@@ -82,8 +82,9 @@ class AnalysisWriter:
             "depth": piece.depth.astype(np.float32),
             "mask_bits": np.packbits(moving.mask, axis=-1),
             "mask_width": np.array(moving.mask.shape[-1]),
-            "own_motion": moving.own_motion.astype(np.float16),
         }
+        if moving.own_motion is not None:
+            arrays["own_motion"] = moving.own_motion.astype(np.float16)
         if path.residual_px is not None:
             arrays["residual_px"] = path.residual_px.astype(np.float32)
         arrays |= {f"diagnostics.{name}": values for name, values in piece.diagnostics.items()}
@@ -192,13 +193,16 @@ class Analysis:
         moving = self._of_piece("dynamic_mask", frame_index)
         return moving if self.overlay_mask is None else moving | self.overlay_mask
 
-    def own_motion(self, frame_index: int) -> np.ndarray:
-        """See `Moving`; float16."""
-        return self._of_piece("own_motion", frame_index)
+    def own_motion(self, frame_index: int) -> np.ndarray | None:
+        """[rows, columns] float16, see `Moving`."""
+        return self._of_piece("own_motion", frame_index) if "own_motion" in self._piece(self._number_of(frame_index)) else None
 
     def _of_piece(self, name: str, frame_index: int) -> np.ndarray:
-        number = int(np.searchsorted(self._starts, frame_index, side="right")) - 1
+        number = self._number_of(frame_index)
         return self._piece(number)[name][frame_index - self._starts[number]]
+
+    def _number_of(self, frame_index: int) -> int:
+        return int(np.searchsorted(self._starts, frame_index, side="right")) - 1
 
     def _read_piece(self, number: int) -> dict[str, np.ndarray]:
         with np.load(self._directory / f"{number:06d}.npz") as stored:

@@ -98,35 +98,33 @@ def moving_of(piece: Reconstruction, frames: Sequence[Frame], flow: FlowEstimato
     no flow mask.
     """
     n, height, width = len(frames), frames[0].height, frames[0].width
+    semantic, masks = piece.semantic_mask, np.zeros((n, height, width), bool)
+    if settings.mask == "semantic" or n == 1:
+        return Moving(masks if semantic is None else np.stack([dynamic_mask(*both) for both in zip(semantic, masks, strict=True)]), None)
     columns = min(width, OWN_MOTION_COLUMNS)
     own_motion = np.zeros((n, max(1, round(height * columns / width)), columns), np.float32)
-    semantic, masks = piece.semantic_mask, np.zeros((n, height, width), bool)
-    says_moving = np.zeros((height, width), bool)
     threshold_px = settings.flow_threshold_px or threshold_of_sensitivity(settings.moving_sensitivity, width)
     is_published = settings.mask == "published"
     step = 1 if is_published else min(STEP_FRAMES, n - 1)
     for i in range(n):
-        difference_px, frame_count = None, 1
-        if settings.mask != "semantic" and n > 1:
-            j = i + step if i + step < n else i - step if i >= step else n - 1
-            predicted, observed = predicted_flow(piece, i, j, width, height), flow.flow(frames[i], frames[j])
-            says_moving = flow_mask(observed, predicted, threshold_px)
-            if not is_published and says_moving.any():
-                says_moving = cleaned(says_moving & explains_better(observed, predicted, frames[i], frames[j]))
-            difference_px, frame_count = observed - predicted, abs(j - i)
+        j = i + step if i + step < n else i - step if i >= step else n - 1
+        predicted, observed = predicted_flow(piece, i, j, width, height), flow.flow(frames[i], frames[j])
+        says_moving = flow_mask(observed, predicted, threshold_px)
+        if not is_published and says_moving.any():
+            says_moving = cleaned(says_moving & explains_better(observed, predicted, frames[i], frames[j]))
         masks[i] = dynamic_mask(None if semantic is None else semantic[i], says_moving)
-        if difference_px is not None and masks[i].any():
-            own_motion[i] = mean_lengths(difference_px, masks[i], own_motion[i].shape) / (width * frame_count)
+        if masks[i].any():
+            own_motion[i] = mean_lengths(observed - predicted, masks[i], own_motion[i].shape) / (width * abs(j - i))
     return Moving(masks, own_motion)
 
 
 def mean_lengths(vectors: np.ndarray, mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """[rows, columns] float32 of this shape: the mean length of vectors [h, w, 2] where the mask is True (NaN: 0), 0 in cells where it is
-    nowhere."""
+    """[rows, columns] float32 of this shape: the mean length of vectors [h, w, 2] where the mask is True, 0 in cells where it is nowhere.
+    Unknown ones (NaN) count as far: as the picture's width."""
     here = mask.astype(np.float32)
-    lengths = cv2.magnitude(*cv2.split(vectors.astype(np.float32, copy=False))) * here
-    cv2.patchNaNs(lengths, 0.0)
-    total, share = (cv2.resize(terms, shape[::-1], interpolation=cv2.INTER_AREA) for terms in (lengths, here))
+    lengths = cv2.magnitude(*cv2.split(vectors.astype(np.float32, copy=False)))
+    cv2.patchNaNs(lengths, float(mask.shape[1]))
+    total, share = (cv2.resize(terms, shape[::-1], interpolation=cv2.INTER_AREA) for terms in (lengths * here, here))
     return np.asarray(total / np.maximum(share, 1e-6), np.float32)
 
 
