@@ -141,9 +141,11 @@ class EngineClient:
         with self._subscribed(job_id) as events:
             job = self._report_on(job_id)
             yield Event("state", job)
-            asked_s = time.monotonic()
+            asked_s, interval_s = time.monotonic(), POLL_S  # what happens before the subscription has joined is not heard
             while not job.is_final:
                 body = self._event_within(events, POLL_S)
+                if body is not None:
+                    interval_s = STATUS_INTERVAL_S
                 if isinstance(body, p.LogEvent):
                     yield Event("log", text=body.message)
                 elif isinstance(body, p.ProgressEvent):
@@ -154,7 +156,7 @@ class EngineClient:
                     yield Event("state", job)
                 elif not self.is_alive:
                     raise self._lost()
-                elif time.monotonic() - asked_s > STATUS_INTERVAL_S:
+                elif time.monotonic() - asked_s > interval_s:
                     # An event may be lost; the status is the truth.
                     asked_s, job = time.monotonic(), self._report_on(job_id)
                     yield Event("state", job)

@@ -80,7 +80,7 @@ def test_help_answers_in_under_half_a_second(vs3r):
 
 
 def test_the_result_alone_is_on_standard_output(vs3r, tmp_path):
-    make_media(tmp_path / "clip.json", step_s=0.005)
+    make_media(tmp_path / "clip.json", step_s=0.02)
     done = vs3r("stabilize", "clip.json", check=0)
     assert done.stdout == f"{tmp_path}/clip_vs3r.mp4\n"
     assert "render" in done.stderr and "12 % moving" in done.stderr
@@ -419,7 +419,7 @@ def test_the_cache_is_shown_and_cleared(vs3r):
 def test_a_terminal_gets_one_bar_with_findings(environment, tmp_path):
     """Through a pseudo-terminal: the bar shows stage, frames and facts, and standard output stays clean."""
     pty = pytest.importorskip("pty")
-    make_media(tmp_path / "clip.json", step_s=0.01)
+    make_media(tmp_path / "clip.json", step_s=0.02)
     ours, theirs = pty.openpty()
     with subprocess.Popen(
         [sys.executable, "-m", "host_bridge", "stabilize", "clip.json"],

@@ -52,6 +52,13 @@ def test_a_job_runs_and_its_events_never_fall_back(client, tmp_path):
     assert (tmp_path / "clip.out").read_text().count("\n") == 100
 
 
+def test_a_job_is_followed_while_its_events_do_not_arrive_yet(client, tmp_path, monkeypatch):
+    """A subscription joins some time after the job has begun, on a machine at work after half a second."""
+    monkeypatch.setattr(client, "_event_within", lambda events, wait_s: time.sleep(wait_s))
+    report = client.submit(job(tmp_path, step_s=0.01))
+    assert {"render"} <= {event.job.stage for event in client.follow(report.job_id) if not event.job.is_final}
+
+
 @pytest.mark.parametrize("range", [(10, 30), "10..30", "00:00:00:10..00:00:01:05"])
 def test_a_range_is_indices_or_text(client, tmp_path, range):
     report = finish(client, job(tmp_path, range=range))
