@@ -25,15 +25,24 @@ WIDE static void placed(const Places *places, const float *x, const float *y) {
     }
 }
 
-// The first of the `step` floats of every sample. Not WIDE: eight loads are faster than a gather.
-static void read_at(const Places *places, const float *image, int step, float *out) {
-    const ptrdiff_t right = places->width > 1 ? step : 0, below = places->height > 1 ? (ptrdiff_t)places->width * step : 0;
+// out [count] each: the floats of every sample, which are `count` each. Not WIDE: eight loads are faster than a gather.
+INLINED void read_each(const Places *places, const float *image, const int count, float *const out[]) {
+    const ptrdiff_t right = places->width > 1 ? count : 0, below = places->height > 1 ? (ptrdiff_t)places->width * count : 0;
     for (int64_t i = 0; i < places->count; i++) {
-        const float *at = image + (ptrdiff_t)places->corner[i] * step, *under = at + below;
-        float upper = at[0] + (at[right] - at[0]) * places->across[i], lower = under[0] + (under[right] - under[0]) * places->across[i];
-        out[i] = upper + (lower - upper) * places->down[i];
+        const float *at = image + (ptrdiff_t)places->corner[i] * count, *under = at + below;
+        const float across = places->across[i], down = places->down[i];
+        for (int k = 0; k < count; k++) {
+            float upper = at[k] + (at[right + k] - at[k]) * across, lower = under[k] + (under[right + k] - under[k]) * across;
+            out[k][i] = upper + (lower - upper) * down;
+        }
     }
 }
+
+static void read_one(const Places *places, const float *image, float *out) { read_each(places, image, 1, (float *const[]){out}); }
+
+static void read_pair(const Places *places, const float *image, float *x, float *y) { read_each(places, image, 2, (float *const[]){x, y}); }
+
+static void read_three(const Places *places, const float *image, float *const out[3]) { read_each(places, image, 3, out); }
 
 enum { MOST_TERMS = 8, MOST_RADIUS = 5 };
 
@@ -152,31 +161,32 @@ WIDE EXPORT int32_t align(const float *vertices, int32_t rows, int32_t columns, 
     placed(&among_cells, at_x, at_y);
     const Places among_vertices = {columns + 2, rows + 2, count, in_anchor.corner, in_anchor.across, in_anchor.down};
     placed(&among_vertices, here_x, here_y);
-    read_at(&among_vertices, vertices, 2, x);
-    read_at(&among_vertices, vertices + 1, 2, y);
+    read_pair(&among_vertices, vertices, x, y);
     for (int64_t i = 0; i < count; i++) {
         int inside = (x[i] >= bounds[0]) & (y[i] >= bounds[1]) & (x[i] <= bounds[2]) & (y[i] <= bounds[3]);
         weight[i] = inside ? template_weight[i] : 0;
     }
+    placed(&in_anchor, x, y);
     if (still) {
-        placed(&in_anchor, x, y);
-        read_at(&in_anchor, still, 1, left);
+        read_one(&in_anchor, still, left);
         for (int64_t i = 0; i < count; i++) weight[i] *= left[i] > moving ? left[i] : moving;
     }
-    memset(shift, 0, sizeof(float) * 2 * cells);
+    memset(here_x, 0, sizeof(float) * count);
+    memset(here_y, 0, sizeof(float) * count);
     for (int level = 0; level < 3; level++) {
         const float *luma = template_levels[level], *gx = luma + count, *gy = gx + count, *pool = pools + 3 * level;
-        read_at(&among_cells, shift, 2, here_x);
-        read_at(&among_cells, shift + 1, 2, here_y);
-        for (int64_t i = 0; i < count; i++) at_x[i] = x[i] + here_x[i], at_y[i] = y[i] + here_y[i];
-        placed(&in_anchor, at_x, at_y);
-        read_at(&in_anchor, levels[level], 1, seen[0]);
+        if (level) {
+            read_pair(&among_cells, shift, here_x, here_y);
+            for (int64_t i = 0; i < count; i++) at_x[i] = x[i] + here_x[i], at_y[i] = y[i] + here_y[i];
+            placed(&in_anchor, at_x, at_y);
+        }
+        read_one(&in_anchor, levels[level], seen[0]);
         if (level == 0) {
             weighted_sums(&band, weight, (const float *[]){luma, seen[0]}, 2, pool);
             for (ptrdiff_t i = 0; i < cells; i++)
                 luma_gain[i] = ratio(sums[3 * i + 1], sums[3 * i + 2], sums[3 * i], pedestal, most_gain);
         }
-        read_at(&among_cells, luma_gain, 1, gain_here);
+        read_one(&among_cells, luma_gain, gain_here);
         for (int64_t i = 0; i < count; i++) left[i] = luma[i] + pedestal - (seen[0][i] + pedestal) * gain_here[i];
         trust(left, weight, count, least, trusted);
         // What would be left to explain were the shift taken back: pooling acts on the whole shift, not its last step.
@@ -206,11 +216,13 @@ WIDE EXPORT int32_t align(const float *vertices, int32_t rows, int32_t columns, 
         }
     }
     // Every plane's exposure with the shift found.
-    read_at(&among_cells, shift, 2, here_x);
-    read_at(&among_cells, shift + 1, 2, here_y);
+    read_pair(&among_cells, shift, here_x, here_y);
     for (int64_t i = 0; i < count; i++) at_x[i] = x[i] + here_x[i], at_y[i] = y[i] + here_y[i];
     placed(&in_anchor, at_x, at_y);
-    for (int p = 0; p < planes; p++) read_at(&in_anchor, small + p, planes, seen[p]);
+    if (planes == 1)
+        read_one(&in_anchor, small, seen[0]);
+    else
+        read_three(&in_anchor, small, seen);
     for (int64_t i = 0; i < count; i++) left[i] = picture[i] - seen[0][i];
     trust(left, weight, count, least, trusted);
     if (planes == 1)
@@ -225,10 +237,11 @@ WIDE EXPORT int32_t align(const float *vertices, int32_t rows, int32_t columns, 
             bias[planes * i + p] = is_chroma[p] ? (wanted - found) / (s[0] + 1e-9f) : pedestal * (own - 1);
         }
     // What differs even so, and without the shift: where geometry was right already, a shift is but noise.
-    read_at(&among_cells, gain, planes, gain_here);
+    for (ptrdiff_t i = 0; i < cells; i++) luma_gain[i] = gain[planes * i];
+    read_one(&among_cells, luma_gain, gain_here);
     float *shifted = here_x, *unshifted = here_y;
     placed(&in_anchor, x, y);
-    read_at(&in_anchor, levels[2], 1, left);
+    read_one(&in_anchor, levels[2], left);
     for (int64_t i = 0; i < count; i++) {
         float wanted = picture[i] + pedestal;
         shifted[i] = fabsf(wanted - (seen[0][i] + pedestal) * gain_here[i]);
