@@ -8,14 +8,11 @@ import errno
 import fnmatch
 import functools
 import hashlib
-import http.client
 import importlib
 import json
 import os
 import shutil
 import tomllib
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -338,7 +335,7 @@ def _hub() -> Any:
 def _listing(wanted: Entry) -> tuple[str, list[RemoteFile]]:
     """The exact revision meant, and the entry's files there."""
     if wanted.url:
-        with _opened(urllib.request.Request(wanted.url, method="HEAD"), wanted) as answer:
+        with _opened(wanted, "HEAD") as answer:
             size = int(answer.headers.get("Content-Length") or 0)
         return wanted.url, [RemoteFile(wanted.files[0], size)]
     info = _from_hub(lambda: _hub().HfApi().model_info(wanted.repository, revision=wanted.revision, files_metadata=True), wanted)
@@ -375,10 +372,14 @@ def _from_hub(ask: Callable[[], Any], wanted: Entry) -> Any:
         ) from error
 
 
-def _opened(request: urllib.request.Request, wanted: Entry) -> Any:
+def _opened(wanted: Entry, method: str = "GET", start: int = 0) -> Any:
+    """What its address answers, from byte `start` on where the server can do so. Raises: SetupError `weights-unreachable`."""
+    import urllib.request  # not above: every job would wait for it
+
+    headers = {"Range": f"bytes={start}-"} if start else {}
     try:
-        return urllib.request.urlopen(request, timeout=60)
-    except (urllib.error.URLError, OSError) as error:
+        return urllib.request.urlopen(urllib.request.Request(wanted.url, headers=headers, method=method), timeout=60)
+    except OSError as error:
         raise SetupError(
             "weights-unreachable",
             f"{wanted.source} cannot be reached: {error}.",
@@ -391,20 +392,21 @@ def _from_url(wanted: Entry, size: int, path: Path) -> None:
 
     Raises: SetupError `weights-unreachable`, also where the connection breaks; what arrived is kept. DiskFull.
     """
+    from http.client import HTTPException
+
     partial = path.with_name(path.name + ".partial")
     start = partial.stat().st_size if partial.exists() else 0
     if size and start >= size:
         # Whole and not yet under its name, or of another file.
         partial.unlink(missing_ok=True)
         start = 0
-    request = urllib.request.Request(wanted.url, headers={"Range": f"bytes={start}-"} if start else {})
-    with _opened(request, wanted) as answer:
+    with _opened(wanted, start=start) as answer:
         continued = start > 0 and getattr(answer, "status", 200) == 206
         with partial.open("ab" if continued else "wb") as stream:
             try:
                 for block in _blocks(answer):
                     stream.write(block)
-            except (OSError, http.client.HTTPException) as error:
+            except (OSError, HTTPException) as error:
                 if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                     raise _disk_filled() from error
                 raise _broken_off(wanted, f"{type(error).__name__}") from error
