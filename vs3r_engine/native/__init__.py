@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-VERSION = 3
+VERSION = 4
 """Of the signatures below; a library of another version is not used."""
 LIBRARY = Path(__file__).with_name("kernels.dll" if sys.platform == "win32" else "kernels.so")
 
@@ -122,7 +122,7 @@ def align(
     vertices: [rows + 2, columns + 2, 2] where geometry expects the cells and a ring around them in the anchor's small
     picture. at_cells [n, 2], weight [n], picture [planes, n], occupied, starts: as in Template; template: its levels [3, n].
     anchor: its levels [h, w]; small: [h, w, planes], 1 or 3 of them. bounds: left, top, right, bottom of its usable indices.
-    pools: [levels, 3]. tuning: see align.c.
+    pools: [3]. tuning: see align.c.
     """
     rows, columns, planes = vertices.shape[0] - 2, vertices.shape[1] - 2, len(picture)
     vertices, bounds = (np.ascontiguousarray(a, np.float32) for a in (vertices, bounds))

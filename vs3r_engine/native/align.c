@@ -44,7 +44,7 @@ static void read_pair(const Places *places, const float *image, float *x, float 
 
 static void read_three(const Places *places, const float *image, float *const out[3]) { read_each(places, image, 3, out); }
 
-enum { MOST_TERMS = 8, MOST_RADIUS = 5 };
+enum { LEVELS = 2, MOST_TERMS = 8, MOST_RADIUS = 5 };
 
 // Means of `count` values over windows of (2 * radius + 1) squared cells, nothing outside. scratch: as large as out, with
 // MOST_RADIUS cells more on all sides.
@@ -133,10 +133,10 @@ INLINED void trust(const float *difference, const float *weight, int64_t count, 
 // One anchor on the template; see alignment.aligned. tuning: pedestal, noise, least robust level, most gain, most shift, moving
 // evidence, what makes a shift worthwhile. planes: 1 or 3. found: [cells][planes] gain and bias, [cells] mismatch.
 WIDE EXPORT int32_t align(const float *vertices, int32_t rows, int32_t columns, int64_t count, const float *at_cells,
-                     const float *template_weight, const float *const template_levels[3], const float *picture,
-                     const float *const levels[3], const float *small, const float *still, int32_t width, int32_t height, int32_t planes,
+                     const float *template_weight, const float *const template_levels[LEVELS], const float *picture,
+                     const float *const levels[LEVELS], const float *small, const float *still, int32_t width, int32_t height, int32_t planes,
                      const uint8_t *is_chroma, const float bounds[4], int64_t occupied_count, const int64_t *occupied,
-                     const int64_t *starts, const float pools[9], const float tuning[7], float *shift, float *gain, float *bias,
+                     const int64_t *starts, const float pools[3], const float tuning[7], float *shift, float *gain, float *bias,
                      float *mismatch) {
     enum { TERMS = MOST_TERMS, ROWS = 19 };
     const float pedestal = tuning[0], noise = tuning[1], least = tuning[2], most_gain = tuning[3], most = tuning[4], moving = tuning[5];
@@ -173,8 +173,8 @@ WIDE EXPORT int32_t align(const float *vertices, int32_t rows, int32_t columns, 
     }
     memset(here_x, 0, sizeof(float) * count);
     memset(here_y, 0, sizeof(float) * count);
-    for (int level = 0; level < 3; level++) {
-        const float *luma = template_levels[level], *gx = luma + count, *gy = gx + count, *pool = pools + 3 * level;
+    for (int level = 0; level < LEVELS; level++) {
+        const float *luma = template_levels[level], *gx = luma + count, *gy = gx + count;
         if (level) {
             read_pair(&among_cells, shift, here_x, here_y);
             for (int64_t i = 0; i < count; i++) at_x[i] = x[i] + here_x[i], at_y[i] = y[i] + here_y[i];
@@ -182,7 +182,7 @@ WIDE EXPORT int32_t align(const float *vertices, int32_t rows, int32_t columns, 
         }
         read_one(&in_anchor, levels[level], seen[0]);
         if (level == 0) {
-            weighted_sums(&band, weight, (const float *[]){luma, seen[0]}, 2, pool);
+            weighted_sums(&band, weight, (const float *[]){luma, seen[0]}, 2, pools);
             for (ptrdiff_t i = 0; i < cells; i++)
                 luma_gain[i] = ratio(sums[3 * i + 1], sums[3 * i + 2], sums[3 * i], pedestal, most_gain);
         }
@@ -206,7 +206,7 @@ WIDE EXPORT int32_t align(const float *vertices, int32_t rows, int32_t columns, 
                 sum[7] += t;
             }
         }
-        pooled(sums, band.local, band.wide, band.spare, rows, columns, TERMS, pool);
+        pooled(sums, band.local, band.wide, band.spare, rows, columns, TERMS, pools);
         for (ptrdiff_t i = 0; i < cells; i++) {
             const float *s = sums + TERMS * i;
             float xx = s[0] + noise, xy = s[1], yy = s[2] + noise, scale = 1 / (xx * yy - xy * xy);
@@ -226,9 +226,9 @@ WIDE EXPORT int32_t align(const float *vertices, int32_t rows, int32_t columns, 
     for (int64_t i = 0; i < count; i++) left[i] = picture[i] - seen[0][i];
     trust(left, weight, count, least, trusted);
     if (planes == 1)
-        weighted_sums(&band, trusted, (const float *[]){picture, seen[0]}, 2, pools + 6);
+        weighted_sums(&band, trusted, (const float *[]){picture, seen[0]}, 2, pools);
     else
-        weighted_sums(&band, trusted, (const float *[]){picture, picture + count, picture + 2 * count, seen[0], seen[1], seen[2]}, 6, pools + 6);
+        weighted_sums(&band, trusted, (const float *[]){picture, picture + count, picture + 2 * count, seen[0], seen[1], seen[2]}, 6, pools);
     for (ptrdiff_t i = 0; i < cells; i++)
         for (int p = 0; p < planes; p++) {
             const float *s = sums + (1 + 2 * planes) * i;
@@ -241,13 +241,13 @@ WIDE EXPORT int32_t align(const float *vertices, int32_t rows, int32_t columns, 
     read_one(&among_cells, luma_gain, gain_here);
     float *shifted = here_x, *unshifted = here_y;
     placed(&in_anchor, x, y);
-    read_one(&in_anchor, levels[2], left);
+    read_one(&in_anchor, levels[LEVELS - 1], left);
     for (int64_t i = 0; i < count; i++) {
         float wanted = picture[i] + pedestal;
         shifted[i] = fabsf(wanted - (seen[0][i] + pedestal) * gain_here[i]);
         unshifted[i] = fabsf(wanted - (left[i] + pedestal) * gain_here[i]);
     }
-    weighted_sums(&band, weight, (const float *[]){shifted, unshifted}, 2, pools + 6);
+    weighted_sums(&band, weight, (const float *[]){shifted, unshifted}, 2, pools);
     for (ptrdiff_t i = 0; i < cells; i++) {
         float known = sums[3 * i], moved = sums[3 * i + 1], geometric = sums[3 * i + 2];
         float worth = held((1 - moved / (geometric + 1e-9f)) / tuning[6], 0, 1);

@@ -19,10 +19,8 @@ BAND_CELLS = 5
 it (`make bench-fill`: 37.6 instead of 40.4 dB on one clip)."""
 SAMPLES = np.array([(x, y) for y in range(1, SMALL_PER_CELL, 2) for x in range(1, SMALL_PER_CELL, 2) if (x + y) // 2 % 2 == 0])
 """[8, 2] (x, y) of a cell's small pixels that are compared: they say nearly as much as all 64."""
-POOLED_NEAR = (1.0, 0.05, 0.002)
+POOLED = (1.0, 0.05, 0.002)
 """What evidence counts from next to a cell (within 2), from its wider surroundings (within 7) and from everywhere."""
-POOLED_WIDE = (0.05, 0.2, 0.1)
-"""The same for a first look, which is to find what all have in common."""
 CAMERA_NOISE = 0.02
 """Mean squared gradient, in 8-bit levels per small pixel, that says nothing: geometry is trusted instead."""
 MOVING_EVIDENCE = 0.05
@@ -38,7 +36,7 @@ EXPOSURE_PEDESTAL = 24.0
 MAX_GAIN = 2.5
 """Fades reach it. Under 1.4 the filled rim of a fade was 28 levels off at its worst, under this 7; clips that do not fade stay the same."""
 _SCHARR = np.array([(-3, 0, 3, -10, 0, 10, -3, 0, 3), (-3, -10, -3, 0, 0, 0, 3, 10, 3)], np.float32) / 32
-_POOLS = np.array([POOLED_WIDE, POOLED_NEAR, POOLED_NEAR], np.float32)
+_POOLS = np.array(POOLED, np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -166,12 +164,11 @@ def _shifts(
     shift, gain = np.zeros((count, *shape, 2), np.float32), np.ones((count, *shape), np.float32)
     terms = np.empty((8, *weight.shape), np.float32)
     for level, (luma, gradient_x, gradient_y) in enumerate(template.levels):
-        pools = POOLED_NEAR if level else POOLED_WIDE
         shift_here = np.stack([read_at(s, template.at_cells) for s in shift]) if level else np.zeros_like(expected)
         at = expected + shift_here
         seen = np.stack([read_at(a.levels[level], p) for a, p in zip(anchors, at, strict=True)])
         if level == 0:
-            gain = _ratio(*_pooled(template, np.stack([luma * weight, seen * weight, weight]), shape, pools))
+            gain = _ratio(*_pooled(template, np.stack([luma * weight, seen * weight, weight]), shape))
         gain_here = np.stack([read_at(g, template.at_cells) for g in gain])
         difference = luma + EXPOSURE_PEDESTAL - (seen + EXPOSURE_PEDESTAL) * gain_here
         trusted = np.multiply(weight, _robust(difference, weight), out=terms[7])
@@ -182,7 +179,7 @@ def _shifts(
         products = ((x, gradient_x), (x, gradient_y), (y, gradient_y), (x, left), (y, left), (luma, trusted), (seen, trusted))
         for row, (a, b) in enumerate(products):
             np.multiply(a, b, out=terms[row])
-        *equations, wanted, found, known = _pooled(template, terms, shape, pools)
+        *equations, wanted, found, known = _pooled(template, terms, shape)
         shift, gain = _solved(*equations), _ratio(wanted, found, known)
     return shift, expected, weight
 
@@ -248,7 +245,7 @@ def _robust(difference: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.square(difference / np.maximum(2 * typical, LEAST_ROBUST_LEVELS)))
 
 
-def _pooled(template: Template, values: np.ndarray, shape: tuple[int, int], pools: tuple[float, float, float] = POOLED_NEAR) -> np.ndarray:
+def _pooled(template: Template, values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """[k, anchors, rows, columns]: sums of values [k, anchors, n] at the template's pixels over windows around every
     cell."""
     flat = values.reshape(-1, values.shape[-1])
@@ -257,7 +254,7 @@ def _pooled(template: Template, values: np.ndarray, shape: tuple[int, int], pool
     local = cv2.blur(sums.reshape(*shape, -1), (3, 3), borderType=cv2.BORDER_CONSTANT)
     local = cv2.blur(local, (3, 3), borderType=cv2.BORDER_CONSTANT)
     wide = cv2.blur(local, (11, 11), borderType=cv2.BORDER_CONSTANT)
-    near, around, everywhere = pools
+    near, around, everywhere = POOLED
     total = (near * local + around * wide).reshape(len(sums), -1) + everywhere * sums.mean(axis=0)
     return np.ascontiguousarray(total.T).reshape(*values.shape[:-1], *shape)
 

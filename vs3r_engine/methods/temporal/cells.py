@@ -88,9 +88,8 @@ class Cells:
 
 
 def blurred(image: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The image as ever closer looks see it: two blurs, over about 4 and 2 pixels, and then the image itself."""
+    """The image as ever closer looks see it: blurred over about 2 pixels, and then the image itself."""
     height, width = image.shape
     half = cv2.resize(image, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
     soft = cv2.GaussianBlur(half, (0, 0), 1.0)
-    coarse = cv2.GaussianBlur(soft, (0, 0), 1.7)
-    return *(cv2.resize(level, (width, height), interpolation=cv2.INTER_LINEAR) for level in (coarse, soft)), image
+    return cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR), image
