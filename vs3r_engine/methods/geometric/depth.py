@@ -14,8 +14,9 @@ _TRUST_IN_COARSER = (0.003, 0.02, 0.08)
 """Tracks a cell (of full agreement) as which the next coarser blur counts."""
 _QUICKENING = 0.1
 """How much faster a frame a map without relief gets to what is learnt: relief that comes at once is a jolt."""
-_FLATTENING = 0.01
-"""Share by which the map loses its relief a frame, where no parallax is seen."""
+_FLATTENING = 0.04
+"""Share by which the map loses its relief a frame, where no parallax is seen: what was near may have moved on, and a relief that
+stays behind bends the lines that come to lie there."""
 
 
 class DepthMap:
