@@ -40,7 +40,7 @@ class Trajectory:
     not explain (parallax without depth, rolling shutter, lens errors), as an (x, y) displacement in pixels at a grid of
     vertices that spans the picture from corner to corner: the sum, up to each frame, of the unexplained motion seen at
     that place. It grows without bound in a long walk; only differences between two frames at one place mean anything.
-    lens: of every frame (see Camera).
+    lenses: [n] each frame's (see Camera), or empty where all are perspective: shots of one clip may be from different cameras.
     """
 
     first_frame: int
@@ -49,12 +49,14 @@ class Trajectory:
     K: np.ndarray
     world_from_camera: np.ndarray
     residual_px: np.ndarray | None = None
-    lens: Lens | None = None
+    lenses: tuple[Lens | None, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.K)
         if self.K.shape != (n, 3, 3) or self.world_from_camera.shape != (n, 4, 4):
             raise EngineFault("trajectory-shape", f"K is {self.K.shape}, world_from_camera is {self.world_from_camera.shape}.")
+        if len(self.lenses) not in (0, n):
+            raise EngineFault("trajectory-shape", f"There are {len(self.lenses)} lenses for {n} frames.")
         if self.residual_px is not None and (self.residual_px.ndim != 4 or len(self.residual_px) != n):
             raise EngineFault("trajectory-shape", f"residual_px is {self.residual_px.shape} for {n} frames.")
 
@@ -63,7 +65,11 @@ class Trajectory:
 
     def camera(self, frame_index: int) -> Camera:
         i = frame_index - self.first_frame
-        return Camera(self.K[i], self.width, self.height, self.world_from_camera[i], self.lens)
+        return Camera(self.K[i], self.width, self.height, self.world_from_camera[i], self.lens(frame_index))
+
+    def lens(self, frame_index: int) -> Lens | None:
+        """One frame's lens."""
+        return self.lenses[frame_index - self.first_frame] if self.lenses else None
 
     def residual(self, frame_index: int) -> np.ndarray | None:
         """[rows, columns, 2] at one frame, or None."""
@@ -74,7 +80,8 @@ class Trajectory:
         if not 0 <= a < b <= len(self):
             raise EngineFault("trajectory-slice", f"Frames {start}..{end_exclusive} of a path of {len(self)} from {self.first_frame}.")
         residual = None if self.residual_px is None else self.residual_px[a:b]
-        return replace(self, first_frame=start, K=self.K[a:b], world_from_camera=self.world_from_camera[a:b], residual_px=residual)
+        poses = self.K[a:b], self.world_from_camera[a:b]
+        return Trajectory(start, self.width, self.height, *poses, residual, self.lenses[a:b])
 
 
 def output_camera(camera: Camera, name: str) -> Camera:

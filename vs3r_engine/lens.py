@@ -24,6 +24,7 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "fisheye": ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2", "s1", "s2", "s3", "s4"),
     "omnidirectional": ("xi",),
     "double-sphere": ("xi", "alpha"),
+    "division": ("lambda",),
     "equirectangular": (),
 }
 """The lens models besides the perspective one (no lens at all), and the names of their parameters in order."""
@@ -39,6 +40,8 @@ class Lens:
         grows; both ways.
       omnidirectional: unified model: (x, y) / (z + xi |ray|). Domain: z > -|ray| / xi for xi > 1, else z > -xi |ray|.
       double-sphere: xi, alpha (Usenko et al. 2018). Domain: z > -w2 |ray| of that paper.
+      division: (x, y) / z is (u, v) / (1 + lambda |(u, v)|^2) (Fitzgibbon 2001); lambda < 0 bends lines outward like a barrel. Domain:
+        z > 0, and for lambda > 0 |(x, y)| <= z / (2 sqrt(lambda)).
       equirectangular: u = longitude, v = latitude (down positive) in radians. Domain: every ray.
     largest_angle_rad: rays further from the axis are not seen.
 
@@ -72,6 +75,13 @@ class Lens:
             theta = xp.atan2(across, z)
             scale = xp.where(across > _TINY, theta / xp.where(across > _TINY, across, 1.0), 1.0)
             u, v = _distorted(x * scale, y * scale, self.parameters)
+        elif self.model == "division":
+            is_seen = is_seen & (z > _TINY)
+            per_z = 1 / xp.where(z > _TINY, z, 1.0)
+            under = 1 - 4 * self.parameters[0] * (across * per_z) ** 2
+            is_seen = is_seen & (under >= 0)
+            scale = 2 * per_z / (1 + xp.sqrt(xp.where(under >= 0, under, 0.0)))
+            u, v = x * scale, y * scale
         else:
             xi = self.parameters[0]
             if self.model == "omnidirectional":
@@ -101,6 +111,11 @@ class Lens:
             rays = [a * sine, b * sine, xp.cos(theta)]
             again_u, again_v = _distorted(a, b, self.parameters)
             is_valid = (theta <= self.largest_angle_rad) & (abs(again_u - u) < 1e-4) & (abs(again_v - v) < 1e-4)
+        elif self.model == "division":
+            forward = 1 + self.parameters[0] * (u * u + v * v)
+            length = xp.sqrt(u * u + v * v + forward * forward)
+            is_valid = forward > _TINY
+            rays = [u / length, v / length, forward / length]
         else:
             xi = self.parameters[0]
             square = u * u + v * v
@@ -129,6 +144,13 @@ _OUTPUT_LENSES = {
     "double-sphere": Lens("double-sphere", (-0.2, 0.6)),
     "equirectangular": Lens("equirectangular"),
 }
+
+
+def bend_of(lens: Lens | None) -> float | None:
+    """lambda of a lens of the division model, 0 of the perspective one, None of any other."""
+    if lens is None:
+        return 0.0
+    return lens.parameters[0] if lens.model == "division" else None
 
 
 def pixels_of_points(points: Any, K: Any, lens: Lens | None) -> Any:

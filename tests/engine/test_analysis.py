@@ -35,7 +35,7 @@ def piece(start: int, count: int) -> Reconstruction:
         np.eye(3) * index[:, None, None],
         np.eye(4) * (index + 0.5)[:, None, None],
         np.broadcast_to(index[:, None, None, None], (count, 2, 3, 2)).astype(np.float32),
-        Lens("double-sphere", (0.1, -0.02), 1.5),
+        (Lens("double-sphere", (0.1, -0.02), 1.5) if start < 108 else Lens("division", (-0.1,)),) * count,
     )
     depth = np.broadcast_to(index[:, None, None] / 10, (count, *SMALL)).astype(np.float32).copy()
     depth[:, :3] = np.nan
@@ -84,7 +84,7 @@ def test_everything_comes_back_from_disk_with_its_frame(analysis):
     counted = {"shots": 2, "breaks": 0, "bridged_frames": 2, "moving_percent": 4.6, "overlay_percent": 5.3}
     assert analysis.findings == {"method": "by hand", "last_piece": 105} | counted, "the longer shot speaks for the clip"
     assert analysis.bounds == BOUNDS
-    assert analysis.trajectory.lens == piece(FIRST, 1).trajectory.lens
+    assert analysis.trajectory.lenses == piece(FIRST, 8).trajectory.lenses + piece(108, 4).trajectory.lenses
     whole = piece(FIRST, 12)
     for name in ("K", "world_from_camera", "residual_px"):
         np.testing.assert_array_equal(getattr(analysis.trajectory, name), getattr(whole.trajectory, name))

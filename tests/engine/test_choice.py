@@ -155,12 +155,12 @@ def test_an_analysis_remembers_the_clips_lens(tmp_path):
     from vs3r_engine.scene import Moving, Reconstruction
 
     lens = Lens("fisheye", tuple(0.01 * i for i in range(12)), 1.2)
-    path = Trajectory(0, 32, 18, np.tile(np.eye(3), (2, 1, 1)), np.tile(np.eye(4), (2, 1, 1)), lens=lens)
+    path = Trajectory(0, 32, 18, np.tile(np.eye(3), (2, 1, 1)), np.tile(np.eye(4), (2, 1, 1)), lenses=(lens, lens))
     depth = np.ones((2, 9, 16), np.float32)
     writer = AnalysisWriter(tmp_path, {})
     writer.add(Reconstruction(path, depth, depth), Moving(np.zeros((2, 9, 16), bool), np.zeros((2, 9, 16), np.float32)), True)
     writer.finish()
-    assert Analysis(tmp_path).trajectory.lens == lens and Analysis(tmp_path).trajectory.camera(1).lens == lens
+    assert Analysis(tmp_path).trajectory.lenses == (lens, lens) and Analysis(tmp_path).trajectory.camera(1).lens == lens
 
 
 @pytest.mark.parametrize("category", ["crowd"])

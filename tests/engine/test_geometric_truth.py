@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The weight-free reconstructor against clips whose cameras, lens, depth and shutter are known exactly."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
+import cv2
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -11,11 +12,13 @@ from scipy.spatial.transform import Rotation
 from tests.synthetic import SyntheticClip, make_clip
 from tests.synthetic_scene import project
 from vs3r_engine.camera import Trajectory, inverse
+from vs3r_engine.frame import Frame
 from vs3r_engine.methods.geometric import GeometricReconstructor
+from vs3r_engine.methods.geometric.bend import straight
 from vs3r_engine.methods.geometric.windows import SETTLED_FRAMES
 from vs3r_engine.scene import Reconstruction
 from vs3r_engine.settings import AnalysisSettings
-from vs3r_engine.stages.mask import grid_at
+from vs3r_engine.stages.mask import grid_at, pixel_centres
 from vs3r_engine.stages.smooth import filtered
 
 SIGMA_FRAMES = 24.0
@@ -66,6 +69,23 @@ def turn_error_deg(path: Trajectory, truth: Trajectory) -> float:
         steps.append(np.swapaxes(rotation[:-1], 1, 2) @ rotation[1:])
     error = Rotation.from_matrix(np.swapaxes(steps[0], 1, 2) @ steps[1]).as_rotvec()
     return float(np.degrees(np.sqrt((error**2).sum(axis=1).mean())))
+
+
+def bent_frames(clip: SyntheticClip, share: float) -> list[Frame]:
+    """The clip as a barrel shows it, whose corners lie `share` nearer the centre than a straight lens of the same focal length has them."""
+    half = np.array([clip.width, clip.height]) / 2
+    bend = -share / (half**2).sum()
+    frames = []
+    for frame in clip.frames:
+        planes = []
+        for plane in frame.planes:
+            step = clip.width // plane.shape[1]
+            places = pixel_centres(plane.shape[1], plane.shape[0]) * step - half
+            # The corners stay where they are, lest the picture had to show what is beyond them: a longer lens, bent.
+            at = ((straight(places.reshape(-1, 2), bend) * (1 - share) + half) / step - 0.5).astype(np.float32).reshape(places.shape)
+            planes.append(cv2.remap(plane, at[..., 0], at[..., 1], cv2.INTER_CUBIC))
+        frames.append(replace(frame, planes=tuple(planes)))
+    return frames
 
 
 def source_of(target_px: np.ndarray, path: Trajectory, calm: Trajectory, depth: np.ndarray, i: int) -> np.ndarray:
@@ -184,6 +204,28 @@ def test_a_rolling_shutter_is_found_and_taken_out():
 @pytest.mark.parametrize("category", ["rotation", "crowd", "parallax", "zooming", "regular"])
 def test_no_rolling_shutter_is_invented(category):
     assert found(category).findings["rolling_shutter"] == 0.0
+
+
+@pytest.mark.parametrize("category", ["regular", "parallax", "zooming"])
+def test_a_barrel_is_found(category):
+    clip = clip_of(category, 0.0)
+    frames = bent_frames(clip, 0.1)
+    *_, last = GeometricReconstructor(AnalysisSettings()).reconstruct(iter(frames), clip.rate)
+    assert last.findings["lens_bend"] == pytest.approx(-0.1, abs=0.025)
+    lens = last.trajectory.lens(last.trajectory.first_frame)
+    assert lens is not None and lens.model == "division"
+    half_diagonal = np.hypot(clip.width, clip.height) / 2 / last.findings["focal_px"]
+    assert lens.parameters[0] * half_diagonal**2 == pytest.approx(last.findings["lens_bend"], abs=0.001)
+    given = AnalysisSettings(focal_mm=36 * 288 / clip.width)
+    assert [*GeometricReconstructor(given).reconstruct(iter(frames), clip.rate)][-1].trajectory.lenses == ()
+
+
+@pytest.mark.parametrize(
+    ("category", "seed"), [("rotation", 1), ("crowd", 1), ("crowd", 7), ("parallax", 1), ("zooming", 1), ("regular", 1)]
+)
+def test_no_barrel_is_invented(category, seed):
+    assert found(category, seed=seed).findings["lens_bend"] == 0.0
+    assert found(category, seed=seed).path.lenses == ()
 
 
 def test_windows_join_without_seams():

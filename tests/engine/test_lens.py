@@ -25,6 +25,8 @@ LENSES = {
     "fisheye": (Lens("fisheye", (0.0,) * 12), 179),
     "fisheye with every term": (ACTION_CAMERA, 84),
     "omnidirectional": (Lens("omnidirectional", (1.0,), math.radians(175)), 150),
+    "barrel": (Lens("division", (-0.2,)), 80),
+    "pincushion": (Lens("division", (0.05,)), 60),
     "omnidirectional below 1": (Lens("omnidirectional", (0.7,)), 120),
     "omnidirectional above 1": (Lens("omnidirectional", (1.6,)), 120),
     "double-sphere": (Lens("double-sphere", (-0.2, 0.6)), 100),

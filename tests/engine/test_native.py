@@ -14,6 +14,7 @@ import pytest
 from vs3r_engine import native
 from vs3r_engine.camera import Camera
 from vs3r_engine.frame import Frame, PixelLayout
+from vs3r_engine.lens import Lens
 from vs3r_engine.methods.temporal import TemporalCompleter, alignment, completer
 from vs3r_engine.methods.warp import WarpRenderer
 from vs3r_engine.scene import Target, View
@@ -106,13 +107,14 @@ def test_half_floats_are_rounded_as_numpy_rounds_them():
 
 
 @needs_kernels
-def test_source_positions_are_the_same_to_a_billionth_of_a_pixel(monkeypatch):
+@pytest.mark.parametrize("lens", [None, Lens("division", (-0.1,)), Lens("division", (0.02,))])
+def test_source_positions_are_the_same_to_a_billionth_of_a_pixel(monkeypatch, lens):
     view = deep_view(LAYOUTS["gray"], 160, 96)
     pixels = np.random.default_rng(1).uniform(-40, 200, (37, 11, 2))
     elsewhere = np.eye(4)
     elsewhere[:3, 3] = -0.04, 0.03, 0.02
-    target = Target(0, replace(view.camera, world_from_camera=elsewhere), None)
-    view = replace(view, camera=turned(view.camera).camera)
+    target = Target(0, replace(view.camera, world_from_camera=elsewhere, lens=lens), None)
+    view = replace(view, camera=replace(turned(view.camera).camera, lens=lens))
     fast = source_positions(target, view, pixels)
     without_kernels(monkeypatch)
     slow = source_positions(target, view, pixels)

@@ -94,8 +94,8 @@ def test_the_inner_reconstructor_sees_straight_lines_and_knows_the_focal_length(
 def test_what_comes_out_lies_on_the_clips_own_picture(profile):
     piece, inner = reconstructed(profile, fisheye_frames(2))
     path = piece.trajectory
-    assert path.lens is not None and np.allclose(path.K[0], [[95, 0, 80], [0, 95, 45], [0, 0, 1]])
-    rays = rays_of_pixels(pixel_centres(40, 24) * (WIDTH / 40, HEIGHT / 24), path.K[0], path.lens)
+    assert path.lenses[0] is not None and np.allclose(path.K[0], [[95, 0, 80], [0, 95, 45], [0, 0, 1]])
+    rays = rays_of_pixels(pixel_centres(40, 24) * (WIDTH / 40, HEIGHT / 24), path.K[0], path.lenses[0])
     straight_x = inner.focal_px * rays[..., 0] / rays[..., 2] + WIDTH / 2
     expected = 2 + 2 * (straight_x / WIDTH * 40 - 0.5) / 39
     known = piece.confidence[0] > 0
@@ -113,7 +113,7 @@ def test_where_the_straight_picture_does_not_reach_nothing_moves_and_where_no_ra
     narrow = tmp_path / "narrow.json"
     narrow.write_text(json.dumps(PROFILE | {"largest_angle_deg": 40}))
     piece, _ = reconstructed(str(narrow), fisheye_frames(1))
-    rays = rays_of_pixels(pixel_centres(40, 24) * (WIDTH / 40, HEIGHT / 24), piece.trajectory.K[0], piece.trajectory.lens)
+    rays = rays_of_pixels(pixel_centres(40, 24) * (WIDTH / 40, HEIGHT / 24), piece.trajectory.K[0], piece.trajectory.lenses[0])
     unseen = np.isnan(rays[..., 0])
     assert 0.05 < unseen.mean() < 0.5 and np.array_equal(np.isnan(piece.depth[0]), unseen) and not piece.confidence[0][unseen].any()
 
@@ -148,10 +148,10 @@ def test_rigid_flow_through_the_lens_is_where_the_points_go(profile):
     path = piece.trajectory
     cameras = [path.camera(i).resized(40, 24) for i in (0, 1)]
     flow = rigid_flow(piece.depth[0], *cameras)
-    rays = rays_of_pixels(pixel_centres(40, 24), cameras[0].K, path.lens)
+    rays = rays_of_pixels(pixel_centres(40, 24), cameras[0].K, path.lenses[0])
     points = rays / rays[..., 2:] * piece.depth[0][..., None]
     to = inverse(cameras[1].world_from_camera)
-    seen = pixels_of_points(points @ to[:3, :3].T + to[:3, 3], cameras[1].K, path.lens)
+    seen = pixels_of_points(points @ to[:3, :3].T + to[:3, 3], cameras[1].K, path.lenses[0])
     known = np.isfinite(flow[..., 0])
     assert known.mean() > 0.85 and np.abs(flow - (seen - pixel_centres(40, 24)))[known].max() < 0.01
 
@@ -170,11 +170,11 @@ def test_residual_paths_are_carried_through_the_lens(profile):
     path, own = piece.trajectory, piece.trajectory.residual_px
     straight_K = np.array([[inner.focal_px, 0, 80], [0, inner.focal_px, 45], [0, 0, 1]])
     vertices = np.stack([x * WIDTH, y * HEIGHT], -1)
-    straight = pixels_of_points(rays_of_pixels(vertices, path.K[1], path.lens), straight_K, None)
+    straight = pixels_of_points(rays_of_pixels(vertices, path.K[1], path.lenses[0]), straight_K, None)
     inside = ((straight >= 0) & (straight <= (WIDTH, HEIGHT))).all(-1)
     u, v = np.moveaxis(straight / (WIDTH, HEIGHT), -1, 0)
     shown = straight + np.stack([5 * u - 3 * v, 4 * v], -1)
-    expected = pixels_of_points(rays_of_pixels(shown, straight_K, None), path.K[1], path.lens) - vertices
+    expected = pixels_of_points(rays_of_pixels(shown, straight_K, None), path.K[1], path.lenses[0]) - vertices
     assert inside.sum() > 20 and np.abs(own[1] - expected)[inside].max() < 0.04
 
 

@@ -10,14 +10,18 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from vs3r_engine.camera import Trajectory
-from vs3r_engine.scene import PictureBounds
+from vs3r_engine.frame import Frame, PixelLayout
+from vs3r_engine.lens import Lens
+from vs3r_engine.scene import PictureBounds, Target, View
 from vs3r_engine.settings import FrameSettings, PathSettings
 from vs3r_engine.stages.framing import framed, missing_share, moved_px, unseen_share
 from vs3r_engine.stages.reframe import reframes
+from vs3r_engine.stages.render import source_positions
 from vs3r_engine.stages.smooth import filtered, local_line, smooth
 from vs3r_engine.timeline import FrameRange
 
 RATE = Fraction(30)
+FRAME = Frame(0, (np.zeros((360, 640), np.uint8),), PixelLayout("gray", 8))
 
 
 def path_of(rotations: Rotation, centres=None, *, focal_px=600.0, residual=None, first_frame=0) -> Trajectory:
@@ -274,6 +278,20 @@ def test_the_shortest_clips_have_a_path(n, mode):
     measured = path_of(shaky(n), residual=np.zeros((n, 4, 5, 2), np.float32))
     calm = smooth(measured, whole(measured), RATE, PathSettings(mode=mode, horizon_lock=True))
     assert len(calm) == n and np.isfinite(calm.world_from_camera).all()
+
+
+def test_frames_move_through_their_own_lenses():
+    measured = path_of(shaky(12))
+    lenses = (Lens("division", (-0.2,)),) * 4 + (None,) * 4 + (Lens("fisheye", (0.0,) * 12),) * 4
+    measured = replace(measured, lenses=lenses)
+    steady = filtered(measured, 4.0)
+    moved = moved_px(measured, steady)
+    cells = (np.arange(20) + 0.5) / 20
+    pixels = np.stack(np.meshgrid(cells * measured.width, cells * measured.height), -1)
+    for i in range(12):
+        view = View(FRAME, measured.camera(i), None, np.ones((2, 2)), np.zeros((2, 2), bool))
+        found = source_positions(Target(i, steady.camera(i), None), view, pixels)
+        assert moved[i] == pytest.approx(np.linalg.norm(found - pixels, axis=-1).max(), abs=1e-6)
 
 
 @pytest.mark.parametrize("zoom", ["static", "dynamic"])

@@ -66,6 +66,7 @@ class AnalysisWriter:
         self._directory = directory
         self._starts: list[int] = []
         self._shot_starts: list[int] = []
+        self._lenses: list[Lens | None] = []
         self._end = 0
         self._longest_frames = self._bridged = self._breaks = 0
         self._moving_frames: list[float] = []
@@ -92,6 +93,7 @@ class AnalysisWriter:
         self._starts.append(path.first_frame)
         if starts_shot:
             self._shot_starts.append(path.first_frame)
+            self._lenses.append(path.lens(path.first_frame))
         self._end = path.first_frame + len(path)
         self._breaks += int(np.count_nonzero(piece.diagnostics.get("is_apart", ())))
         self._bridged += int(np.count_nonzero(piece.diagnostics.get("is_bridged", ())))
@@ -101,7 +103,6 @@ class AnalysisWriter:
             self._longest_frames = shot_frames
             self.findings = self.findings | piece.findings
         self._size = (path.width, path.height)
-        self._lens = path.lens
 
     def finish(self, bounds: PictureBounds = PictureBounds(), overlay_mask: np.ndarray | None = None) -> None:
         """Write the index that makes the directory an analysis. overlay_mask: [h, w] bool of the dynamic masks' size, see `View`."""
@@ -124,7 +125,7 @@ class AnalysisWriter:
             "findings": findings,
             "inset_px": bounds.inset_px,
             "bars_px": bounds.bars_px,
-            "lens": None if self._lens is None else [self._lens.model, self._lens.parameters, self._lens.largest_angle_rad],
+            "shot_lenses": [None if lens is None else [lens.model, lens.parameters, lens.largest_angle_rad] for lens in self._lenses],
         }
         (self._directory / "analysis.json").write_text(json.dumps(index, indent=1))
 
@@ -156,6 +157,9 @@ class Analysis:
             for key, values in piece.items():
                 if key.startswith("diagnostics."):
                     diagnostics.setdefault(key.removeprefix("diagnostics."), []).append(values)
+        lenses: list[Lens | None] = []
+        for (start, end), lens in zip(pairwise([*index["shot_starts"], index["end_exclusive"]]), index["shot_lenses"], strict=True):
+            lenses += [None if lens is None else Lens(lens[0], tuple(lens[1]), lens[2])] * (end - start)
         self.trajectory = Trajectory(
             self.frame_range.start,
             index["width"],
@@ -163,7 +167,7 @@ class Analysis:
             np.concatenate(K),
             np.concatenate(world_from_camera),
             np.concatenate(residual_px) if residual_px else None,
-            None if index.get("lens") is None else Lens(index["lens"][0], tuple(index["lens"][1]), index["lens"][2]),
+            tuple(lenses) if any(lenses) else (),
         )
         self.plane_depth = np.concatenate(plane_depth)
         """[n] median depth of each frame, scene units."""

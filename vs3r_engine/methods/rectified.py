@@ -108,7 +108,7 @@ class RectifiedReconstructor:
         residual = (
             None if path.residual_px is None else np.stack([self._own_residual(r, path, own_K, straight_K) for r in path.residual_px])
         )
-        trajectory = replace(path, K=np.tile(own_K, (len(path), 1, 1)), residual_px=residual, lens=self._lens)
+        trajectory = replace(path, K=np.tile(own_K, (len(path), 1, 1)), residual_px=residual, lenses=(self._lens,) * len(path))
         depth = np.where(np.isfinite(rays[..., 0]), moved(piece.depth.astype(np.float32), cv2.BORDER_REPLICATE), np.float32(math.nan))
         return replace(
             piece,

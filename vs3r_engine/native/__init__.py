@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-VERSION = 4
+VERSION = 5
 """Of the signatures below; a library of another version is not used."""
 LIBRARY = Path(__file__).with_name("kernels.dll" if sys.platform == "win32" else "kernels.so")
 
@@ -70,17 +70,17 @@ def warp_plane(plane: np.ndarray, indices: np.ndarray, cell: tuple[int, int], pe
 
 
 def source_positions(
-    pixels: np.ndarray, cameras: Sequence[np.ndarray], size: tuple[int, int], nearness: np.ndarray, start: float, iterations: int,
-    change_px: np.ndarray | None,
+    pixels: np.ndarray, cameras: Sequence[np.ndarray], bends: tuple[float, float], size: tuple[int, int], nearness: np.ndarray,
+    start: float, iterations: int, change_px: np.ndarray | None,
 ) -> np.ndarray:  # fmt: skip
-    """[..., 2] float64: `stages.render.source_positions` for two cameras without a lens.
+    """[..., 2] float64: `stages.render.source_positions` for two cameras with perspective lenses, or lenses of the division model.
 
-    cameras: K and world_from_camera of the target, and of the view. size: (width, height) of the view. nearness: [h, w]
-    float64 its inverse depth, first taken to be `start` everywhere. change_px: [rows, columns, 2] to add, on a grid that
-    spans the picture corner to corner.
+    cameras: K and world_from_camera of the target, and of the view. bends: the lenses' lambda, 0 for none. size: (width,
+    height) of the view. nearness: [h, w] float64 its inverse depth, first taken to be `start` everywhere. change_px:
+    [rows, columns, 2] to add, on a grid that spans the picture corner to corner.
     """
     pixels, nearness = np.ascontiguousarray(pixels, np.float64), np.ascontiguousarray(nearness, np.float64)
-    matrices = np.concatenate([m.ravel() for m in cameras], dtype=np.float64)
+    matrices = np.concatenate([*(m.ravel() for m in cameras), bends], dtype=np.float64)
     change = None if change_px is None else np.ascontiguousarray(change_px, np.float64)
     out = np.empty_like(pixels)
     _library.source_positions(  # type: ignore[union-attr]

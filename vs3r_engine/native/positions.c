@@ -4,10 +4,10 @@
 #include "kernels.h"
 
 typedef struct {
-    double fx, skew, cx, fy, cy;
+    double fx, skew, cx, fy, cy, bend;
 } Lens;
 
-static inline Lens lens_of(const double K[9]) { return (Lens){K[0], K[1], K[2], K[4], K[5]}; }
+static inline Lens lens_of(const double K[9], double bend) { return (Lens){K[0], K[1], K[2], K[4], K[5], bend}; }
 
 // [rows][columns] with `step` doubles a sample, read bilinearly at indices; held constant outside, NaN reads the first.
 INLINED double between_doubles(const double *samples, int rows, int columns, int step, double x, double y) {
@@ -25,13 +25,13 @@ INLINED double between_doubles(const double *samples, int rows, int columns, int
 }
 
 // Points are worked on in blocks, each step in a loop of its own, so that compilers use wide registers.
-WIDE EXPORT void source_positions(const double *pixels, int64_t count, const double cameras[50], const double *nearness,
+WIDE EXPORT void source_positions(const double *pixels, int64_t count, const double cameras[52], const double *nearness,
                                   int32_t rows, int32_t columns, double start, int32_t iterations, const double *change,
                                   int32_t change_rows, int32_t change_columns, double width, double height, double *out) {
     enum { BLOCK = 64 };
-    // K and world_from_camera of the target, then of the view.
+    // K and world_from_camera of the target, then of the view; then lambda of either's division model.
     const double *world_from_target = cameras + 9, *world_from_source = cameras + 34;
-    const Lens target = lens_of(cameras), source = lens_of(cameras + 25);
+    const Lens target = lens_of(cameras, cameras[50]), source = lens_of(cameras + 25, cameras[51]);
     double m[12];  // source_from_target, its upper three rows
     for (int row = 0; row < 3; row++)
         for (int column = 0; column < 4; column++) {
@@ -49,9 +49,12 @@ WIDE EXPORT void source_positions(const double *pixels, int64_t count, const dou
         for (int i = 0; i < n; i++) {
             double v = (pixels[2 * i + 1] - target.cy) * per_fy;
             double u = (pixels[2 * i] - target.cx - target.skew * v) * per_fx;
-            dx[i] = m[0] * u + m[1] * v + m[2];
-            dy[i] = m[4] * u + m[5] * v + m[6];
-            dz[i] = m[8] * u + m[9] * v + m[10];
+            double w = 1 + target.bend * (u * u + v * v);
+            // No ray leads to where w is not positive.
+            w = w > 1e-9 ? w : NAN;
+            dx[i] = m[0] * u + m[1] * v + m[2] * w;
+            dy[i] = m[4] * u + m[5] * v + m[6] * w;
+            dz[i] = m[8] * u + m[9] * v + m[10] * w;
             near[i] = start;
         }
         for (int k = 0;; k++) {
@@ -60,6 +63,8 @@ WIDE EXPORT void source_positions(const double *pixels, int64_t count, const dou
                 double length = ahead * near[i] / (under > 0.05 ? under : 0.05), pz = dz[i] + oz * length;
                 double per_z = 1 / (pz > 1e-9 ? pz : NAN);
                 double a = (dx[i] + ox * length) * per_z, b = (dy[i] + oy * length) * per_z;
+                double scale = 2 / (1 + sqrt(1 - 4 * source.bend * (a * a + b * b)));
+                a *= scale, b *= scale;
                 x[i] = source.fx * a + source.skew * b + source.cx;
                 y[i] = source.fy * b + source.cy;
             }

@@ -4,7 +4,7 @@
 
 #include "kernels.h"
 
-EXPORT int32_t kernels_version(void) { return 4; }
+EXPORT int32_t kernels_version(void) { return 5; }
 
 // Repeated border of a copied plane, in samples: a kernel of four taps at positions held within two samples of it.
 enum { BEFORE = 3, AFTER = 5 };

@@ -8,10 +8,12 @@ from fractions import Fraction
 import numpy as np
 
 from vs3r_engine.camera import Trajectory
+from vs3r_engine.lens import Lens
 from vs3r_engine.scene import PictureBounds
 from vs3r_engine.settings import FrameSettings
 from vs3r_engine.timeline import FrameRange
 
+_LEAST_AHEAD = 1e-6
 _GRID = 20
 """Cells per side whose centres stand for the picture when coverage is judged; no decision made of it is finer than 5 %."""
 _KEPT_OFF_PX = 3
@@ -172,19 +174,33 @@ def _source(
     """([n, m, 2] where in the measured frames output pixels [m, 2] are found, [n, m] bool whether before the camera at all)."""
     n = len(measured)
     points = np.concatenate([pixels, np.ones((len(pixels), 1))], axis=1)
-    source_from_world = measured.K @ np.swapaxes(measured.world_from_camera[:, :3, :3], 1, 2)
-    source_from_pixel = source_from_world @ smoothed.world_from_camera[:, :3, :3] @ np.linalg.inv(smoothed.K)
-    seen = np.matmul(points, np.swapaxes(source_from_pixel, 1, 2))
+    rays = np.matmul(points, np.swapaxes(np.linalg.inv(smoothed.K), 1, 2))
+    for lens, here in _by_lens(smoothed):
+        bent = lens.rays_of_plane(rays[here, :, :2])
+        rays[here] = bent / np.where(bent[..., 2:] > _LEAST_AHEAD, bent[..., 2:], np.nan)
+    source_from_world = np.swapaxes(measured.world_from_camera[:, :3, :3], 1, 2)
+    seen = np.matmul(rays, np.swapaxes(source_from_world @ smoothed.world_from_camera[:, :3, :3], 1, 2))
     if plane_depth is not None:
         step = smoothed.world_from_camera[:, :3, 3] - measured.world_from_camera[:, :3, 3]
         seen += np.matmul(source_from_world, (step / plane_depth[:, None])[..., None])[:, None, :, 0]
-    is_ahead = seen[..., 2] > 1e-6
-    source = seen[..., :2] / np.where(is_ahead, seen[..., 2], 1.0)[..., None]
+    is_ahead = seen[..., 2] > _LEAST_AHEAD
+    plane = seen[..., :2] / np.where(is_ahead, seen[..., 2], 1.0)[..., None]
+    for lens, here in _by_lens(measured):
+        plane[here] = lens.plane_of_rays(seen[here])
+    is_ahead &= np.isfinite(plane).all(axis=-1)
+    source = np.matmul(plane, np.swapaxes(measured.K[:, :2, :2], 1, 2)) + measured.K[:, None, :2, 2]
     if measured.residual_px is not None and smoothed.residual_px is not None:
         source = source + _residual_at(measured.residual_px - smoothed.residual_px, pixels, measured.width, measured.height).reshape(
             n, -1, 2
         )
     return source, is_ahead
+
+
+def _by_lens(path: Trajectory) -> Iterator[tuple[Lens, np.ndarray]]:
+    """Every lens of a path that is not perspective, and which of its frames have it."""
+    for lens in set(path.lenses) - {None}:
+        assert lens is not None
+        yield lens, np.flatnonzero([other == lens for other in path.lenses])
 
 
 def _residual_at(residual_px: np.ndarray, pixels: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from vs3r_engine import native
 from vs3r_engine.camera import Camera, inverse
-from vs3r_engine.lens import pixels_of_points, rays_of_pixels
+from vs3r_engine.lens import bend_of, pixels_of_points, rays_of_pixels
 from vs3r_engine.scene import Rendered, Target, View
 
 NEGLIGIBLE_PX = 0.01
@@ -79,9 +79,12 @@ def source_positions(target: Target, view: View, pixels: np.ndarray, surface: Su
     nearness, usual, between = (surface or Surface.of(view)) if distance else _FLAT
     iterations = 3 if source.K[0, 0] * distance * between > NEGLIGIBLE_PX else 0
     change_px = residual_change(target.residual_px, view.residual_px)
-    if native.is_available and camera.lens is None and source.lens is None:
+    bends = bend_of(camera.lens), bend_of(source.lens)
+    if native.is_available and bends[0] is not None and bends[1] is not None:
         cameras = camera.K, camera.world_from_camera, source.K, source.world_from_camera
-        return native.source_positions(pixels, cameras, (source.width, source.height), nearness, usual, iterations, change_px)
+        return native.source_positions(
+            pixels, cameras, (bends[0], bends[1]), (source.width, source.height), nearness, usual, iterations, change_px
+        )
     source_from_target = inverse(source.world_from_camera) @ camera.world_from_camera
     offset = source_from_target[:3, 3]
     directions = rays_of_pixels(pixels, camera.K, camera.lens) @ source_from_target[:3, :3].T

@@ -8,6 +8,7 @@ filter, so what the camera model explains and what it does not become equally ca
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from itertools import chain
 
 import numpy as np
 
@@ -204,6 +205,7 @@ def _concatenated(pieces: Sequence[Trajectory]) -> Trajectory:
         K=np.concatenate([piece.K for piece in pieces]),
         residual_px=residual,
         world_from_camera=np.concatenate([piece.world_from_camera for piece in pieces]),
+        lenses=tuple(chain.from_iterable(piece.lenses for piece in pieces)),
     )
 
 

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from vs3r_engine.frame import Frame
+from vs3r_engine.methods.geometric.bend import bent, straight
 from vs3r_engine.methods.geometric.motion import (
     pair_motion,
     refitted,
@@ -51,7 +52,7 @@ class Link:
     glimpse: [3, 3] of a bad link and of a start, the turn since the last good frame that whole pictures show, if they do.
     is_apart: of a start, whether nothing shows how the camera moved since the last good frame.
     is_blank: of a start and of a repeated link, whether the picture has too little in it to follow, like a black one.
-    ids, xy_from, xy_to: tracks from the last good frame, centred analysed pixels [m, 2]. to_from, log_zoom, weights:
+    ids, xy_from, xy_to: tracks from the last good frame, centred analysed pixels [m, 2] of a straight lens. to_from, log_zoom, weights:
     see PairMotion. votes: [m] sum 1. span_frames: frames since the last good one. pace: [2, 4] see Shutter.
     """
 
@@ -91,6 +92,8 @@ class Chain:
         self.extent = np.array(self._small) * self._square
         """Width and height of the picture in (square) analysed pixels."""
         self._focal = focal_px / self.px
+        self.bend = 0.0
+        """How the lens bends lines, see `straight`: links are straight."""
         self._tracker = Tracker(*self._small)
         self._expected = np.eye(3), 0.0
         self._trust_ids, self._trust = np.zeros(0, np.int64), np.zeros(0)
@@ -126,6 +129,13 @@ class Chain:
                 start.is_apart = glimpse is None and not was_blank and not start.is_blank
                 return start
         return self._without_motion(index, "bad", glimpse)
+
+    def unbend(self, bend: float, links: list[Link]) -> None:
+        """From now on through a lens that bends lines so; `links` so far, none of which was straightened, are changed to agree."""
+        self.bend = bend
+        for link in links:
+            link.xy_from, link.xy_to = straight(link.xy_from, bend), straight(link.xy_to, bend)
+        self.refocus(self._focal * self.px, links)
 
     def refocus(self, focal_px: float, links: list[Link]) -> None:
         """From now on with another focal length (of the clip's pixels); `links` so far are changed to agree."""
@@ -166,7 +176,7 @@ class Chain:
     def _followed(self, index: int, picture: np.ndarray, expected: tuple[np.ndarray, float]) -> tuple[PairTracks, Link | None, float]:
         """The tracks that are found where `expected` takes them, what they say, and the share of all tracks that agrees with it."""
         xy_expected = turned(self._centred(self._tracker.xy), self._focal, *expected)
-        pair = self._tracker.follow(picture, xy_expected / self._square + 0.5 * np.array(self._small))
+        pair = self._tracker.follow(picture, bent(xy_expected, self.bend) / self._square + 0.5 * np.array(self._small))
         if len(pair) < FEWEST_TRACKS:
             return pair, None, 0.0
         xy_from, xy_to = self._centred(pair.xy_from), self._centred(pair.xy_to)
@@ -223,7 +233,7 @@ class Chain:
         return len(self._tracker.xy) < FEWEST_TRACKS
 
     def _centred(self, xy: np.ndarray) -> np.ndarray:
-        return (xy - 0.5 * np.array(self._small)) * self._square
+        return straight((xy - 0.5 * np.array(self._small)) * self._square, self.bend)
 
     def _trusted(self, ids: np.ndarray) -> np.ndarray:
         """[m] in [0, 1]: how static tracks have been so far; 0.5 for new ones."""

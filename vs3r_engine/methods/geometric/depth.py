@@ -5,6 +5,8 @@ what the tracks of known depth say."""
 import cv2
 import numpy as np
 
+from vs3r_engine.methods.geometric.bend import straight
+
 DEPTH_ROWS, DEPTH_COLUMNS = 36, 64
 
 _MEMORY = 0.9
@@ -79,6 +81,13 @@ class DepthMap:
         """[rows, columns] in [0, 1): how much is known about each cell."""
         weight = cv2.GaussianBlur(self._sum[1], (0, 0), 1.5, borderType=cv2.BORDER_CONSTANT)
         return weight / (weight + 0.1)
+
+    def bent(self, bend: float) -> tuple[np.ndarray, np.ndarray]:
+        """(z-depth, confidence) [rows, columns] on the clip's own picture, which its lens has bent (see `straight`)."""
+        if not bend:
+            return 1.0 / self.inverse, self.confidence
+        inverse, confidence = _sampled(np.dstack([self.inverse, self.confidence]), straight(self._centres[:2].T, bend), self._size).T
+        return 1.0 / inverse.reshape(self.inverse.shape), confidence.reshape(self.inverse.shape)
 
     def flatten(self) -> None:
         """Forgets a little relief: nothing was learnt this time."""

@@ -9,10 +9,12 @@ import numpy as np
 
 from vs3r_engine.camera import Trajectory
 from vs3r_engine.frame import Frame
+from vs3r_engine.lens import Lens
+from vs3r_engine.methods.geometric.bend import bent
 from vs3r_engine.methods.geometric.bundle import ROTATION_TRANSLATION
 from vs3r_engine.methods.geometric.chain import Chain, Link
 from vs3r_engine.methods.geometric.depth import DepthMap
-from vs3r_engine.methods.geometric.focal import CALIBRATION_FRAMES, CONFIDENT, calibrated
+from vs3r_engine.methods.geometric.focal import CALIBRATION_FRAMES, CONFIDENT, calibrated, found_bend
 from vs3r_engine.methods.geometric.motion import rotation_from_vector, vector_from_rotation
 from vs3r_engine.methods.geometric.residual import SmoothField
 from vs3r_engine.methods.geometric.shutter import Shutter, found_readout
@@ -164,6 +166,7 @@ class _Shot:
             K,
             np.stack([state.world_from_camera for state in states]),
             np.stack([state.residual_px for state in states]),
+            (Lens("division", (self._chain.bend * (self._focal_px / self._px) ** 2,)),) * len(states) if self._chain.bend else (),
         )
         diagnostics = {
             "track_count": np.array([len(state.link.ids) for state in states]),
@@ -182,6 +185,7 @@ class _Shot:
             "focal_source": self._focal_source,
             "focal_confidence": round(self._focal_confidence, 2),
             "rolling_shutter": round(self._shutter.readout, 3),
+            "lens_bend": round(self._chain.bend * float((self._chain.extent**2).sum()) / 4, 3),
         }
         return Reconstruction(
             trajectory,
@@ -197,16 +201,19 @@ class _Shot:
         self._parallax_frames += sum(state.has_parallax for state in states)
         self._shake.add(np.stack([state.world_from_camera[:3, :3] for state in states]))
 
+    def _through(self, readout: float, focal: float, linked: list[Link]) -> list[Link]:
+        """Links without the skew of such a shutter."""
+        trial = Shutter(readout, focal, float(self._chain.extent[1]))
+        return [one for link in linked for one in trial.add(replace(link))] + trial.finish()
+
     def _calibrate(self, linked: list[Link]) -> None:
-        """Settles the shot's shutter and focal length, and hands the links so far to the windows."""
+        """Settles the shot's shutter and lens, and hands the links so far to the windows."""
         height = float(self._chain.extent[1])
         focal = assumed = self._focal_px / self._px
         readout = found_readout(linked, focal, height) if self._may_roll else 0.0
         if not self._has_user_focal:
             for is_again in (False, True):
-                trial = Shutter(readout, focal, height)
-                straight = [one for link in linked for one in trial.add(replace(link))] + trial.finish()
-                found = calibrated(straight, focal, max(self._chain.extent))
+                found = calibrated(self._through(readout, focal, linked), focal, max(self._chain.extent))
                 self._focal_confidence = found.confidence
                 if found.confidence >= _LEAST_CONFIDENCE:
                     # What is not certain moves the assumption only part of the way.
@@ -216,6 +223,15 @@ class _Shot:
                     break
                 # The shutter's skew was measured through the assumed lens: once more through the one found.
                 readout = found_readout(linked, focal, height)
+            bend = found_bend(self._through(readout, focal, linked), focal, float(np.linalg.norm(self._chain.extent)) / 2)
+            if bend:
+                # The focal length was found as if lines were straight.
+                self._chain.unbend(bend, linked)
+                found = calibrated(self._through(readout, focal, linked), focal, max(self._chain.extent))
+                if found.confidence >= max(_LEAST_CONFIDENCE, self._focal_confidence):
+                    focal *= float((found.focal_px / focal) ** min(found.confidence / CONFIDENT, 1.0))
+                    self._focal_confidence = found.confidence
+                    self._chain.refocus(focal * self._px, linked)
             if focal != assumed:
                 self._focal_source = "found" if self._focal_confidence >= CONFIDENT else "guessed"
             self._focal_px = focal * self._px
@@ -264,9 +280,10 @@ class _Shot:
             rays = np.concatenate([link.xy_from / focal[0], np.ones((len(link.ids), 1))], axis=1)
             points = rays @ to_from.T + self._depth.at(link.xy_from)[:, None] * offset
             predicted = points[:, :2] * (focal[1] / np.maximum(points[:, 2:], 1e-3))
+            expected, found = bent(predicted, self._chain.bend), bent(link.xy_to, self._chain.bend)
             field = self._field.fit(
-                0.5 * (predicted + link.xy_to),
-                link.xy_to - predicted,
+                0.5 * (expected + found),
+                found - expected,
                 link.votes * (0.1 + link.weights),
                 max(_FIELD_SCALE_PX, 3 * link.spread_px),
             )
@@ -302,13 +319,14 @@ class _Shot:
             focal_px *= float(np.exp(self._node.log_zoom))
             has_parallax = self._node.model == ROTATION_TRANSLATION
             residual_px = residual_px + self._shutter.skew_grid(self._node.link.pace, self._vertices) * self._px
+        depth, confidence = self._depth.bent(self._chain.bend)
         return _State(
             link,
             world_from_camera,
             focal_px,
             residual_px.astype(np.float32),
-            (1.0 / self._depth.inverse).astype(np.float32),
-            self._depth.confidence.astype(np.float32),
+            depth.astype(np.float32),
+            confidence.astype(np.float32),
             rms_px,
             has_parallax,
         )
