@@ -206,11 +206,14 @@ def test_no_rolling_shutter_is_invented(category):
     assert found(category).findings["rolling_shutter"] == 0.0
 
 
-@pytest.mark.parametrize("category", ["regular", "parallax", "zooming"])
-def test_a_barrel_is_found(category):
+@pytest.mark.parametrize(("category", "limit_deg"), [("regular", 0.015), ("parallax", 0.02), ("zooming", 0.0175)])
+def test_a_barrel_is_found(category, limit_deg):
     clip = clip_of(category, 0.0)
     frames = bent_frames(clip, 0.1)
-    *_, last = GeometricReconstructor(AnalysisSettings()).reconstruct(iter(frames), clip.rate)
+    pieces = [*GeometricReconstructor(AnalysisSettings()).reconstruct(iter(frames), clip.rate)]
+    last, turns = pieces[-1], np.concatenate([piece.trajectory.world_from_camera for piece in pieces])
+    # Taken for straight, the barrel errs by 0.022, 0.084 and 0.018 degrees.
+    assert turn_error_deg(replace(clip.trajectory, world_from_camera=turns), clip.trajectory) < limit_deg
     assert last.findings["lens_bend"] == pytest.approx(-0.1, abs=0.025)
     lens = last.trajectory.lens(last.trajectory.first_frame)
     assert lens is not None and lens.model == "division"

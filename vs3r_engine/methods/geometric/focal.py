@@ -116,8 +116,11 @@ def found_bend(links: list[Link], focal_px: float, corner_px: float) -> float:
     """
     starts = range(0, max(len(links) - _FEWEST_FRAMES, 1), WINDOW_FRAMES)
     found = (_Scan.of(links[k : k + WINDOW_FRAMES], focal_px, corner_px) for k in starts)
+    scans = [scan for scan in found if scan is not None]
+    if not any(scan.bent(-1) < scan.bent(0) for scan in scans):
+        return 0.0
     # What no bend explains tells nothing of the lens: the scene moves.
-    scans = [scan for scan in found if scan is not None and min(scan.bent(-step) for step in range(_MOST_BENDS + 1)) < _WORST_COST]
+    scans = [scan for scan in scans if min(scan.bent(-step) for step in range(_MOST_BENDS + 1)) < _WORST_COST]
     if not scans:
         return 0.0
 

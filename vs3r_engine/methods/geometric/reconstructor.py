@@ -223,7 +223,11 @@ class _Shot:
                     break
                 # The shutter's skew was measured through the assumed lens: once more through the one found.
                 readout = found_readout(linked, focal, height)
-            bend = found_bend(self._through(readout, focal, linked), focal, float(np.linalg.norm(self._chain.extent)) / 2)
+            bend = 0.0
+            if self._focal_confidence < CONFIDENT:
+                # Else turns alone have told the focal length. They hardly tell it from a bend, and one after the other they would
+                # drift off together.
+                bend = found_bend(self._through(readout, focal, linked), focal, float(np.linalg.norm(self._chain.extent)) / 2)
             if bend:
                 # The focal length was found as if lines were straight.
                 self._chain.unbend(bend, linked)
