@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
+from vs3r_engine.lens import Lens, rays_of_pixels
+from vs3r_engine.methods.geometric.bend import bent, straight
 from vs3r_engine.methods.geometric.bundle import ROTATION_TRANSLATION
 from vs3r_engine.methods.geometric.chain import Link
 from vs3r_engine.methods.geometric.depth import DEPTH_COLUMNS, DEPTH_ROWS, DepthMap
@@ -240,3 +242,24 @@ def test_rotations_stay_rotations_however_many_windows_a_walk_has():
     rotations = np.array([node.rotation for node in nodes])
     assert all(node.model == ROTATION_TRANSLATION for node in nodes)
     np.testing.assert_allclose(np.matmul(rotations, rotations.transpose(0, 2, 1)), np.broadcast_to(np.eye(3), (count, 3, 3)), atol=1e-12)
+
+
+@pytest.mark.parametrize("bend", [-1e-6, -4e-6, 1e-6, 0.0])
+def test_straight_and_bent_undo_each_other_and_agree_with_the_lens(bend):
+    xy, focal = np.random.default_rng(3).uniform(-SIZE / 2, SIZE / 2, (300, 2)), 500.0
+    np.testing.assert_allclose(bent(straight(xy, bend), bend), xy, atol=1e-9)
+    K, lens = np.diag([focal, focal, 1.0]), Lens("division", (bend * focal**2,))
+    rays = rays_of_pixels(xy, K, lens)
+    np.testing.assert_allclose(rays[:, :2] / rays[:, 2:] * focal, straight(xy, bend), atol=1e-9)
+
+
+def test_depth_is_told_where_the_lens_shows_it():
+    depth, bend = ramp(), -2e-6
+    z, confidence = depth.bent(bend)
+    assert confidence.shape == z.shape == depth.inverse.shape
+    rows, columns = z.shape
+    for row, column in ((5, 8), (18, 32), (30, 50)):
+        place = (np.array([column + 0.5, row + 0.5]) / [columns, rows] - 0.5) * SIZE
+        assert 1 / z[row, column] == pytest.approx(depth.at(straight(place[None], bend))[0], rel=1e-3)
+    assert abs(1 / z[5, 8] - depth.inverse[5, 8]) > 0.002
+    np.testing.assert_array_equal(depth.bent(0.0)[0], 1 / depth.inverse)
