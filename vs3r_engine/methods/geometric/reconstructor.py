@@ -201,7 +201,7 @@ class _Shot:
         self._parallax_frames += sum(state.has_parallax for state in states)
         self._shake.add(np.stack([state.world_from_camera[:3, :3] for state in states]))
 
-    def _through(self, readout: float, focal: float, linked: list[Link]) -> list[Link]:
+    def _unskewed(self, readout: float, focal: float, linked: list[Link]) -> list[Link]:
         """Links without the skew of such a shutter."""
         trial = Shutter(readout, focal, float(self._chain.extent[1]))
         return [one for link in linked for one in trial.add(replace(link))] + trial.finish()
@@ -213,7 +213,7 @@ class _Shot:
         readout = found_readout(linked, focal, height) if self._may_roll else 0.0
         if not self._has_user_focal:
             for is_again in (False, True):
-                found = calibrated(self._through(readout, focal, linked), focal, max(self._chain.extent))
+                found = calibrated(self._unskewed(readout, focal, linked), focal, max(self._chain.extent))
                 self._focal_confidence = found.confidence
                 if found.confidence >= _LEAST_CONFIDENCE:
                     # What is not certain moves the assumption only part of the way.
@@ -225,13 +225,13 @@ class _Shot:
                 readout = found_readout(linked, focal, height)
             bend = 0.0
             if self._focal_confidence < CONFIDENT:
-                # Else turns alone have told the focal length. They hardly tell it from a bend, and one after the other they would
+                # Else turns, mostly, have told the focal length. They hardly tell it from a bend, and one after the other they would
                 # drift off together.
-                bend = found_bend(self._through(readout, focal, linked), focal, float(np.linalg.norm(self._chain.extent)) / 2)
+                bend = found_bend(self._unskewed(readout, focal, linked), focal, float(np.linalg.norm(self._chain.extent)) / 2)
             if bend:
                 # The focal length was found as if lines were straight.
                 self._chain.unbend(bend, linked)
-                found = calibrated(self._through(readout, focal, linked), focal, max(self._chain.extent))
+                found = calibrated(self._unskewed(readout, focal, linked), focal, max(self._chain.extent))
                 if found.confidence >= max(_LEAST_CONFIDENCE, self._focal_confidence):
                     focal *= float((found.focal_px / focal) ** min(found.confidence / CONFIDENT, 1.0))
                     self._focal_confidence = found.confidence
@@ -246,12 +246,12 @@ class _Shot:
             self._add(link)
 
     def _add(self, link: Link) -> None:
-        for straight in self._shutter.add(link):
-            self._settle(self._windows.add(straight))
+        for unskewed in self._shutter.add(link):
+            self._settle(self._windows.add(unskewed))
 
     def _settle_all(self) -> None:
-        for straight in self._shutter.finish():
-            self._settle(self._windows.add(straight))
+        for unskewed in self._shutter.finish():
+            self._settle(self._windows.add(unskewed))
         self._settle(self._windows.finish())
 
     def _settle(self, nodes: list[Node]) -> None:
