@@ -80,7 +80,8 @@ def test_help_answers_in_under_half_a_second(vs3r):
 
 
 def test_the_result_alone_is_on_standard_output(vs3r, tmp_path):
-    make_media(tmp_path / "clip.json", step_s=0.02)
+    # Slow enough that a busy machine sees it at work: two seconds were not once in some forty runs.
+    make_media(tmp_path / "clip.json", step_s=0.06)
     done = vs3r("stabilize", "clip.json", check=0)
     assert done.stdout == f"{tmp_path}/clip_vs3r.mp4\n"
     assert "render" in done.stderr and "12 % moving" in done.stderr
