@@ -18,7 +18,7 @@ from vs3r_engine.media import sequence
 from vs3r_engine.scene import Moving, PictureBounds, Reconstruction
 from vs3r_engine.timeline import FrameRange
 
-SCHEMA = 18
+SCHEMA = 19
 """Part of every analysis key: raise it whenever a method's results change, and old analyses are made again."""
 
 _OVERLAY = "overlay.npy"

@@ -176,8 +176,8 @@ def _source(
     points = np.concatenate([pixels, np.ones((len(pixels), 1))], axis=1)
     rays = np.matmul(points, np.swapaxes(np.linalg.inv(smoothed.K), 1, 2))
     for lens, here in _by_lens(smoothed):
-        bent = lens.rays_of_plane(rays[here, :, :2])
-        rays[here] = bent / np.where(bent[..., 2:] > _LEAST_AHEAD, bent[..., 2:], np.nan)
+        found = lens.rays_of_plane(rays[here, :, :2])
+        rays[here] = found / np.where(found[..., 2:] > _LEAST_AHEAD, found[..., 2:], np.nan)
     source_from_world = np.swapaxes(measured.world_from_camera[:, :3, :3], 1, 2)
     seen = np.matmul(rays, np.swapaxes(source_from_world @ smoothed.world_from_camera[:, :3, :3], 1, 2))
     if plane_depth is not None:
@@ -198,8 +198,7 @@ def _source(
 
 def _by_lens(path: Trajectory) -> Iterator[tuple[Lens, np.ndarray]]:
     """Every lens of a path that is not perspective, and which of its frames have it."""
-    for lens in set(path.lenses) - {None}:
-        assert lens is not None
+    for lens in {lens for lens in path.lenses if lens is not None}:
         yield lens, np.flatnonzero([other == lens for other in path.lenses])
 
 

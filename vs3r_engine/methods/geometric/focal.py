@@ -115,23 +115,23 @@ def found_bend(links: list[Link], focal_px: float, corner_px: float) -> float:
     corner's distance from the centre.
     """
     starts = range(0, max(len(links) - _FEWEST_FRAMES, 1), WINDOW_FRAMES)
-    found = (_Scan.of(links[k : k + WINDOW_FRAMES], focal_px, corner_px) for k in starts)
+    found = (_Scan.of(links[k : k + WINDOW_FRAMES], focal_px) for k in starts)
     scans = [scan for scan in found if scan is not None]
-    if not any(scan.bent(-1) < scan.bent(0) for scan in scans):
+    step_bend = -_BEND_STEP / corner_px**2
+    if not any(scan.bent(1, step_bend) < scan.bent(0, step_bend) for scan in scans):
         return 0.0
     # What no bend explains tells nothing of the lens: the scene moves.
-    scans = [scan for scan in scans if min(scan.bent(-step) for step in range(_MOST_BENDS + 1)) < _WORST_COST]
-    if not scans:
+    cost = np.array([[scan.bent(step, step_bend) for step in range(_MOST_BENDS + 1)] for scan in scans])
+    cost = cost[cost.min(axis=1) < _WORST_COST]
+    if not len(cost):
         return 0.0
-
-    cost = np.array([[scan.bent(-step) for step in range(_MOST_BENDS + 1)] for scan in scans])
     mean = cost.mean(axis=0)
     lowest = int(mean.argmin())
     contradicted = bool((cost[:, lowest] > 1.05 * cost[:, 0] + 0.03).any())
     if lowest in (0, _MOST_BENDS) or contradicted or mean[0] - mean[lowest] < _LEAST_GAIN * (mean[lowest] + 0.3):
         return 0.0
     before, bottom, after = mean[lowest - 1 : lowest + 2]
-    return -float(lowest + 0.5 * (before - after) / (before + after - 2 * bottom)) * _BEND_STEP / corner_px**2
+    return float(lowest + 0.5 * (before - after) / (before + after - 2 * bottom)) * step_bend
 
 
 def _bends(cost: Cost, tried: np.ndarray) -> bool:
@@ -174,7 +174,7 @@ def _valley(costs: list[Cost], tried: np.ndarray, assumed_px: float) -> tuple[Ca
 class _Scan:
     """One window explained with one focal length after the other."""
 
-    def __init__(self, links: list[Link], sightings: Sightings, assumed_px: float, corner_px: float) -> None:
+    def __init__(self, links: list[Link], sightings: Sightings, assumed_px: float) -> None:
         rotation = [np.eye(3)]
         for link in links[1:]:
             rotation.append(link.to_from @ rotation[-1])
@@ -186,14 +186,13 @@ class _Scan:
         self._is_fixed = np.arange(len(frames)) == 0
         self._depth_weight = np.full(tracks, 0.3)
         self._assumed = float(np.log(assumed_px))
-        self._corner_px = corner_px
         self._start = (np.array(rotation)[frames], np.zeros((len(frames), 3)), np.ones(tracks))
         self._turned: dict[float, tuple[Window, float]] = {}
         self._moved: dict[float, tuple[Window, float]] = {}
         self._bent: dict[int, tuple[Window, float]] = {}
 
     @classmethod
-    def of(cls, links: list[Link], assumed_px: float, corner_px: float = 1.0) -> "_Scan | None":
+    def of(cls, links: list[Link], assumed_px: float) -> "_Scan | None":
         """None where there are too few frames or tracks."""
         if len(links) < _FEWEST_FRAMES:
             return None
@@ -204,7 +203,7 @@ class _Scan:
         tracks = tracks[life[tracks] >= 0.4 * len(links)][: 2 * _TRACKS : 2]
         if len(tracks) < _FEWEST_TRACKS:
             return None
-        return cls(links, Sightings(xy[:, tracks], seen[:, tracks]), assumed_px, corner_px)
+        return cls(links, Sightings(xy[:, tracks], seen[:, tracks]), assumed_px)
 
     def turned(self, log_focal: float) -> float:
         """Cost where the camera only turns."""
@@ -244,7 +243,7 @@ class _Scan:
         self._moved[log_focal] = window, self._cost(error, log_focal)
         return self._moved[log_focal][1]
 
-    def bent(self, step: int) -> float:
+    def bent(self, step: int, step_bend: float) -> float:
         """Cost where the camera turns and moves, and its lens bends lines by so many steps; explained from what is known for the step
         nearer to a straight lens."""
         if step not in self._bent:
@@ -252,9 +251,9 @@ class _Scan:
                 self.moved(self._assumed)
                 start = self._moved[self._assumed][0]
             else:
-                self.bent(step + 1)
-                start = self._bent[step + 1][0]
-            sightings = Sightings(straight(self._sightings.xy, step * _BEND_STEP / self._corner_px**2), self._sightings.seen)
+                self.bent(step - 1, step_bend)
+                start = self._bent[step - 1][0]
+            sightings = Sightings(straight(self._sightings.xy, step * step_bend), self._sightings.seen)
             window, error = adjusted(start, sightings, ROTATION_TRANSLATION, 6, 1.0, 2.0)
             self._bent[step] = window, float(robust_cost(error, sightings.seen).mean())
         return self._bent[step][1]
